@@ -1,0 +1,44 @@
+# `make help` lists the targets. ARGS="..." is passed on: make train ARGS="model.pooling=max pe=learned"
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all lint format bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp is newer than pyproject.toml exactly when the packages it asks for are installed.
+.venv/.run: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch .venv/.run $@
+
+train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
+	@$(BIN)/python src/train.py $(ARGS)
+
+test: .venv/.dev  ## run the tests (under 4 minutes on 2 cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: .venv/.dev  ## check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: .venv/.dev  ## rewrite the code in the project's style
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: .venv/.run  ## measure throughput against padding to full length
+	@$(BIN)/python benchmarks/length_buckets.py $(ARGS)
+
+clean:  ## remove runs, caches and build leftovers; .venv stays
+	@find logs -mindepth 1 ! -name .gitkeep -delete
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

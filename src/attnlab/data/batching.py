@@ -1,0 +1,114 @@
+"""Batches of articles of like length, sliced out of the flat token array for a whole batch at once."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from attnlab.data.headlines import Labels
+from attnlab.data.tokens import Tokens
+
+
+class Batch(NamedTuple):
+    """B articles padded to the longest of them, T tokens."""
+
+    input_ids: Tensor  # [B, T] int64
+    attention_mask: Tensor  # [B, T] bool, False on padding
+    labels: Tensor  # [B] int64
+    index: Tensor  # [B] int64, the articles' places in their split
+
+
+class TokenDataset(Dataset[Batch]):
+    """Tokenised articles with labels, read a batch at a time."""
+
+    def __init__(self, tokens: Tokens, labels: Labels, pad_id: int) -> None:
+        assert len(tokens.offsets) == len(labels) + 1
+        self.tokens, self.labels, self.pad_id = tokens, labels, pad_id
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = np.asarray(indices)
+        starts = self.tokens.offsets[index]
+        lengths = self.tokens.offsets[index + 1] - starts
+        columns = np.arange(lengths.max())
+        mask = columns < lengths[:, None]
+        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        input_ids[mask] = self.tokens.ids[(starts[:, None] + columns)[mask]]
+        return Batch(*map(torch.from_numpy, (input_ids, mask, self.labels[index], index)))
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Yields batches of article numbers, articles of like length together.
+
+    In training, articles are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
+    batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th
+    batch. Without `shuffle`, articles go from short to long. Every rank gets equally many batches.
+    """
+
+    WINDOW = 50
+
+    def __init__(
+        self,
+        lengths: npt.NDArray[np.int64],
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.lengths, self.shuffle, self.seed = lengths, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.num_batches = -(-len(lengths) // (batch_size * world_size)) * world_size
+        self.epoch = 0
+        self.start = 0  # batches of this rank to leave out, when an epoch is resumed in its middle
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_batches // self.world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._batches()[self.rank :: self.world_size]
+        yield from (batch.tolist() for batch in batches[self.start :])
+
+    def _batches(self) -> list[npt.NDArray[np.int64]]:
+        if not self.shuffle:
+            return np.array_split(np.argsort(self.lengths, kind="stable"), self.num_batches)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        window = np.arange(len(order)) * self.num_batches // (len(order) * self.WINDOW)
+        order = order[np.lexsort((self.lengths[order], window))]
+        # Equal parts rather than full batches and a remainder: no batch of two articles with the weight of a whole one.
+        batches = np.array_split(order, self.num_batches)
+        return [batches[i] for i in rng.permutation(self.num_batches)]
+
+
+class BucketLoader(DataLoader[Batch]):
+    """A loader whose place in the epoch is part of the checkpoint: Lightning saves and restores its `state_dict`."""
+
+    def __init__(self, dataset: TokenDataset, sampler: BucketSampler, num_workers: int = 0) -> None:
+        # The dataset's __getitems__ has built the batch already.
+        super().__init__(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=lambda batch: batch)
+        self.buckets, self.position = sampler, 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.position = self.buckets.start
+        for batch in super().__iter__():
+            self.position += 1
+            yield batch
+        self.buckets.start = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.buckets.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.buckets.epoch, self.buckets.start = state["epoch"], state["position"]

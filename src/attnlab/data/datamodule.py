@@ -1,0 +1,135 @@
+"""From a source and a tokenizer to the batches of a run."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch.distributed
+from lightning.pytorch import LightningDataModule
+from tokenizers import Tokenizer
+
+from attnlab.data.batching import BucketLoader, BucketSampler, TokenDataset
+from attnlab.data.headlines import Labels
+from attnlab.data.sources import Corpus, Source, Split
+from attnlab.data.tokenization import PAD, TokenizerRecipe
+from attnlab.data.tokens import tokenize
+from attnlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Without gradients four times the batch fits where the training batch does.
+EVAL_BATCH_FACTOR = 4
+
+
+class TextDataModule(LightningDataModule):
+    """Reads, splits, tokenises and batches the articles of a source.
+
+    Args:
+        source: where the articles come from and how they are split.
+        tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
+        cache_dir: where tokens are kept between runs.
+        seed: decides the order of training batches.
+
+    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, `num_duplicates`.
+    """
+
+    def __init__(self, source: Source, tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path, seed: int = 0) -> None:
+        super().__init__()
+        self.source, self.recipe, self.cache_dir, self.seed = source, tokenizer, cache_dir, seed
+        self.datasets: dict[str, TokenDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and tokenise once; further calls, Lightning's among them, do nothing."""
+        del stage
+        if self.datasets:
+            return
+        corpus = self.source.load()
+        self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
+        self.splits = split_corpus(corpus, self.source)
+        texts = {name: split.texts for name, split in self.splits.items()}
+        self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
+        pad_id = self.tokenizer.token_to_id(PAD)
+        self.datasets = {name: TokenDataset(tokens[name], split.labels, pad_id) for name, split in self.splits.items()}
+        self.num_duplicates = count_duplicates(corpus.train.texts, corpus.test.texts)
+        sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
+        log.info(
+            "Data: %s articles, %d classes, %.0f tokens an article",
+            *(sizes, len(self.label_names), tokens["train"].lengths.mean()),
+        )
+        if self.num_duplicates:
+            log.warning("%s articles of test also stand in train", f"{self.num_duplicates:,}")
+
+    def train_dataloader(self) -> BucketLoader:
+        return self._loader("train", self.source.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> BucketLoader:
+        return self._loader("val", self.source.batch_size * EVAL_BATCH_FACTOR)
+
+    def test_dataloader(self) -> BucketLoader:
+        return self._loader("test", self.source.batch_size * EVAL_BATCH_FACTOR)
+
+    def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:
+        dataset = self.datasets[split]
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        sampler = BucketSampler(
+            dataset.tokens.lengths,
+            batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=torch.distributed.get_rank() if distributed else 0,
+            world_size=torch.distributed.get_world_size() if distributed else 1,
+        )
+        return BucketLoader(dataset, sampler, self.source.num_workers)
+
+
+def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
+    """The run's train, val and test splits.
+
+    Raises:
+        UserError: there is nothing to train on, one class only, or a class too small to split.
+    """
+    train, val = corpus.train, corpus.val
+    if not train.texts:
+        raise UserError("the training set is empty")
+    counts = np.bincount(train.labels, minlength=len(corpus.label_names))
+    if np.count_nonzero(counts) < 2:
+        raise UserError("the training set has one class only; a classifier needs two or more")
+    if source.validation == "test":
+        log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
+        val = corpus.test
+    elif val is None:
+        if (counts == 1).any():
+            lone = corpus.label_names[int(np.flatnonzero(counts == 1)[0])]
+            raise UserError(
+                f"the label {lone!r} has one article in the training set, which can't be split for validation: "
+                "add articles, remove it, or give a validation split with data.val"
+            )
+        chosen = stratified(train.labels, round(len(train.labels) * source.validation), source.split_seed)
+        train, val = _take(train, ~chosen), _take(train, chosen)
+    if source.limit is not None and source.limit < len(train.texts):
+        train = _take(train, stratified(train.labels, source.limit, source.split_seed))
+    return {"train": train, "val": val, "test": corpus.test}
+
+
+def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
+    """A random mask with `size` entries set, each class in proportion to one article or better.
+
+    Systematic sampling: articles sorted by class, at random within a class, and every k-th taken.
+    """
+    n = len(labels)
+    size = max(1, size)
+    order = np.lexsort((np.random.default_rng(seed).random(n), labels))
+    mask = np.zeros(n, dtype=bool)
+    mask[order[(np.arange(size) * n + n // 2) // size]] = True
+    return mask
+
+
+def count_duplicates(train: list[str], test: list[str]) -> int:
+    """How many test articles also stand in train, but for case and white space."""
+    known = {" ".join(text.casefold().split()) for text in train}
+    return sum(" ".join(text.casefold().split()) in known for text in test)
+
+
+def _take(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
+    return Split([split.texts[i] for i in np.flatnonzero(mask)], split.labels[mask])

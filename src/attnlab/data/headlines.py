@@ -1,0 +1,174 @@
+"""The built-in corpus: news-like articles written by a grammar, with accuracy ceilings that are known by construction.
+
+Every article is a title that tells of one topic and a body that tells of another or of the same one. Its class is the
+title's topic. Both clauses come from the same grammar and no word of a clause ever changes its form with its place, so
+swapping the two topics of an article gives another one, just as likely, with the same words and the other class: what
+tells them apart is order alone. See `ceilings` for what follows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+Words = npt.NDArray[np.object_]
+
+# One topic: who does what to what, and where it happens. "{}" is filled with a made-up name.
+TOPICS: dict[str, dict[str, str]] = {
+    "World": {
+        "who": "envoys from {}|the foreign ministry of {}|the president of {}|rebel commanders near {}|election monitors"
+        "|the coalition cabinet|peacekeepers in {}|border guards|opposition lawmakers|the prime minister of {}"
+        "|aid convoys bound for {}|the interim council of {}|tribal elders|a delegation from {}|the constitutional court"
+        "|striking dock crews in {}|the exiled governor of {}|human rights observers|the bishop of {}|refugee families",
+        "did": "signed|rejected|postponed|demanded|condemned|negotiated|violated|ratified|denounced|welcomed|suspended"
+        "|prolonged|called for|walked out over|reopened talks on|pleaded for|warned against|broke off|voted down|mediated",
+        "what": "a ceasefire|the border treaty|an arms embargo|the hostage exchange|emergency rule|the peace accord"
+        "|a disputed ballot|fresh sanctions|the prisoner release|a grain corridor|the referendum|diplomatic ties"
+        "|an extradition request|the curfew|a truce along the river|the amnesty bill|visa quotas|the evacuation order",
+        "where": "in the capital of {}|at the embassy|across the northern provinces|before the summit|after clashes in {}"
+        "|amid street protests|under foreign pressure|near the {} frontier|in the mountain valleys|at the refugee camp",
+    },
+    "Sports": {
+        "who": "the {} rovers|striker {}|goalkeeper {}|the {} hornets|coach {}|the relay squad|top seed {}"
+        "|the visiting side|sprinter {}|the {} harriers|a teenage gymnast|captain {}|the defending champions"
+        "|pitcher {}|the reserve keeper|the {} oarsmen|swimmer {}|the cycling leader|midfielder {}|the rookie quarterback",
+        "did": "won|lost|dominated|drew|forfeited|rescued|shrugged off injury in|sealed|squandered|equalised in|clinched"
+        "|sat out|bowed out of|stormed through|rallied in|scored twice in|was sent off in|set a record in|stumbled in",
+        "what": "the semi final|a penalty shootout|the opening set|the derby|the playoff round|extra innings|the relay"
+        "|the title bout|a home fixture|the final lap|the qualifying heat|the league cup|a tie break|the marathon"
+        "|the regatta|the second half|a friendly match|the decathlon|the mountain stage|an away game",
+        "where": "at {} stadium|before a sold out crowd|on wet turf|under the floodlights|in front of home fans"
+        "|on the indoor track|at the {} arena|in stoppage time|on the clay courts|at the winter games in {}",
+    },
+    "Business": {
+        "who": "shares of {} holdings|the {} bank|retailer {}|bond traders|the central bank governor|{} foods"
+        "|analysts at {} capital|the steel maker|minority shareholders|insurer {}|the {} airline|auditors"
+        "|the budget committee of {} motors|hedge funds|the chief executive of {}|wholesale grocers|{} energy"
+        "|mortgage lenders|the pension fund|currency dealers",
+        "did": "posted|cut|raised|missed|hedged against|wrote off|refinanced|outbid rivals for|trimmed|profited from"
+        "|reported|slashed|lifted|priced in|shed jobs despite|recovered from|braced for|announced|underwrote|downgraded",
+        "what": "quarterly earnings|the dividend|a hostile takeover|its profit forecast|the merger terms|interest costs"
+        "|crude futures|a bankruptcy filing|the share buyback|trade deficits|retail sales|the bond issue|wage inflation"
+        "|a credit rating|the initial offering|operating margins|the tax rebate|freight rates|factory orders",
+        "where": "in early trading|on the {} exchange|after the closing bell|amid weak demand|for the fiscal year"
+        "|on rising import prices|in a filing to regulators|ahead of the audit|at the {} plant|on heavy volume",
+    },
+    "Sci/Tech": {
+        "who": "researchers at {}|the {} telescope|software maker {}|geneticists|the lunar probe|chip designer {}"
+        "|engineers from {} labs|a robotics startup|the open source project|astronomers|the {} satellite"
+        "|browser developers|marine biologists|the search engine {}|a security firm|physicists at {}|handset maker {}"
+        "|the rover team|network operators|the antivirus vendor {}",
+        "did": "unveiled|patched|launched|decoded|simulated|discovered|upgraded|encrypted|sequenced|debugged|photographed"
+        "|cloned|licensed|tested|archived|benchmarked|released a beta of|published data on|traced a flaw to|demonstrated",
+        "what": "a quantum sensor|the wireless standard|a browser exploit|the fossil genome|an operating system"
+        "|dark matter maps|the broadband chip|a spam filter|the plasma engine|a video codec|climate models"
+        "|the file sharing protocol|a stem cell atlas|the asteroid sample|a handheld console|laser optics"
+        "|the voice interface|a storage cluster|the coral survey|an encryption key",
+        "where": "in orbit|at the {} observatory|for desktop users|on the server platform|in the clean room"
+        "|over the mobile network|beneath the seabed|in a peer reviewed journal|at the developer forum in {}|via download",
+    },
+}
+# Words that say nothing about the class.
+KICKERS = "Briefing|Update|Morning report|Late edition|In short|Dispatch|Wire|Roundup|Bulletin|Notebook|Review|Digest"
+OPENERS = (
+    "On Monday|On Tuesday|On Wednesday|On Thursday|On Friday|Over the weekend|Late last night|Earlier this week|At noon"
+    "|Meanwhile|According to {}|Reports from {} say that|A spokesman said|Witnesses said|In a statement|By most accounts"
+)
+ASIDES = (
+    "few details were given|the news was first carried by the {} gazette|nobody answered calls to the office in {}"
+    "|more is expected before the end of the month|{} and {} declined to comment|a full account appears on page seven"
+    "|reaction was mixed|several people who asked not to be named gave a different story|it had been rumoured for weeks"
+    "|it was the third such case this year|a decision is due shortly|observers in {} and {} were not surprised"
+    "|copies of the letter were seen by this paper|the weather in {} played its part|{} had foreseen much of this in spring"
+    "|the cost is put at nine million|a crowd gathered outside the hall in {}|both sides claimed to have the better of it"
+    "|the last word will be with {}|no date has been set|what comes next is anybody's guess|the file now goes to {}"
+)
+MANNERS = (
+    "quietly|again|at last|in haste|as planned|without comment|for a second time|unexpectedly|on short notice|after delays"
+    "|once more|in full view|to general relief|with some reluctance|by a narrow margin|despite earlier doubts"
+)
+# Names are one beginning and one end: thousands of rare words for a tokenizer to break up.
+NAME_HEADS = (
+    "Ar Bal Bren Cal Car Dal Dor Dra El Fal Fen Gar Gil Hal Har Ist Jor Kal Kes Kor Lam Lor Mal Mar Mor Nal Nor Ol Or"
+    " Pal Per Quil Ral Ros Sal Sel Sor Tal Tam Tor Ul Ur Val Var Vel Wen Wil Yar Yor Zan Zel Zor"
+).split()
+NAME_TAILS = (
+    "ado aka amir anda anov aro aski avel bach bourne bridge burn by combe dale dorf eda elli enko era esh field ford"
+    " gard gate grad ham holm ian ica ides ikov ima ingen ister ita ko lund mere mond mouth nik oba olis omi ona oro os"
+    " ova own ridge rath sk stad stead stone thal ton uk ula umba uno vale ville well wick worth yani"
+).split()
+NAMES: Words = np.array([head + tail for head in NAME_HEADS for tail in NAME_TAILS], dtype=object)
+
+
+@dataclass(frozen=True)
+class Headlines:
+    """Generated articles with their labels, and the labels before noise was added."""
+
+    texts: list[str]
+    labels: Labels
+    clean_labels: Labels
+
+
+def ceilings(noise: float, order_share: float, num_classes: int = len(TOPICS)) -> tuple[float, float]:
+    """Expected test accuracy of the best model that sees word order, and of the best one that does not.
+
+    A share `noise` of labels is drawn anew from all classes, so a right answer is right with probability
+    `1 - noise + noise / num_classes`. On the share `order_share` of articles that name two topics a model that is
+    blind to order knows the pair but not which comes first: half of its answers are right before noise.
+
+    Returns:
+        (order-aware ceiling, order-blind ceiling), each in [0, 1].
+    """
+    chance = noise / num_classes
+    aware = 1 - noise + chance
+    return aware, (1 - order_share) * aware + order_share * ((1 - noise) / 2 + chance)
+
+
+def generate(size: int, noise: float, order_share: float, rng: np.random.Generator) -> Headlines:
+    """Write `size` articles, the same ones for the same state of `rng`.
+
+    Args:
+        size: number of articles.
+        noise: share of labels replaced by one drawn uniformly from all classes.
+        order_share: share of articles whose title and body tell of different topics.
+    """
+    num_classes = len(TOPICS)
+    title_topic = rng.permutation(np.arange(size) % num_classes)
+    other = (title_topic + rng.integers(1, num_classes, size)) % num_classes
+    body_topic = np.where(_exact_share(size, order_share, rng), other, title_topic)
+
+    title, body = _clauses(title_topic, rng), _clauses(body_topic, rng)
+    kicker, opener, again = _draw(KICKERS, size, rng), _draw(OPENERS, size, rng), _draw(OPENERS, size, rng)
+    # One to five asides spread the lengths without saying anything about the class.
+    asides = np.stack([_draw(ASIDES, size, rng) for _ in range(5)], axis=1)
+    closing = np.array(["; ".join(row[:n]) for row, n in zip(asides, rng.integers(1, 6, size), strict=True)], dtype=object)
+    texts = kicker + ": " + title + ". " + opener + " " + body + ". " + again + " " + closing + "."
+
+    redrawn = rng.integers(0, num_classes, size)
+    labels = np.where(_exact_share(size, noise, rng), redrawn, title_topic)
+    return Headlines(texts.tolist(), labels, title_topic)
+
+
+def _exact_share(size: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A random mask with exactly `round(size * share)` entries set."""
+    return rng.permutation(size) < round(size * share)
+
+
+def _clauses(topics: Labels, rng: np.random.Generator) -> Words:
+    """One clause an article on the topic given for it."""
+    size = len(topics)
+    clauses = np.empty(size, dtype=object)
+    for topic, parts in enumerate(TOPICS.values()):
+        of_topic = np.flatnonzero(topics == topic)
+        who, did, what, where = (_draw(parts[part], len(of_topic), rng) for part in ("who", "did", "what", "where"))
+        clauses[of_topic] = who + " " + did + " " + what + " " + where
+    person, manner = rng.choice(NAMES, size), _draw(MANNERS, size, rng)
+    return clauses + " " + manner + rng.choice(np.array([" with ", " and ", " for "], dtype=object), size) + person
+
+
+def _draw(phrases: str, size: int, rng: np.random.Generator) -> Words:
+    """`size` phrases out of a list written `a|b|c`, each `{}` in them filled with a made-up name."""
+    drawn = rng.choice(np.array(phrases.split("|"), dtype=object), size)
+    names = rng.choice(NAMES, (size, 2))
+    return np.array([phrase.format(*pair) for phrase, pair in zip(drawn, names, strict=True)], dtype=object)

@@ -1,0 +1,82 @@
+"""The token cache: each split as one flat array on disk, so that only the first run on some data tokenises it."""
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from filelock import FileLock
+from tokenizers import Tokenizer
+
+from attnlab.data.tokenization import TokenizerRecipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of N articles, one after another.
+
+    Article i is `ids[offsets[i]:offsets[i + 1]]`; ids: [total] int32, offsets: [N + 1] int64.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+
+def tokenize(
+    texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path
+) -> tuple[Tokenizer, dict[str, Tokens]]:
+    """Tokens of each split, out of the cache where these texts were tokenised so before.
+
+    Args:
+        texts: articles of each split; a recipe is trained on the one named "train".
+        tokenizer: a recipe, or a tokenizer that is trained already.
+        cache_dir: parent of the cache's folders, one for each pair of texts and tokenizer.
+    """
+    folder = cache_dir / _key(texts, tokenizer)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    # Of several runs that start at once on new data one tokenises and the others wait for it.
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            _fill(folder, texts, tokenizer)
+    splits = {
+        split: Tokens(np.load(folder / f"{split}.ids.npy", mmap_mode="r"), np.load(folder / f"{split}.offsets.npy"))
+        for split in texts
+    }
+    return Tokenizer.from_file(str(folder / "tokenizer.json")), splits
+
+
+def _key(texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> str:
+    recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else repr(tokenizer)
+    digest = hashlib.blake2b(f"{tokenizers.__version__}\n{recipe}".encode(), digest_size=16)
+    for split, articles in texts.items():
+        digest.update(f"\n{split} {len(articles)}\n".encode())
+        digest.update("\0".join(articles).encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _fill(folder: Path, texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> None:
+    log.info("Tokenising %s articles ...", f"{sum(map(len, texts.values())):,}")
+    if isinstance(tokenizer, TokenizerRecipe):
+        tokenizer = tokenizer.train(texts["train"])
+    # A folder that bears the final name is complete: a run that dies on the way leaves only the partial one.
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for split, articles in texts.items():
+        encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(articles)]
+        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        np.save(partial / f"{split}.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
+        np.save(partial / f"{split}.ids.npy", np.concatenate(encodings).astype(np.int32))
+    tokenizer.save(str(partial / "tokenizer.json"))
+    partial.rename(folder)

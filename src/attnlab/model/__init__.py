@@ -1,0 +1,1 @@
+"""Batches in, logits out: plain torch, with no knowledge of Lightning, Hydra or where the batches come from."""

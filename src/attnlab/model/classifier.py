@@ -1,0 +1,100 @@
+"""Text classifiers: embedding -> positions -> blocks -> pooling -> head. Each file in `conf/model` configures one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.errors import UserError
+from attnlab.model.attention import Block, attention_score_mask
+from attnlab.model.pooling import make_pooling
+from attnlab.model.positional import PositionalEncoding
+
+
+class TextClassifier(nn.Module):
+    """A stack of attention blocks over token embeddings; with none of them, a bag of words.
+
+    Args:
+        vocab_size, num_classes, pad_id, max_length: what the data says: tokens, classes, the id of padding and the
+            longest article in tokens.
+        embed_dim: width D of every vector between embedding and head.
+        pe: the positional encoding, still to be called with `embed_dim`, `num_heads` and `max_length`.
+        pooling: "cls", "max", "mean" or "attention".
+        num_layers: number of blocks.
+        num_heads: attention heads in each block; divides `embed_dim`.
+        feed_forward: hidden width of each block's feed-forward layer; 0 for none.
+        layer_norm: normalise what goes into each layer and, with blocks, what comes out of the last.
+        residual: let each layer add to its input rather than replace it.
+        dropout: share of values dropped after embedding, in attention, after each layer and before the head.
+
+    Raises:
+        UserError: settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_classes: int,
+        pad_id: int,
+        max_length: int,
+        embed_dim: int,
+        pe: Callable[..., PositionalEncoding],
+        pooling: str,
+        num_layers: int = 0,
+        num_heads: int = 1,
+        feed_forward: int = 0,
+        layer_norm: bool = False,
+        residual: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if embed_dim < 1:
+            raise UserError(f"model.embed_dim={embed_dim} must be at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.dropout={dropout} is a share: give a number from 0 to below 1")
+        self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=pad_id)
+        self.pe = pe(embed_dim=embed_dim, num_heads=num_heads, max_length=max_length)
+        if self.pe.needs_attention and num_layers == 0:
+            raise UserError(
+                f"pe={type(self.pe).__name__.lower()} acts inside attention and this model has none; "
+                "use pe=none, sinusoidal or learned, or model=attention"
+            )
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                dropout=dropout,
+                layer_norm=layer_norm,
+                residual=residual,
+                feed_forward=feed_forward,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
+        self.pooling = make_pooling(pooling, embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
+        x = self._embed(input_ids)
+        score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
+        for block in self.blocks:
+            x = block(x, score_mask, self.pe)
+        return self.head(self.dropout(self.pooling(self.norm(x), attention_mask)))
+
+    @torch.no_grad()
+    def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Who attends to whom in one batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
+        assert len(self.blocks) > 0, "a bag of words attends to nothing"
+        x = self._embed(input_ids)
+        score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
+        weights = []
+        for block in self.blocks:
+            weights.append(block.weights(x, score_mask, self.pe))
+            x = block(x, score_mask, self.pe)
+        return torch.stack(weights)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        return self.dropout(self.pe.embed(self.embedding(input_ids)))

@@ -1,0 +1,70 @@
+"""From one vector a token to one an article; padding never counts."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.errors import UserError
+
+
+class Pooling(nn.Module):
+    """Base of all poolings; `embed_dim` is the width D of a token's vector."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: [B, T, D], mask: [B, T] bool, False on padding -> [B, D]."""
+
+
+class ClsPooling(Pooling):
+    """The first token's vector, that of [CLS]."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        del mask
+        return x[:, 0]
+
+
+class MaxPooling(Pooling):
+    """The largest value of each dimension over the article's tokens."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+
+
+class MeanPooling(Pooling):
+    """The mean over the article's tokens."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(x.dtype)
+        return torch.einsum("btd,bt->bd", x, weights) / weights.sum(dim=1, keepdim=True)
+
+
+class AttentionPooling(Pooling):
+    """A weighted mean, each token's weight a softmax over a learned score (Lin et al., 2017, with one hop)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__(embed_dim)
+        self.score = nn.Linear(embed_dim, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        scores = self.score(x).squeeze(-1).masked_fill(~mask, float("-inf"))
+        return torch.einsum("btd,bt->bd", x, scores.softmax(dim=1))
+
+
+POOLINGS: dict[str, type[Pooling]] = {
+    "cls": ClsPooling,
+    "max": MaxPooling,
+    "mean": MeanPooling,
+    "attention": AttentionPooling,
+}
+
+
+def make_pooling(name: str, embed_dim: int) -> Pooling:
+    """The pooling of this name. Raises `UserError` where there is none."""
+    if name not in POOLINGS:
+        raise UserError(f"model.pooling={name} is unknown; choose one of {', '.join(POOLINGS)}")
+    return POOLINGS[name](embed_dim)

@@ -1,0 +1,129 @@
+"""Positional encodings. Each acts in one of three places: on the embeddings, on queries and keys, or on the scores.
+
+A new one is a subclass here and a file in `conf/pe`.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.errors import UserError
+
+
+class PositionalEncoding(nn.Module):
+    """No encoding (`pe=none`), and the base class of those that are one: each overrides what it changes.
+
+    Args:
+        embed_dim: width D of an embedding.
+        num_heads: attention heads H, of width D / H each.
+        max_length: the longest article T that the model will be given.
+    """
+
+    needs_attention: ClassVar[bool] = False
+
+    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads, self.max_length = embed_dim, num_heads, max_length
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Token embeddings x: [B, T, D] to the model's input: [B, T, D]."""
+        return x
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Queries or keys x: [B, H, T, D / H], likewise."""
+        return x
+
+    def bias(self, length: int) -> Tensor | None:
+        """What is added to the attention scores: [H, T, T], or None for nothing."""
+        del length
+        return None
+
+
+class Sinusoidal(PositionalEncoding):
+    """Sines and cosines of geometrically falling frequency, added to the embeddings (Vaswani et al., 2017)."""
+
+    table: Tensor  # [T, D]
+
+    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+        super().__init__(embed_dim, num_heads, max_length)
+        angles = _angles(max_length, math.ceil(embed_dim / 2), embed_dim)
+        # Sine and cosine in turn; an odd width leaves out the last cosine.
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :embed_dim]
+        self.register_buffer("table", table, persistent=False)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x + self.table[: x.size(1)]
+
+
+class Learned(PositionalEncoding):
+    """One trained vector a position, added to the embeddings (Gehring et al., 2017)."""
+
+    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+        super().__init__(embed_dim, num_heads, max_length)
+        self.table = nn.Parameter(torch.empty(max_length, embed_dim))
+        nn.init.normal_(self.table, std=0.02)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x + self.table[: x.size(1)]
+
+
+class Rotary(PositionalEncoding):
+    """Queries and keys turned by an angle that grows with their position (Su et al., 2021, RoFormer).
+
+    Neighbouring pairs of a head's dimensions turn together; an odd head width leaves the last dimension unturned.
+    """
+
+    needs_attention = True
+    angles: Tensor  # [T, pairs]
+
+    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+        super().__init__(embed_dim, num_heads, max_length)
+        self.pairs = embed_dim // num_heads // 2
+        if self.pairs == 0:
+            raise UserError(
+                f"pe=rotary turns pairs of dimensions, but model.num_heads={num_heads} leaves one for each head of "
+                f"model.embed_dim={embed_dim}; use at most {embed_dim // 2} heads"
+            )
+        self.register_buffer("angles", _angles(max_length, self.pairs, 2 * self.pairs), persistent=False)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        angles = self.angles[: x.size(-2)]
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        turned, rest = x[..., : 2 * self.pairs], x[..., 2 * self.pairs :]
+        even, odd = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+        return torch.cat([turned, rest], dim=-1)
+
+
+class ALiBi(PositionalEncoding):
+    """A penalty on attention scores that grows with distance, at a slope of its own for each head (Press et al., 2022).
+
+    Both directions count alike, as articles are read whole.
+    """
+
+    needs_attention = True
+    slopes: Tensor  # [H]
+
+    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+        super().__init__(embed_dim, num_heads, max_length)
+        self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads)), persistent=False)
+
+    def bias(self, length: int) -> Tensor:
+        positions = torch.arange(length, device=self.slopes.device)
+        distance = (positions[:, None] - positions).abs()
+        return -self.slopes[:, None, None] * distance
+
+
+def _angles(max_length: int, pairs: int, width: int) -> Tensor:
+    """Position times frequency 10000^(-2i / width): [max_length, pairs]."""
+    frequencies = torch.exp(torch.arange(pairs) * (-2 * math.log(10_000.0) / width))
+    return torch.arange(max_length)[:, None] * frequencies
+
+
+def _alibi_slopes(num_heads: int) -> list[float]:
+    """The paper's geometric series; between powers of two, every other slope of the next power fills up."""
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    return slopes + ([] if power == num_heads else _alibi_slopes(2 * power)[0::2][: num_heads - power])

@@ -1,0 +1,1 @@
+"""One run: data and model joined, trained, checkpointed, tested and written down."""

@@ -1,0 +1,132 @@
+"""The LightningModule: a text classifier with its loss, metrics, optimizer and the tokenizer it was trained with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch import LightningModule
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from attnlab.data.batching import Batch
+from attnlab.data.tokenization import PAD
+from attnlab.errors import UserError
+from attnlab.instantiate import instantiate
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's answers to N articles of C classes, in the order of the split."""
+
+    index: Tensor  # [N] int64
+    labels: Tensor  # [N] int64
+    probabilities: Tensor  # [N, C] float32
+
+
+class TextClassification(LightningModule):
+    """Trains a classifier; its checkpoint is all that predicting needs.
+
+    Args:
+        model: config of the classifier, less what the data decides.
+        optimizer: config of the optimizer, less its parameters.
+        scheduler: config of the learning-rate schedule, less the optimizer and the number of steps.
+        label_names: names of the classes, in order.
+        tokenizer: the trained tokenizer as JSON.
+
+    All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        optimizer: dict[str, Any],
+        scheduler: dict[str, Any],
+        label_names: list[str],
+        tokenizer: str,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
+        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.model: nn.Module = instantiate(
+            model,
+            vocab_size=self.tokenizer.get_vocab_size(),
+            num_classes=len(label_names),
+            pad_id=self.tokenizer.token_to_id(PAD),
+            max_length=self.tokenizer.truncation["max_length"],
+        )
+        metrics = MetricCollection(
+            {
+                "acc": MulticlassAccuracy(len(label_names), average="micro", validate_args=False),
+                "f1": MulticlassF1Score(len(label_names), average="weighted", validate_args=False),
+                "f1_macro": MulticlassF1Score(len(label_names), average="macro", validate_args=False),
+            }
+        )
+        self.metrics = nn.ModuleDict({stage: metrics.clone(prefix=f"{stage}/") for stage in ("val", "test")})
+        self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids: [B, T] int64, attention_mask: [B, T] bool -> logits: [B, C]."""
+        return self.model(input_ids, attention_mask)
+
+    def training_step(self, batch: Batch) -> Tensor:
+        loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        self._evaluate(batch, "val")
+
+    def on_test_epoch_start(self) -> None:
+        self.test_outputs = []
+
+    def test_step(self, batch: Batch) -> None:
+        logits = self._evaluate(batch, "test")
+        self.test_outputs.append((batch.index, batch.labels, logits.float().softmax(dim=1)))
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        logits = self(batch.input_ids, batch.attention_mask)
+        loss = F.cross_entropy(logits, batch.labels)
+        self.log(f"{stage}/loss", loss, batch_size=len(batch.labels), on_epoch=True, sync_dist=True)
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
+        metrics.update(logits, batch.labels)
+        self.log_dict(metrics, batch_size=len(batch.labels))
+        return logits
+
+    def predictions(self) -> Predictions:
+        """What the last test run answered, gathered from every process."""
+        outputs = [tuple(tensor.cpu() for tensor in output) for output in self.test_outputs]
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, outputs)
+            outputs = [output for part in parts for output in part]
+        index, labels, probabilities = (torch.cat(column) for column in zip(*outputs, strict=True))
+        order = index.argsort()
+        return Predictions(index[order], labels[order], probabilities[order])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = instantiate(self.optimizer_config, params=self.parameters())
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def load_checkpoint(path: Path) -> TextClassification:
+    """The trained model of a checkpoint, without running any code that the file brings.
+
+    Raises:
+        UserError: the file is no checkpoint of this program.
+    """
+    try:
+        return TextClassification.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # a file from outside can fail in any way
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(f"{path} is no checkpoint of attnlab: {reason}") from error

@@ -1,0 +1,108 @@
+"""What a finished run leaves in its folder and on the terminal."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
+
+from attnlab.training.module import Predictions
+
+Metrics = dict[str, float]
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """The resolved config, enough to run it again: `config.yaml`."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_results(folder: Path, metrics: Metrics, predictions: Predictions, label_names: list[str]) -> None:
+    """Write metrics.json, predictions.parquet, per_class.csv and figures/confusion_matrix.png."""
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    _write_predictions(folder / "predictions.parquet", predictions, label_names)
+    _write_per_class(folder / "per_class.csv", predictions, label_names)
+    (folder / "figures").mkdir(exist_ok=True)
+    _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", predictions, label_names)
+
+
+def _write_predictions(path: Path, predictions: Predictions, label_names: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    names = pa.array(label_names)
+    columns = {
+        "index": predictions.index.numpy(),
+        "label": names.take(pa.array(predictions.labels.numpy())),
+        "predicted": names.take(pa.array(predictions.probabilities.argmax(dim=1).numpy())),
+    }
+    columns |= {f"p({name})": column.numpy() for name, column in zip(label_names, predictions.probabilities.T, strict=True)}
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def _write_per_class(path: Path, predictions: Predictions, label_names: list[str]) -> None:
+    scores = multiclass_stat_scores(
+        predictions.probabilities, predictions.labels, num_classes=len(label_names), average=None
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "precision", "recall", "f1", "support"])
+        for name, (tp, fp, _, fn, support) in zip(label_names, scores.tolist(), strict=True):
+            shares = (tp / max(1, tp + fp), tp / max(1, support), 2 * tp / max(1, 2 * tp + fp + fn))
+            writer.writerow([name, *(f"{share:.4f}" for share in shares), support])
+
+
+def _draw_confusion_matrix(path: Path, predictions: Predictions, label_names: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    size = len(label_names)
+    counts = multiclass_confusion_matrix(predictions.probabilities, predictions.labels, num_classes=size)
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    figure = Figure(figsize=(max(4.0, 0.9 * size + 2), max(3.4, 0.8 * size + 1.2)), layout="constrained", dpi=150)
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title="Test articles by true and predicted class")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(size), label_names, rotation=30, ha="right")
+    axes.set_yticks(range(size), label_names)
+    if size <= 20:  # beyond that the numbers run into each other
+        for (row, column), count in zip(torch.cartesian_prod(torch.arange(size), torch.arange(size)), counts.flatten(), strict=True):
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    figure.savefig(path)
+
+
+def draw_curves(folder: Path) -> None:
+    """The loss and accuracy that `metrics.csv` holds, by training step: figures/curves.png."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for key in ("train/loss", "val/loss", "val/acc"):
+                if row.get(key):
+                    curves[key].append((int(row["step"]), float(row[key])))
+    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=150)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
+        for key, points in curves.items():
+            if key.endswith(name):
+                axes.plot(*zip(*points, strict=True), label=key, marker="." if key.startswith("val") else None)
+        axes.set(xlabel="training step", title={"loss": "Cross-entropy", "acc": "Accuracy"}[name])
+        axes.grid(alpha=0.3)
+        axes.legend()
+    (folder / "figures").mkdir(exist_ok=True)
+    figure.savefig(folder / "figures" / "curves.png")
+
+
+def print_summary(folder: Path, metrics: Metrics) -> None:
+    """A table of the metrics and the folder where everything lies."""
+    table = Table("metric", "value")
+    table.columns[1].justify = "right"
+    for key, value in metrics.items():
+        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)

@@ -1,0 +1,79 @@
+"""Weights & Biases: what makes a run, and what is sent at its end."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import requests.utils
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.loggers import WandbLogger
+
+from attnlab.training.module import Predictions
+
+NUM_MISTAKES = 50
+
+
+def wandb_logger(
+    *, mode: str | None, group: str | None, name: str | None, save_dir: str, **settings: Any
+) -> WandbLogger:
+    """A logger that works without an account: offline where no key is found, and never prompting.
+
+    Args:
+        mode: "online", "offline" or "disabled"; None takes `WANDB_MODE`, or else online exactly where there is a key.
+        group: None takes the sweep's folder in a multirun, the experiment's name otherwise.
+        name: None takes the run's folder, after its sweep's in a multirun.
+        save_dir: the run's folder.
+        settings: passed on to `wandb.init`.
+    """
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    has_key = bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(server))
+    mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+    folder = Path(save_dir)
+    in_sweep, experiment = _hydra_context()
+    return WandbLogger(
+        offline=mode == "offline",
+        mode=mode,
+        group=group or (folder.parent.name if in_sweep else experiment),
+        name=name or (f"{folder.parent.name}/{folder.name}" if in_sweep else folder.name),
+        save_dir=save_dir,
+        **settings,
+    )
+
+
+def _hydra_context() -> tuple[bool, str | None]:
+    """Whether this is a job of a multirun, and the chosen experiment."""
+    if not HydraConfig.initialized():
+        return False, None
+    config = HydraConfig.get()
+    return config.mode == RunMode.MULTIRUN, config.runtime.choices.get("experiment")
+
+
+def log_results(
+    logger: WandbLogger, run_dir: Path, predictions: Predictions, texts: list[str], label_names: list[str]
+) -> None:
+    """Send the confusion matrix, the most confident mistakes, and the tokenizer with the best checkpoint."""
+    import wandb
+
+    run = logger.experiment
+    confidence, predicted = predictions.probabilities.max(dim=1)
+    labels = predictions.labels
+    matrix = wandb.plot.confusion_matrix(
+        y_true=labels.tolist(), preds=predicted.tolist(), class_names=label_names, title="Test confusion matrix"
+    )
+    wrong = torch.nonzero(predicted != labels).flatten()
+    wrong = wrong[confidence[wrong].argsort(descending=True)][:NUM_MISTAKES].tolist()
+    mistakes = wandb.Table(
+        columns=["text", "label", "predicted", "confidence"],
+        data=[
+            [texts[predictions.index[i]], label_names[labels[i]], label_names[predicted[i]], float(confidence[i])]
+            for i in wrong
+        ],
+    )
+    run.log({"test/confusion_matrix": matrix, "test/confident_mistakes": mistakes})
+    artifact = wandb.Artifact(f"model-{run.id}", type="model")
+    for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
+        if file.exists():  # a debug run keeps no checkpoint
+            artifact.add_file(str(file))
+    run.log_artifact(artifact)

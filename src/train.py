@@ -1,0 +1,21 @@
+"""Train a text classifier: `python src/train.py model.pooling=max pe=learned`; `--help` lists every choice."""
+
+import hydra
+from omegaconf import DictConfig
+
+import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+from attnlab.errors import report_in_one_line
+from attnlab.instantiate import EXECUTION_WHITELIST
+
+
+@hydra.main(config_path="../conf", config_name="train", execution_whitelist=EXECUTION_WHITELIST)
+def main(cfg: DictConfig) -> None:
+    # Imported here so that --help and mistakes in the config do not wait for torch.
+    from attnlab.training.run import train
+
+    train(cfg)
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    main()
