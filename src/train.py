@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
 from attnlab.errors import report_in_one_line
-from attnlab.instantiate import EXECUTION_WHITELIST
+from attnlab.config import EXECUTION_WHITELIST
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=EXECUTION_WHITELIST)

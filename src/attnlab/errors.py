@@ -9,6 +9,11 @@ class UserError(ValueError):
     """A mistake that the user can mend; the message says what was wrong, what is allowed and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """The gist of somebody else's error message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)

@@ -30,33 +30,41 @@ class TextDataModule(LightningDataModule):
         tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
         cache_dir: where tokens are kept between runs.
         seed: decides the order of training batches.
+        label_names: classes of a trained model, by whose order the data's are then numbered.
 
     After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, `num_duplicates`.
     """
 
-    def __init__(self, source: Source, tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: TokenizerRecipe | Tokenizer,
+        cache_dir: Path,
+        seed: int = 0,
+        label_names: list[str] | None = None,
+    ) -> None:
         super().__init__()
         self.source, self.recipe, self.cache_dir, self.seed = source, tokenizer, cache_dir, seed
+        self.model_classes = label_names
         self.datasets: dict[str, TokenDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenise once; further calls, Lightning's among them, do nothing."""
-        del stage
+        """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
         corpus = self.source.load()
+        if self.model_classes is not None:
+            corpus = renumber(corpus, self.model_classes)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
-        self.splits = split_corpus(corpus, self.source)
+        self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
         texts = {name: split.texts for name, split in self.splits.items()}
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad_id = self.tokenizer.token_to_id(PAD)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad_id) for name, split in self.splits.items()}
         self.num_duplicates = count_duplicates(corpus.train.texts, corpus.test.texts)
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
-        log.info(
-            "Data: %s articles, %d classes, %.0f tokens an article",
-            *(sizes, len(self.label_names), tokens["train"].lengths.mean()),
-        )
+        mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
+        log.info("Data: %s articles, %d classes, %.0f tokens an article", sizes, len(self.label_names), mean_length)
         if self.num_duplicates:
             log.warning("%s articles of test also stand in train", f"{self.num_duplicates:,}")
 
@@ -110,6 +118,18 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     if source.limit is not None and source.limit < len(train.texts):
         train = _take(train, stratified(train.labels, source.limit, source.split_seed))
     return {"train": train, "val": val, "test": corpus.test}
+
+
+def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
+    """The corpus with its classes in this order. Raises `UserError` where it has others."""
+    if strange := set(corpus.label_names) - set(label_names):
+        raise UserError(
+            f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
+            f"it knows {', '.join(label_names)}"
+        )
+    number = np.array([label_names.index(name) for name in corpus.label_names])
+    train, test = (Split(split.texts, number[split.labels]) for split in (corpus.train, corpus.test))
+    return Corpus(label_names, train, test, ceilings=corpus.ceilings)
 
 
 def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:

@@ -142,7 +142,9 @@ def generate(size: int, noise: float, order_share: float, rng: np.random.Generat
     kicker, opener, again = _draw(KICKERS, size, rng), _draw(OPENERS, size, rng), _draw(OPENERS, size, rng)
     # One to five asides spread the lengths without saying anything about the class.
     asides = np.stack([_draw(ASIDES, size, rng) for _ in range(5)], axis=1)
-    closing = np.array(["; ".join(row[:n]) for row, n in zip(asides, rng.integers(1, 6, size), strict=True)], dtype=object)
+    closing = np.array(
+        ["; ".join(row[:n]) for row, n in zip(asides, rng.integers(1, 6, size), strict=True)], dtype=object
+    )
     texts = kicker + ": " + title + ". " + opener + " " + body + ". " + again + " " + closing + "."
 
     redrawn = rng.integers(0, num_classes, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from attnlab.data import headlines
-from attnlab.errors import UserError
+from attnlab.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -120,13 +120,15 @@ class Hub(Source):
     test: str = "test"
 
     def load(self) -> Corpus:
+        if not self.path:
+            raise UserError("data.path is empty; if it came from a variable of the shell, that is not set")
         import datasets  # a second to import, so only where it is used
 
         try:
             tables = datasets.load_dataset(self.path, self.name)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise UserError(
-                f"can't load data.path={self.path}: {_first_line(error)} "
+                f"can't load data.path={self.path}: {first_line(error).rstrip('.')}. "
                 "Without network give a local copy with data.path=<folder>, or use data=headlines, which needs none."
             ) from error
         for key, split in (("train", self.train), ("val", self.val), ("test", self.test)):
@@ -148,7 +150,8 @@ class Files(Source):
 
     def load(self) -> Corpus:
         train, val, test = (
-            _read(key, path) if path else None for key, path in (("train", self.train), ("val", self.val), ("test", self.test))
+            _read(key, path) if path else None
+            for key, path in (("train", self.train), ("val", self.val), ("test", self.test))
         )
         assert train is not None and test is not None
         return _corpus(train, val, test, self.text, self.label)
@@ -175,11 +178,7 @@ def _read(key: str, path: str) -> "datasets.Dataset":
     try:
         return datasets.load_dataset(builder, data_files=path, split="train", **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"can't read data.{key}={path}: {_first_line(error.__cause__ or error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(f"can't read data.{key}={path}: {first_line(error.__cause__ or error)}") from error
 
 
 def _corpus(
@@ -202,7 +201,9 @@ def _corpus(
             if not value or value.isspace():
                 raise UserError(f"row {row} of the {split} split has an empty text; remove it from the data")
 
-    names, numbers = _number_labels({split: labels for split, (_, labels) in columns.items()}, train.features[label], label)
+    names, numbers = _number_labels(
+        {split: labels for split, (_, labels) in columns.items()}, train.features[label], label
+    )
     splits = {split: Split(texts, numbers[split]) for split, (texts, _) in columns.items()}
     return Corpus(names, splits["train"], splits["test"], splits.get("val"))
 

@@ -29,7 +29,9 @@ class TokenizerRecipe(ABC):
         if self.vocab_size <= len(SPECIAL_TOKENS):
             raise UserError(f"tokenizer.vocab_size={self.vocab_size} must be above {len(SPECIAL_TOKENS)}")
         if self.max_length < 3:
-            raise UserError(f"tokenizer.max_length={self.max_length} leaves no room between [CLS] and [SEP]; give 3 or more")
+            raise UserError(
+                f"tokenizer.max_length={self.max_length} leaves no room between [CLS] and [SEP]; give 3 or more"
+            )
 
     @abstractmethod
     def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]: ...
@@ -64,5 +66,7 @@ class WordLevel(TokenizerRecipe):
     """One token a word; words outside the `vocab_size` most frequent ones become [UNK]."""
 
     def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]:
-        trainer = trainers.WordLevelTrainer(vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
+        )
         return Tokenizer(models.WordLevel(unk_token=UNK)), trainer

@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Self-attention, then a feed-forward layer where `feed_forward` is above 0; dropout after each.
 
-    With `layer_norm` each works on normalised input (pre-norm: Xiong et al., 2020); with `residual` it adds to its input.
+    With `layer_norm` each works on normalised input (pre-norm: Xiong et al., 2020), with `residual` it adds to it.
     """
 
     def __init__(

@@ -19,7 +19,9 @@ class PlainProgress(Callback):
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/acc") if key in metrics)
+        shown = "  ".join(
+            f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/acc") if key in metrics
+        )
         seconds = time.monotonic() - self.epoch_start
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  {shown}", flush=True)
 

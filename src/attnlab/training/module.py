@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +16,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from attnlab.data.batching import Batch
 from attnlab.data.tokenization import PAD
-from attnlab.errors import UserError
-from attnlab.instantiate import instantiate
+from attnlab.errors import UserError, first_line
+from attnlab.config import instantiate
+
+
+VALIDATION_METRICS = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class TextClassification(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, batch: Batch) -> None:
@@ -99,6 +104,10 @@ class TextClassification(LightningModule):
         self.log_dict(metrics, batch_size=len(batch.labels))
         return logits
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint says what its weights reached on validation: `metrics`."""
+        checkpoint["metrics"] = validation_metrics(self.trainer)
+
     def predictions(self) -> Predictions:
         """What the last test run answered, gathered from every process."""
         outputs = [tuple(tensor.cpu() for tensor in output) for output in self.test_outputs]
@@ -117,6 +126,11 @@ class TextClassification(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def validation_metrics(trainer: Trainer) -> dict[str, float]:
+    """What the last validation found."""
+    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+
+
 def load_checkpoint(path: Path) -> TextClassification:
     """The trained model of a checkpoint, without running any code that the file brings.
 
@@ -127,6 +141,7 @@ def load_checkpoint(path: Path) -> TextClassification:
         return TextClassification.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
+    except UnpicklingError as error:  # torch's message advises to load it unsafely
+        raise UserError(f"{path} is no checkpoint, or holds more than plain data") from error
     except Exception as error:  # a file from outside can fail in any way
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{path} is no checkpoint of attnlab: {reason}") from error
+        raise UserError(f"{path} is no checkpoint of attnlab: {first_line(error)}") from error

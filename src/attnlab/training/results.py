@@ -41,7 +41,9 @@ def _write_predictions(path: Path, predictions: Predictions, label_names: list[s
         "label": names.take(pa.array(predictions.labels.numpy())),
         "predicted": names.take(pa.array(predictions.probabilities.argmax(dim=1).numpy())),
     }
-    columns |= {f"p({name})": column.numpy() for name, column in zip(label_names, predictions.probabilities.T, strict=True)}
+    columns |= {
+        f"p({name})": column.numpy() for name, column in zip(label_names, predictions.probabilities.T, strict=True)
+    }
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
@@ -69,8 +71,17 @@ def _draw_confusion_matrix(path: Path, predictions: Predictions, label_names: li
     axes.set_xticks(range(size), label_names, rotation=30, ha="right")
     axes.set_yticks(range(size), label_names)
     if size <= 20:  # beyond that the numbers run into each other
-        for (row, column), count in zip(torch.cartesian_prod(torch.arange(size), torch.arange(size)), counts.flatten(), strict=True):
-            axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if shares[row, column] > 0.5 else "black")
+        for (row, column), count in zip(
+            torch.cartesian_prod(torch.arange(size), torch.arange(size)), counts.flatten(), strict=True
+        ):
+            axes.text(
+                column,
+                row,
+                f"{count:,}",
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     figure.savefig(path)
 
@@ -102,7 +113,11 @@ def print_summary(folder: Path, metrics: Metrics) -> None:
     table = Table("metric", "value")
     table.columns[1].justify = "right"
     for key, value in metrics.items():
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}")
+        table.add_row(
+            key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+        )
     console = Console()
     console.print(table)
-    console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
+    here = Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    console.print(f"Everything is in {shown}", soft_wrap=True, highlight=False)

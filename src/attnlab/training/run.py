@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from attnlab.data.datamodule import TextDataModule
-from attnlab.errors import UserError
-from attnlab.instantiate import instantiate
+from attnlab.errors import UserError, first_line
+from attnlab.config import instantiate, resolve
 from attnlab.training import results
-from attnlab.training.module import TextClassification
+from attnlab.training.module import VALIDATION_METRICS, TextClassification, validation_metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,12 @@ def train(cfg: DictConfig) -> results.Metrics:
     Raises:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    config = resolve(cfg)
     run_dir = Path(config["paths"]["run_dir"])
-    with _tidy_process():
+    with tidy_process():
         recipe = instantiate(config["tokenizer"])
         source = instantiate(config["data"])
-        _check_model(config, recipe.max_length)
+        _check_settings(config, recipe.max_length)
         trainer = make_trainer(config, timer := Timer())
 
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,10 @@ def train(cfg: DictConfig) -> results.Metrics:
         )
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
-        with misconfiguration_as_user_error():
+        try:
             trainer.fit(module, datamodule)
+        except MisconfigurationException as error:
+            raise UserError(str(error)) from error
         return _finish(trainer, module, datamodule, timer, run_dir)
 
 
@@ -84,10 +87,12 @@ def _finish(
         "model/parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "data/test_duplicates": datamodule.num_duplicates,
     }
-    # fast_dev_run keeps no checkpoint; its weights are as good as any.
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    metrics |= trainer.validate(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
-    metrics |= trainer.test(module, datamodule, verbose=False)[0]
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        metrics |= torch.load(best, map_location="cpu", weights_only=True)["metrics"]
+    else:  # fast_dev_run keeps no checkpoint; its last weights are its best
+        metrics |= validation_metrics(trainer)
+    metrics |= trainer.test(module, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)[0]
     metrics |= datamodule.ceilings
     predictions = module.predictions()
     if trainer.is_global_zero:
@@ -103,8 +108,8 @@ def _finish(
     return metrics
 
 
-def make_trainer(config: dict[str, Any], timer: Timer) -> Trainer:
-    """The Trainer with its callbacks and loggers.
+def make_trainer(config: dict[str, Any], *callbacks: Callback) -> Trainer:
+    """The Trainer with the config's callbacks and loggers, and with `callbacks`.
 
     Raises:
         UserError: the machine has no such accelerator, or a distributed strategy was asked for in a multirun.
@@ -115,29 +120,25 @@ def make_trainer(config: dict[str, Any], timer: Timer) -> Trainer:
             "trainer=ddp can't run inside a multirun, whose child processes would start the whole sweep again; "
             "use trainer=gpu (one device a job), or one command for each setting"
         )
-    callbacks = [instantiate(callback) for callback in config["callbacks"].values() if callback]
+    named = [instantiate(callback) for callback in config["callbacks"].values() if callback]
     loggers = [instantiate(logger) for logger in config["logger"].values() if logger]
-    with misconfiguration_as_user_error():
-        return instantiate(config["trainer"], callbacks=[*callbacks, timer], logger=loggers)
+    try:
+        return instantiate(config["trainer"], callbacks=[*named, *callbacks], logger=loggers)
+    except MisconfigurationException as error:
+        raise UserError(f"{first_line(error)} trainer=auto takes what this machine has") from error
 
 
-def _check_model(config: dict[str, Any], max_length: int) -> None:
-    """Build the model and its optimizer once at the smallest size, so that their mistakes show before data is read."""
+def _check_settings(config: dict[str, Any], max_length: int) -> None:
+    """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
+    if (metric := config["monitor"]["metric"]) not in VALIDATION_METRICS:
+        raise UserError(f"monitor.metric={metric} is unknown; choose one of {', '.join(VALIDATION_METRICS)}")
     model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())
     instantiate(config["scheduler"], optimizer=optimizer, total_steps=1)
 
 
 @contextmanager
-def misconfiguration_as_user_error() -> Iterator[None]:
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-
-
-@contextmanager
-def _tidy_process() -> Iterator[None]:
+def tidy_process() -> Iterator[None]:
     """Leave nothing behind for the next job of a multirun: no open W&B run, no environment variable of this one."""
     environment = dict(os.environ)
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -27,9 +27,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float) -> LambdaLR:
     return _with_warmup(optimizer, total_steps, warmup, lambda progress: (1 + math.cos(math.pi * progress)) / 2)
 
 
-def _with_warmup(
-    optimizer: Optimizer, total_steps: int, warmup: float, course: Callable[[float], float]
-) -> LambdaLR:
+def _with_warmup(optimizer: Optimizer, total_steps: int, warmup: float, course: Callable[[float], float]) -> LambdaLR:
     """`course` maps the share of the steps after the warm-up, from 0 to 1, to a factor on the learning rate."""
     if not 0 <= warmup < 1:
         raise UserError(f"scheduler.warmup={warmup} is a share of all steps: give a number from 0 to below 1")

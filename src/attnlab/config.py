@@ -1,0 +1,51 @@
+"""The one door from configuration to code: only what is listed here is ever called by a config."""
+
+from typing import Any, cast
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from attnlab.errors import UserError, first_line
+
+# Add your own package here to name its classes in a config. Narrow on purpose: configs also come out of checkpoints
+# that others made, and a package listed whole would let them call anything in it.
+EXECUTION_WHITELIST = [
+    "attnlab.*",
+    "lightning.pytorch.callbacks.*",
+    "lightning.pytorch.loggers.*",
+    "lightning.pytorch.profilers.*",
+    "lightning.pytorch.trainer.trainer.Trainer",
+    "lightning.pytorch.Trainer",
+    "torch.optim.*",
+    "torchmetrics.*",
+]
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The config as plain dicts, lists, strings and numbers.
+
+    Raises:
+        UserError: a mandatory value is missing, or an interpolation leads nowhere.
+    """
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is needed and has no default: give {error.full_key}=<value>") from error
+    except OmegaConfBaseException as error:
+        raise UserError(first_line(error)) from error
+
+
+def instantiate(config: Any, **arguments: Any) -> Any:
+    """Call what `config["_target_"]` names with the config's other entries and `arguments`.
+
+    Raises:
+        UserError: the target is not on the whitelist, or refuses its arguments.
+    """
+    try:
+        return hydra.utils.instantiate(config, **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
+    except UserError:
+        raise
+    except (InstantiationException, TypeError, ValueError) as error:
+        raise UserError(f"{config.get('_target_')}: {first_line(error)}") from error

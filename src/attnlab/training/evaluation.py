@@ -1,0 +1,60 @@
+"""A trained model on a test set."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from attnlab.data.datamodule import TextDataModule
+from attnlab.errors import UserError
+from attnlab.config import instantiate, resolve
+from attnlab.training import results
+from attnlab.training.module import load_checkpoint
+from attnlab.training.run import make_trainer, tidy_process
+
+
+def evaluate(cfg: DictConfig) -> results.Metrics:
+    """Test the checkpoint `cfg.ckpt_path` on `cfg.data`, or on the data of its own run, and write a folder of results.
+
+    Returns:
+        what `metrics.json` holds.
+
+    Raises:
+        UserError: the checkpoint or the data can't be used.
+    """
+    config = resolve(cfg)
+    run_dir = Path(config["paths"]["run_dir"])
+    checkpoint = find_checkpoint(Path(config["ckpt_path"]))
+    config["data"] = config["data"] or _data_of_run(checkpoint)
+    with tidy_process():
+        source = instantiate(config["data"])
+        trainer = make_trainer(config)
+        module = load_checkpoint(checkpoint)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        results.write_config(run_dir, config)
+        cache_dir = Path(config["paths"]["cache_dir"])
+        datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
+        datamodule.setup("test")
+        metrics: results.Metrics = dict(trainer.test(module, datamodule, verbose=False)[0]) | datamodule.ceilings
+        predictions = module.predictions()
+        if trainer.is_global_zero:
+            results.write_results(run_dir, metrics, predictions, module.label_names)
+            results.print_summary(run_dir, metrics)
+    return metrics
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or the best checkpoint of a run's folder. Raises `UserError` where there is none."""
+    file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"ckpt_path={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
+    return file
+
+
+def _data_of_run(checkpoint: Path) -> Any:
+    """The data settings of the run that a checkpoint lies in."""
+    file = checkpoint.parent.parent / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["data"]

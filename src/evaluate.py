@@ -1,0 +1,21 @@
+"""Test a trained model: `python src/evaluate.py ckpt_path=<run folder or .ckpt> [data=...]`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+from attnlab.errors import report_in_one_line
+from attnlab.config import EXECUTION_WHITELIST
+
+
+@hydra.main(config_path="../conf", config_name="evaluate", execution_whitelist=EXECUTION_WHITELIST)
+def main(cfg: DictConfig) -> None:
+    # Imported here so that --help and mistakes in the config do not wait for torch.
+    from attnlab.training.evaluation import evaluate
+
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    main()

@@ -1,0 +1,53 @@
+"""What all tests share: no network, and a run small enough to take a second."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=2",
+    "data.train_size=200",
+    "data.test_size=60",
+    "tokenizer.vocab_size=300",
+    "model.embed_dim=8",
+]
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def compose_config(tmp_path: Path) -> Compose:
+    """`compose_config("pe=none", name="train")`: the config of that command line, writing below `tmp_path`."""
+
+    def make(*overrides: str, name: str = "train") -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf")):
+            return compose(name, overrides=[f"paths.log_dir={tmp_path}/logs", *overrides])
+
+    return make
+
+
+@pytest.fixture
+def tiny_config(compose_config: Compose) -> Compose:
+    """The same for a training run of a second."""
+    return lambda *overrides: compose_config(*TINY, *overrides)
+
+
+@pytest.fixture
+def ag_news_path() -> str:
+    """The folder that `AG_NEWS_PATH` names; tests that want it are skipped without it."""
+    path = os.environ.get("AG_NEWS_PATH")
+    if not path:
+        pytest.skip("AG_NEWS_PATH names no local copy of AG News")
+    return path

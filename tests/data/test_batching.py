@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from attnlab.data.batching import BucketLoader, BucketSampler, TokenDataset
+from attnlab.data.tokens import Tokens
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
+
+
+def sampler(seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = True) -> BucketSampler:
+    return BucketSampler(LENGTHS, 16, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
+
+
+def dataset() -> TokenDataset:
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    ids = np.concatenate([np.full(length, i) for i, length in enumerate(LENGTHS)]).astype(np.int32)
+    return TokenDataset(Tokens(ids, offsets), np.arange(len(LENGTHS)), pad_id=-7)
+
+
+def test_a_batch_holds_its_articles_padded() -> None:
+    batch = dataset().__getitems__([5, 0, 7])
+    assert batch.input_ids.shape == (3, max(LENGTHS[[5, 0, 7]]))
+    assert batch.index.tolist() == batch.labels.tolist() == [5, 0, 7]
+    assert batch.attention_mask.sum(dim=1).tolist() == LENGTHS[[5, 0, 7]].tolist()
+    for row, article in enumerate([5, 0, 7]):
+        assert (batch.input_ids[row][batch.attention_mask[row]] == article).all()
+        assert (batch.input_ids[row][~batch.attention_mask[row]] == -7).all()
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_epoch_is_every_article_once(shuffle: bool, world_size: int) -> None:
+    ranks = [list(sampler(rank=rank, world_size=world_size, shuffle=shuffle)) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert sorted(i for batches in ranks for batch in batches for i in batch) == list(range(len(LENGTHS)))
+    sizes = [len(batch) for batches in ranks for batch in batches]
+    assert max(sizes) <= 16 and min(sizes) >= max(sizes) - 1
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    first, again, other_seed, other_epoch = sampler(), sampler(), sampler(seed=1), sampler()
+    other_epoch.set_epoch(1)
+    assert list(first) == list(again) == list(first)
+    assert list(first) != list(other_seed) and list(first) != list(other_epoch)
+
+
+def test_articles_of_like_length_go_together() -> None:
+    padded = sum(len(batch) * LENGTHS[batch].max() for batch in sampler())
+    shuffled = np.random.default_rng(1).permutation(len(LENGTHS))
+    padded_plain = sum(len(part) * LENGTHS[part].max() for part in np.array_split(shuffled, len(sampler())))
+    assert LENGTHS.sum() <= padded < 1.1 * LENGTHS.sum() < padded_plain
+
+
+def test_a_restored_loader_goes_on_where_it_was() -> None:
+    whole = [batch.index.tolist() for batch in BucketLoader(dataset(), sampler())]
+    interrupted = BucketLoader(dataset(), sampler())
+    batches = iter(interrupted)
+    seen = [next(batches).index.tolist() for _ in range(10)]
+    restored = BucketLoader(dataset(), sampler())
+    restored.load_state_dict(interrupted.state_dict())
+    assert seen + [batch.index.tolist() for batch in restored] == whole
+    assert [batch.index.tolist() for batch in restored] == whole  # the epoch after starts at its beginning
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_do_not_change_the_batches(num_workers: int) -> None:
+    loader = BucketLoader(dataset(), sampler(), num_workers)
+    assert [batch.index.tolist() for batch in loader] == list(sampler())

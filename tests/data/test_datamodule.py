@@ -1,0 +1,106 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus, stratified
+from attnlab.data.sources import Corpus, Headlines, Source, Split
+from attnlab.data.tokenization import BPE
+from attnlab.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Source):
+    """A source for a corpus that a test made."""
+
+    corpus: Corpus | None = None
+
+    def load(self) -> Corpus:
+        assert self.corpus is not None
+        return self.corpus
+
+
+def corpus(train: list[int], test: list[int] = [0, 1], val: list[int] | None = None) -> Corpus:  # noqa: B006
+    def split(name: str, labels: list[int]) -> Split:
+        return Split([f"{name} {i}" for i in range(len(labels))], np.array(labels, dtype=np.int64))
+
+    return Corpus(["a", "b"], split("train", train), split("test", test), split("val", val) if val is not None else None)
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 99, 100])
+def test_stratified_is_of_the_size_and_in_proportion(size: int) -> None:
+    labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    chosen = stratified(labels, size, seed=0)
+    assert chosen.sum() == size
+    assert np.abs(np.bincount(labels[chosen], minlength=3) - size * np.array([0.6, 0.3, 0.1])).max() <= 1
+
+
+def test_validation_is_a_part_of_train_and_stays_when_train_is_limited() -> None:
+    whole = split_corpus(corpus([0, 1] * 50), Given(batch_size=4))
+    limited = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, limit=20))
+    assert len(whole["val"].texts) == 10 and len(whole["train"].texts) == 90
+    assert not set(whole["val"].texts) & set(whole["train"].texts)
+    assert limited["val"].texts == whole["val"].texts and np.bincount(limited["train"].labels).tolist() == [10, 10]
+    other = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, split_seed=1))
+    assert other["val"].texts != whole["val"].texts
+
+
+def test_a_validation_split_of_its_own_is_used() -> None:
+    splits = split_corpus(corpus([0, 1], val=[1, 0, 1]), Given(batch_size=4))
+    assert len(splits["val"].texts) == 3 and len(splits["train"].texts) == 2
+
+
+def test_validating_on_test_warns(caplog: pytest.LogCaptureFixture) -> None:
+    splits = split_corpus(corpus([0, 1] * 5), Given(batch_size=4, validation="test"))
+    assert splits["val"].texts == splits["test"].texts and len(splits["train"].texts) == 10
+    assert "the test score will be optimistic" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], "'a' has one article")],
+)
+def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split_corpus(corpus(labels), Given(batch_size=4))
+
+
+def test_duplicates_are_counted_but_for_case_and_space() -> None:
+    assert count_duplicates(["A cat", "a dog"], ["a  CAT", "a cat", "a cow"]) == 2
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., TextDataModule]:
+    def module(**keys: object) -> TextDataModule:
+        source = Headlines(batch_size=8, train_size=100, test_size=40, noise=0.0, order_share=0.3)
+        return TextDataModule(source, BPE(vocab_size=200), tmp_path, **keys)  # type: ignore[arg-type]
+
+    return module
+
+
+def test_batches_of_every_split(make: Callable[..., TextDataModule]) -> None:
+    data = make()
+    data.setup()
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]
+    for batch in data.test_dataloader():
+        assert batch.labels.tolist() == data.splits["test"].labels[batch.index].tolist()
+        texts = [data.splits["test"].texts[i] for i in batch.index]
+        assert batch.input_ids[0, : batch.attention_mask[0].sum()].tolist() == data.tokenizer.encode(texts[0]).ids
+
+
+def test_for_testing_only_the_test_split_is_read_and_numbered_like_the_model(
+    make: Callable[..., TextDataModule],
+) -> None:
+    plain = make()
+    plain.setup()
+    tokenizer = plain.tokenizer
+    data = TextDataModule(plain.source, tokenizer, plain.cache_dir, label_names=["Sports", "World", "Sci/Tech", "Business"])
+    data.setup("test")
+    assert list(data.splits) == ["test"]
+    named, renumbered = ([d.label_names[i] for i in d.splits["test"].labels] for d in (plain, data))
+    assert named == renumbered
+    with pytest.raises(UserError, match=r"classes .*Sports.* does not know; it knows x, y"):
+        make(label_names=["x", "y"]).setup("test")

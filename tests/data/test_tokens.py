@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attnlab.data import tokens
+from attnlab.data.tokenization import BPE
+from attnlab.data.tokens import tokenize
+
+TEXTS = {"train": ["a cat on a mat", "dogs", "a very long story of a cat"], "test": ["a mat"]}
+RECIPE = BPE(vocab_size=40)
+
+
+def test_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer, splits = tokenize(TEXTS, RECIPE, tmp_path)
+    for split, texts in TEXTS.items():
+        for i, text in enumerate(texts):
+            start, end = splits[split].offsets[i : i + 2]
+            assert splits[split].ids[start:end].tolist() == tokenizer.encode(text).ids
+        assert splits[split].lengths.tolist() == [len(tokenizer.encode(text)) for text in texts]
+
+
+def test_the_second_run_does_not_tokenise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first = tokenize(TEXTS, RECIPE, tmp_path)
+    monkeypatch.setattr(tokens, "_fill", lambda *_: pytest.fail("tokenised again"))
+    _, second = tokenize(TEXTS, RECIPE, tmp_path)
+    assert np.array_equal(first["train"].ids, second["train"].ids)
+
+
+@pytest.mark.parametrize(
+    ("texts", "recipe"),
+    [
+        (TEXTS | {"test": ["another"]}, RECIPE),
+        (TEXTS, BPE(vocab_size=41)),
+        (TEXTS, BPE(vocab_size=40, lowercase=True)),
+        (TEXTS, BPE(vocab_size=40, max_length=4)),
+        ({"train": ["a", "b"], "test": ["c"]}, RECIPE),
+        ({"train": ["a"], "test": ["b", "c"]}, RECIPE),
+    ],
+)
+def test_other_data_or_settings_have_a_cache_of_their_own(
+    texts: dict[str, list[str]], recipe: BPE, tmp_path: Path
+) -> None:
+    for each, by in ((TEXTS, RECIPE), ({"train": ["a", "b"], "test": ["c\0"]}, RECIPE), (texts, recipe)):
+        tokenize(each, by, tmp_path)
+    assert sum(path.is_dir() for path in tmp_path.iterdir()) == 3
+
+
+def test_a_half_written_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens.np, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(TEXTS, RECIPE, tmp_path)
+    _, splits = tokenize(TEXTS, RECIPE, tmp_path)
+    assert len(splits["train"].lengths) == 3
+
+
+def test_a_trained_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
+    trained = RECIPE.train(["quite other words"])
+    tokenizer, splits = tokenize({"test": TEXTS["test"]}, trained, tmp_path)
+    assert tokenizer.to_str() == trained.to_str()
+    assert splits["test"].ids.tolist() == trained.encode("a mat").ids
