@@ -18,7 +18,7 @@ def dataset() -> TokenDataset:
 
 
 def test_a_batch_holds_its_articles_padded() -> None:
-    batch = dataset().__getitems__([5, 0, 7])
+    batch = dataset()[[5, 0, 7]]
     assert batch.input_ids.shape == (3, max(LENGTHS[[5, 0, 7]]))
     assert batch.index.tolist() == batch.labels.tolist() == [5, 0, 7]
     assert batch.attention_mask.sum(dim=1).tolist() == LENGTHS[[5, 0, 7]].tolist()
@@ -59,7 +59,8 @@ def test_a_restored_loader_goes_on_where_it_was() -> None:
     restored = BucketLoader(dataset(), sampler())
     restored.load_state_dict(interrupted.state_dict())
     assert seen + [batch.index.tolist() for batch in restored] == whole
-    assert [batch.index.tolist() for batch in restored] == whole  # the epoch after starts at its beginning
+    restored.sampler.set_epoch(1)
+    assert sum(len(batch.index) for batch in restored) == len(LENGTHS)  # the next epoch is whole again
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,7 +1,7 @@
 """Batches of articles of like length, sliced out of the flat token array for a whole batch at once."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class TokenDataset(Dataset[Batch]):
-    """Tokenised articles with labels, read a batch at a time."""
+    """Tokenised articles with labels; an index is the list of a whole batch's articles."""
 
     def __init__(self, tokens: Tokens, labels: Labels, pad_id: int) -> None:
         assert len(tokens.offsets) == len(labels) + 1
@@ -32,7 +32,7 @@ class TokenDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitem__(self, indices: list[int]) -> Batch:
         index = np.asarray(indices)
         starts = self.tokens.offsets[index]
         lengths = self.tokens.offsets[index + 1] - starts
@@ -71,7 +71,8 @@ class BucketSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of each epoch."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
         return self.num_batches // self.world_size
@@ -93,22 +94,25 @@ class BucketSampler(Sampler[list[int]]):
 
 
 class BucketLoader(DataLoader[Batch]):
-    """A loader whose place in the epoch is part of the checkpoint: Lightning saves and restores its `state_dict`."""
+    """A loader that knows its place in the epoch, so that a run can go on from the middle of one."""
+
+    sampler: BucketSampler
 
     def __init__(self, dataset: TokenDataset, sampler: BucketSampler, num_workers: int = 0) -> None:
-        # The dataset's __getitems__ has built the batch already.
-        super().__init__(dataset, batch_sampler=sampler, num_workers=num_workers, collate_fn=lambda batch: batch)
-        self.buckets, self.position = sampler, 0
+        # The sampler makes the batches and the dataset builds them, so the loader is told that there is nothing to batch.
+        super().__init__(dataset, sampler=sampler, batch_size=None, num_workers=num_workers)
+        self.position = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.position = self.buckets.start
+        self.position = self.sampler.start
         for batch in super().__iter__():
             self.position += 1
             yield batch
-        self.buckets.start = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.buckets.epoch, "position": self.position}
+    def state_dict(self) -> dict[str, int]:
+        """How far the epoch has come."""
+        return {"epoch": self.sampler.epoch, "position": self.position}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.buckets.epoch, self.buckets.start = state["epoch"], state["position"]
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out what came before `state`."""
+        self.sampler.epoch, self.sampler.start = state["epoch"], state["position"]

@@ -47,6 +47,8 @@ class TextDataModule(LightningDataModule):
         self.source, self.recipe, self.cache_dir, self.seed = source, tokenizer, cache_dir, seed
         self.model_classes = label_names
         self.datasets: dict[str, TokenDataset] = {}
+        self.train_loader: BucketLoader | None = None
+        self.resume_from: dict[str, int] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
@@ -69,13 +71,26 @@ class TextDataModule(LightningDataModule):
             log.warning("%s articles of test also stand in train", f"{self.num_duplicates:,}")
 
     def train_dataloader(self) -> BucketLoader:
-        return self._loader("train", self.source.batch_size, shuffle=True)
+        self.train_loader = self._loader("train", self.source.batch_size, shuffle=True)
+        if self.resume_from is not None:
+            self.train_loader.load_state_dict(self.resume_from)
+            self.resume_from = None
+        return self.train_loader
 
     def val_dataloader(self) -> BucketLoader:
         return self._loader("val", self.source.batch_size * EVAL_BATCH_FACTOR)
 
     def test_dataloader(self) -> BucketLoader:
         return self._loader("test", self.source.batch_size * EVAL_BATCH_FACTOR)
+
+    # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training epoch."""
+        return {} if self.train_loader is None else self.train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on there with the next `train_dataloader()`."""
+        self.resume_from = state_dict or None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:
         dataset = self.datasets[split]

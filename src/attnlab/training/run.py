@@ -79,7 +79,8 @@ def _finish(
     """Evaluate the best checkpoint and write everything down."""
     train_seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
     num_batches = trainer.fit_loop.total_batch_idx + 1
-    num_samples = num_batches * len(datamodule.splits["train"].texts) / len(datamodule.train_dataloader())
+    assert datamodule.train_loader is not None
+    num_samples = num_batches * len(datamodule.splits["train"].texts) / len(datamodule.train_loader)
     metrics: results.Metrics = {
         "train/epochs": trainer.current_epoch,
         "train/seconds": train_seconds,

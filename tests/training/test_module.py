@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from attnlab.data.datamodule import TextDataModule
+from attnlab.data.sources import Headlines
+from attnlab.data.tokenization import BPE
+from attnlab.errors import UserError
+from attnlab.training.module import TextClassification, load_checkpoint
+
+MODEL = {
+    "_target_": "attnlab.model.classifier.TextClassifier",
+    "embed_dim": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "pooling": "mean",
+    "dropout": 0.2,
+    "pe": {"_target_": "attnlab.model.positional.Learned", "_partial_": True},
+}
+OPTIMIZER = {"_target_": "torch.optim.AdamW", "lr": 0.01}
+SCHEDULER = {"_target_": "attnlab.training.schedules.linear", "warmup": 0.1}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TextDataModule:
+    source = Headlines(batch_size=10, train_size=100, test_size=30, noise=0.0, order_share=0.3)
+    data = TextDataModule(source, BPE(vocab_size=200, max_length=40), tmp_path)
+    data.setup()
+    return data
+
+
+def make_module(data: TextDataModule) -> TextClassification:
+    torch.manual_seed(0)
+    return TextClassification(MODEL, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str())
+
+
+def make_trainer(folder: Path, **settings: object) -> Trainer:
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False} | settings
+    settings |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "default_root_dir": folder}
+    return Trainer(**settings)  # type: ignore[arg-type]
+
+
+def test_learned_positions_have_max_length_rows(data: TextDataModule) -> None:
+    assert dict(make_module(data).named_parameters())["model.pe.table"].shape == (40, 8)
+
+
+def test_a_checkpoint_is_all_that_predicting_needs(data: TextDataModule, tmp_path: Path) -> None:
+    module = make_module(data)
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = load_checkpoint(tmp_path / "model.ckpt").eval()
+    assert loaded.label_names == data.label_names and loaded.tokenizer.to_str() == data.tokenizer.to_str()
+    batch = next(iter(data.test_dataloader()))
+    assert torch.equal(loaded(batch.input_ids, batch.attention_mask), module.eval()(*batch[:2]))
+    saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert set(saved["metrics"]) == {"val/loss", "val/acc", "val/f1", "val/f1_macro"}
+
+
+@pytest.mark.parametrize("step", [4, 9, 13])
+def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(
+    data: TextDataModule, tmp_path: Path, step: int
+) -> None:
+    """In the middle of an epoch of 9 batches, at its end and in the next: the same articles in the same order."""
+    settings = MODEL | {"dropout": 0.0}
+    whole, resumed = (
+        TextClassification(settings, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str()) for _ in range(2)
+    )
+    every_step = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    make_trainer(tmp_path, max_epochs=2, callbacks=[every_step]).fit(whole, data)
+    trainer = make_trainer(tmp_path, max_epochs=2, callbacks=[every_step])
+    trainer.fit(resumed, data, ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=True)
+    assert trainer.global_step == 18
+    for expected, got in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(expected, got)
+
+
+def test_predictions_come_in_the_order_of_the_split(data: TextDataModule, tmp_path: Path) -> None:
+    module = make_module(data)
+    metrics = make_trainer(tmp_path).test(module, data, verbose=False)[0]
+    predictions = module.predictions()
+    assert predictions.index.tolist() == list(range(30))
+    assert predictions.labels.tolist() == data.splits["test"].labels.tolist()
+    torch.testing.assert_close(predictions.probabilities.sum(dim=1), torch.ones(30))
+    accuracy = (predictions.probabilities.argmax(dim=1) == predictions.labels).float().mean()
+    assert metrics["test/acc"] == pytest.approx(accuracy.item())
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("/tmp/attnlab-payload-ran"),))  # type: ignore[return-value]
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    marker = Path("/tmp/attnlab-payload-ran")
+    marker.unlink(missing_ok=True)
+    torch.save({"state_dict": Payload()}, tmp_path / "payload.ckpt")
+    marker.unlink(missing_ok=True)
+    for name in ("text", "other", "payload"):
+        with pytest.raises(UserError, match=rf"{name}\.ckpt is no checkpoint"):
+            load_checkpoint(tmp_path / f"{name}.ckpt")
+    assert not marker.exists()
+
+
+def test_a_checkpoint_cannot_name_code_to_run(data: TextDataModule, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False, limit_train_batches=1)
+    trainer.fit(make_module(data), data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    for target in ("os.system", "attnlab.data.tokens.shutil.rmtree", "torch.hub.load"):
+        checkpoint["hyper_parameters"]["model"] = {"_target_": target}
+        torch.save(checkpoint, tmp_path / "hostile.ckpt")
+        with pytest.raises(UserError, match=rf"{target}: Target"):
+            load_checkpoint(tmp_path / "hostile.ckpt")
