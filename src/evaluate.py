@@ -4,8 +4,8 @@ import hydra
 from omegaconf import DictConfig
 
 import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
-from attnlab.errors import report_in_one_line
 from attnlab.config import EXECUTION_WHITELIST
+from attnlab.errors import report_in_one_line
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", execution_whitelist=EXECUTION_WHITELIST)

@@ -47,5 +47,5 @@ def instantiate(config: Any, **arguments: Any) -> Any:
         return hydra.utils.instantiate(config, **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
     except UserError:
         raise
-    except (InstantiationException, TypeError, ValueError) as error:
+    except (InstantiationException, ImportError, TypeError, ValueError) as error:
         raise UserError(f"{config.get('_target_')}: {first_line(error)}") from error

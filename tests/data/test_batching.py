@@ -20,7 +20,7 @@ def dataset() -> TokenDataset:
 def test_a_batch_holds_its_articles_padded() -> None:
     batch = dataset()[[5, 0, 7]]
     assert batch.input_ids.shape == (3, max(LENGTHS[[5, 0, 7]]))
-    assert batch.index.tolist() == batch.labels.tolist() == [5, 0, 7]
+    assert batch.indices.tolist() == batch.labels.tolist() == [5, 0, 7]
     assert batch.attention_mask.sum(dim=1).tolist() == LENGTHS[[5, 0, 7]].tolist()
     for row, article in enumerate([5, 0, 7]):
         assert (batch.input_ids[row][batch.attention_mask[row]] == article).all()
@@ -52,18 +52,18 @@ def test_articles_of_like_length_go_together() -> None:
 
 
 def test_a_restored_loader_goes_on_where_it_was() -> None:
-    whole = [batch.index.tolist() for batch in BucketLoader(dataset(), sampler())]
+    whole = [batch.indices.tolist() for batch in BucketLoader(dataset(), sampler())]
     interrupted = BucketLoader(dataset(), sampler())
     batches = iter(interrupted)
-    seen = [next(batches).index.tolist() for _ in range(10)]
+    seen = [next(batches).indices.tolist() for _ in range(10)]
     restored = BucketLoader(dataset(), sampler())
     restored.load_state_dict(interrupted.state_dict())
-    assert seen + [batch.index.tolist() for batch in restored] == whole
+    assert seen + [batch.indices.tolist() for batch in restored] == whole
     restored.sampler.set_epoch(1)
-    assert sum(len(batch.index) for batch in restored) == len(LENGTHS)  # the next epoch is whole again
+    assert sum(len(batch.indices) for batch in restored) == len(LENGTHS)  # the next epoch is whole again
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_do_not_change_the_batches(num_workers: int) -> None:
     loader = BucketLoader(dataset(), sampler(), num_workers)
-    assert [batch.index.tolist() for batch in loader] == list(sampler())
+    assert [batch.indices.tolist() for batch in loader] == list(sampler())

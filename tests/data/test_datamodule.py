@@ -26,7 +26,9 @@ def corpus(train: list[int], test: list[int] = [0, 1], val: list[int] | None = N
     def split(name: str, labels: list[int]) -> Split:
         return Split([f"{name} {i}" for i in range(len(labels))], np.array(labels, dtype=np.int64))
 
-    return Corpus(["a", "b"], split("train", train), split("test", test), split("val", val) if val is not None else None)
+    return Corpus(
+        ["a", "b"], split("train", train), split("test", test), split("val", val) if val is not None else None
+    )
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 99, 100])
@@ -86,8 +88,8 @@ def test_batches_of_every_split(make: Callable[..., TextDataModule]) -> None:
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]
     for batch in data.test_dataloader():
-        assert batch.labels.tolist() == data.splits["test"].labels[batch.index].tolist()
-        texts = [data.splits["test"].texts[i] for i in batch.index]
+        assert batch.labels.tolist() == data.splits["test"].labels[batch.indices].tolist()
+        texts = [data.splits["test"].texts[i] for i in batch.indices]
         assert batch.input_ids[0, : batch.attention_mask[0].sum()].tolist() == data.tokenizer.encode(texts[0]).ids
 
 
@@ -97,7 +99,9 @@ def test_for_testing_only_the_test_split_is_read_and_numbered_like_the_model(
     plain = make()
     plain.setup()
     tokenizer = plain.tokenizer
-    data = TextDataModule(plain.source, tokenizer, plain.cache_dir, label_names=["Sports", "World", "Sci/Tech", "Business"])
+    data = TextDataModule(
+        plain.source, tokenizer, plain.cache_dir, label_names=["Sports", "World", "Sci/Tech", "Business"]
+    )
     data.setup("test")
     assert list(data.splits) == ["test"]
     named, renumbered = ([d.label_names[i] for i in d.splits["test"].labels] for d in (plain, data))

@@ -10,7 +10,7 @@ import pytest
 from attnlab.data.sources import Files, Headlines, Hub
 from attnlab.errors import UserError
 
-ROWS = [{"body": "Rain, \"again\"", "kind": "weather"}, {"body": "Two goals", "kind": "sport"}] * 3
+ROWS = [{"body": 'Rain, "again"', "kind": "weather"}, {"body": "Two goals", "kind": "sport"}] * 3
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -30,9 +30,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def files(tmp_path: Path, train: list[dict[str, Any]] = ROWS, test: list[dict[str, Any]] = ROWS, /, **keys: Any) -> Files:
+def files(
+    tmp_path: Path, train: list[dict[str, Any]] = ROWS, test: list[dict[str, Any]] = ROWS, /, **keys: Any
+) -> Files:
     paths = {"train": write(tmp_path / "train.jsonl", train), "test": write(tmp_path / "test.jsonl", test)}
-    return Files(**({"batch_size": 4, "text": "body", "label": "kind"} | paths | keys))
+    settings: dict[str, Any] = {"batch_size": 4, "text": "body", "label": "kind"} | paths | keys
+    return Files(**settings)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".parquet"])
@@ -78,7 +81,10 @@ def test_without_network_two_ways_out_are_named() -> None:
         ({"train": "nowhere.csv"}, r"data\.train=nowhere\.csv is no file"),
         ({"train": "notes.txt"}, r"data\.train=notes\.txt: files end in one of \.csv, \.tsv"),
         ({"train_rows": [*ROWS, {"body": " ", "kind": "sport"}]}, "row 6 of the train split has an empty text"),
-        ({"test_rows": [{"body": "x", "kind": "chess"}]}, "row 0 of the test split has the label 'chess'.*sport, weather"),
+        (
+            {"test_rows": [{"body": "x", "kind": "chess"}]},
+            "row 0 of the test split has the label 'chess'.*sport, weather",
+        ),
         ({"train_rows": [{"body": "x", "kind": 0.5}]}, r"data\.label=kind holds 0\.5"),
         ({"train_rows": [{"body": 1, "kind": "a"}]}, r"data\.text=body holds int, not text"),
     ],
@@ -91,7 +97,14 @@ def test_what_cannot_be_used_is_named(changes: dict[str, Any], message: str, tmp
 
 @pytest.mark.parametrize(
     "settings",
-    [{"noise": 1.5}, {"order_share": -0.1}, {"train_size": 0}, {"validation": 0.9}, {"validation": "dev"}, {"limit": 0}],
+    [
+        {"noise": 1.5},
+        {"order_share": -0.1},
+        {"train_size": 0},
+        {"validation": 0.9},
+        {"validation": "dev"},
+        {"limit": 0},
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"data\.{next(iter(settings))}="):

@@ -51,7 +51,7 @@ def test_a_half_written_cache_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.np, "save", die)
+        patch.setattr(np, "save", die)
         with pytest.raises(KeyboardInterrupt):
             tokenize(TEXTS, RECIPE, tmp_path)
     _, splits = tokenize(TEXTS, RECIPE, tmp_path)

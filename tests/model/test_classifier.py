@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnlab.errors import UserError
+from attnlab.model.attention import Block
 from attnlab.model.classifier import TextClassifier
 from attnlab.model.pooling import POOLINGS
 from attnlab.model.positional import ALiBi, Learned, PositionalEncoding, Rotary, Sinusoidal
@@ -26,9 +27,7 @@ ENCODINGS: dict[str, type[PositionalEncoding]] = {
     "alibi": ALiBi,
 }
 IN_ATTENTION = ("rotary", "alibi")
-EVERY = [
-    case for case in product(MODELS, ENCODINGS, POOLINGS) if not (case[0] == "bag" and case[1] in IN_ATTENTION)
-]
+EVERY = [case for case in product(MODELS, ENCODINGS, POOLINGS) if not (case[0] == "bag" and case[1] in IN_ATTENTION)]
 
 
 def build(model: str = "attention", pe: str = "sinusoidal", pooling: str = "mean", **changes: object) -> TextClassifier:
@@ -95,6 +94,7 @@ def test_attention_weights_are_what_the_model_uses(pe: str) -> None:
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(1, 3, 2, 7))
     assert (weights[0].permute(0, 3, 1, 2)[~mask] == 0).all()  # nobody attends to padding
     block = classifier.blocks[0]
+    assert isinstance(block, Block)
     values = block.attention.qkv(classifier.pe.embed(classifier.embedding(ids)))[..., 16:].unflatten(-1, (2, 4))
     mixed = torch.einsum("bhqk,bkhd->bqhd", weights[0], values).flatten(2)
     expected = classifier.head(classifier.pooling(block.attention.out(mixed), mask))

@@ -14,7 +14,7 @@ def course(schedule: Callable[..., LambdaLR], total_steps: int, warmup: float) -
     scheduler = schedule(optimizer, total_steps=total_steps, warmup=warmup)
     rates = []
     for _ in range(total_steps + 1):
-        rates.append(scheduler.get_last_lr()[0] / 2)
+        rates.append(float(scheduler.get_last_lr()[0]) / 2)
         optimizer.step()
         scheduler.step()
     return rates

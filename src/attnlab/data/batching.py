@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     input_ids: Tensor  # [B, T] int64
     attention_mask: Tensor  # [B, T] bool, False on padding
     labels: Tensor  # [B] int64
-    index: Tensor  # [B] int64, the articles' places in their split
+    indices: Tensor  # [B] int64, the articles' places in their split
 
 
 class TokenDataset(Dataset[Batch]):
@@ -99,7 +99,7 @@ class BucketLoader(DataLoader[Batch]):
     sampler: BucketSampler
 
     def __init__(self, dataset: TokenDataset, sampler: BucketSampler, num_workers: int = 0) -> None:
-        # The sampler makes the batches and the dataset builds them, so the loader is told that there is nothing to batch.
+        # batch_size=None: the sampler has made the batches and the dataset builds each at once.
         super().__init__(dataset, sampler=sampler, batch_size=None, num_workers=num_workers)
         self.position = 0
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from attnlab.data.batching import BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.headlines import Labels
 from attnlab.data.sources import Corpus, Source, Split
-from attnlab.data.tokenization import PAD, TokenizerRecipe
+from attnlab.data.tokenization import TokenizerRecipe, pad_id
 from attnlab.data.tokens import tokenize
 from attnlab.errors import UserError
 
@@ -61,8 +61,8 @@ class TextDataModule(LightningDataModule):
         self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
         texts = {name: split.texts for name, split in self.splits.items()}
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
-        pad_id = self.tokenizer.token_to_id(PAD)
-        self.datasets = {name: TokenDataset(tokens[name], split.labels, pad_id) for name, split in self.splits.items()}
+        pad = pad_id(self.tokenizer)
+        self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
         self.num_duplicates = count_duplicates(corpus.train.texts, corpus.test.texts)
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()

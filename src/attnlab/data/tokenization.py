@@ -70,3 +70,18 @@ class WordLevel(TokenizerRecipe):
             vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
         )
         return Tokenizer(models.WordLevel(unk_token=UNK)), trainer
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """The id of [PAD]. Raises `UserError` where the tokenizer has none."""
+    token_id = tokenizer.token_to_id(PAD)
+    if token_id is None:
+        raise UserError(f"the tokenizer has no token {PAD}")
+    return token_id
+
+
+def max_length(tokenizer: Tokenizer) -> int:
+    """The longest article in tokens that it gives. Raises `UserError` where it does not truncate."""
+    if tokenizer.truncation is None:
+        raise UserError("the tokenizer does not truncate")
+    return int(tokenizer.truncation["max_length"])

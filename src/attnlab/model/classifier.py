@@ -92,6 +92,7 @@ class TextClassifier(nn.Module):
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         weights = []
         for block in self.blocks:
+            assert isinstance(block, Block)
             weights.append(block.weights(x, score_mask, self.pe))
             x = block(x, score_mask, self.pe)
         return torch.stack(weights)

@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
-from attnlab.config import instantiate, resolve
 from attnlab.training import results
 from attnlab.training.module import load_checkpoint
 from attnlab.training.run import make_trainer, tidy_process
@@ -26,7 +26,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
     config = resolve(cfg)
     run_dir = Path(config["paths"]["run_dir"])
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
-    config["data"] = config["data"] or _data_of_run(checkpoint)
+    config["data"] = config.get("data") or _data_of_run(checkpoint)
     with tidy_process():
         source = instantiate(config["data"])
         trainer = make_trainer(config)

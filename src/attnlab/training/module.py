@@ -8,17 +8,17 @@ from typing import Any
 import torch
 import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from attnlab.data.batching import Batch
-from attnlab.data.tokenization import PAD
-from attnlab.errors import UserError, first_line
 from attnlab.config import instantiate
-
+from attnlab.data.batching import Batch
+from attnlab.data.tokenization import max_length, pad_id
+from attnlab.errors import UserError, first_line
 
 VALIDATION_METRICS = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
 
@@ -61,8 +61,8 @@ class TextClassification(LightningModule):
             model,
             vocab_size=self.tokenizer.get_vocab_size(),
             num_classes=len(label_names),
-            pad_id=self.tokenizer.token_to_id(PAD),
-            max_length=self.tokenizer.truncation["max_length"],
+            pad_id=pad_id(self.tokenizer),
+            max_length=max_length(self.tokenizer),
         )
         metrics = MetricCollection(
             {
@@ -80,7 +80,7 @@ class TextClassification(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.labels))
         self.log("train/loss_step", loss)
         return loss
 
@@ -92,7 +92,7 @@ class TextClassification(LightningModule):
 
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
-        self.test_outputs.append((batch.index, batch.labels, logits.float().softmax(dim=1)))
+        self.test_outputs.append((batch.indices, batch.labels, logits.float().softmax(dim=1)))
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         logits = self(batch.input_ids, batch.attention_mask)
@@ -119,7 +119,7 @@ class TextClassification(LightningModule):
         order = index.argsort()
         return Predictions(index[order], labels[order], probabilities[order])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer_config, params=self.parameters())
         total_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)

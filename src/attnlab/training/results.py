@@ -6,10 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
 from attnlab.training.module import Predictions
@@ -63,26 +63,11 @@ def _draw_confusion_matrix(path: Path, predictions: Predictions, label_names: li
     from matplotlib.figure import Figure
 
     size = len(label_names)
+    figure = Figure(figsize=(0.9 * size + 2, 0.8 * size + 1.6), layout="constrained", dpi=150)
+    axes = figure.add_subplot(title=f"{len(predictions.labels):,} test articles")
     counts = multiclass_confusion_matrix(predictions.probabilities, predictions.labels, num_classes=size)
-    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(max(4.0, 0.9 * size + 2), max(3.4, 0.8 * size + 1.2)), layout="constrained", dpi=150)
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title="Test articles by true and predicted class")
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(size), label_names, rotation=30, ha="right")
-    axes.set_yticks(range(size), label_names)
-    if size <= 20:  # beyond that the numbers run into each other
-        for (row, column), count in zip(
-            torch.cartesian_prod(torch.arange(size), torch.arange(size)), counts.flatten(), strict=True
-        ):
-            axes.text(
-                column,
-                row,
-                f"{count:,}",
-                ha="center",
-                va="center",
-                color="white" if shares[row, column] > 0.5 else "black",
-            )
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    # Beyond 20 classes the numbers in the cells would run into each other.
+    MulticlassConfusionMatrix(size).plot(counts, ax=axes, add_text=size <= 20, labels=label_names, cmap="Blues")
     figure.savefig(path)
 
 

@@ -18,9 +18,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 
+from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
-from attnlab.config import instantiate, resolve
 from attnlab.training import results
 from attnlab.training.module import VALIDATION_METRICS, TextClassification, validation_metrics
 

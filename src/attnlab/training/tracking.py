@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import requests.utils
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import WandbLogger
@@ -62,8 +61,8 @@ def log_results(
     matrix = wandb.plot.confusion_matrix(
         y_true=labels.tolist(), preds=predicted.tolist(), class_names=label_names, title="Test confusion matrix"
     )
-    wrong = torch.nonzero(predicted != labels).flatten()
-    wrong = wrong[confidence[wrong].argsort(descending=True)][:NUM_MISTAKES].tolist()
+    order = confidence.argsort(descending=True)
+    wrong = order[predicted[order] != labels[order]][:NUM_MISTAKES].tolist()
     mistakes = wandb.Table(
         columns=["text", "label", "predicted", "confidence"],
         data=[

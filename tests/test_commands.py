@@ -1,0 +1,124 @@
+"""The commands of the README, as a user types them."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from tests.conftest import ROOT, TINY
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python src/(train|evaluate)\.py(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run from another folder, so that `logs/` is made there."""
+    script, *arguments = command
+    return subprocess.run(
+        [sys.executable, str(ROOT / "src" / script), *arguments],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=[f"{s}{a}" for s, a in COMMANDS])
+def test_every_command_of_the_readme_composes(
+    script: str, arguments: str, compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AG_NEWS_PATH", "folder")
+    words = shlex.split(os.path.expandvars(arguments.replace("<", "").replace(">", "")))
+    overrides = [word for word in words if word not in ("-m", "--help")]
+    # Of a sweep's values the first one stands for all.
+    single = [word.split(",")[0] if "-m" in words else word for word in overrides]
+    assert compose_config(*single, name=script).task_name == script
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_names_groups_and_examples(script: str, tmp_path: Path) -> None:
+    result = run(script, "--help", folder=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    assert "pe: alibi, learned, none, rotary, sinusoidal" in result.stdout
+    assert result.stdout.count(f"python src/{script}") >= 3
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_then_evaluate(tmp_path: Path) -> None:
+    trained = run("train.py", "model.pooling=max", "pe=learned", *TINY, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "Warning" not in trained.stderr and "epoch 2/2" in trained.stdout and "ceiling/order_blind" in trained.stdout
+    (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    assert f"Everything is in {folder.relative_to(tmp_path)}" in trained.stdout
+    assert max(map(len, trained.stdout.splitlines())) <= 100
+    evaluated = run("evaluate.py", f"ckpt_path={folder}", "trainer=cpu", folder=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    (results,) = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
+    scores = [json.loads((path / "metrics.json").read_text())["test/acc"] for path in (folder, results)]
+    assert scores[0] == pytest.approx(scores[1])
+
+
+def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_path: Path) -> None:
+    result = run("train.py", "-m", "pe=none,learned", "model.num_heads=3,2", "seed=0,1", *TINY, folder=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr and "model.num_heads=3 does not divide" in result.stderr
+    (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
+    finished = sorted(int(path.parent.name) for path in sweep.glob("*/metrics.json"))
+    assert finished == [2, 3, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.pooling=foo"], "error: model.pooling=foo is unknown; choose one of cls, max, mean, attention"),
+        (["pe=foo"], "Could not find 'pe/foo'"),
+        (["model.foo=1"], "Key 'foo' is not in struct"),
+        (["data=ag_news"], "or use data=headlines, which needs none"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_1(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run("train.py", *arguments, folder=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    two = "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
+    tiny = [override for override in TINY if override != "trainer=cpu"]
+    result = run("train.py", *two, *tiny, "data.test_size=61", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    assert json.loads((folder / "metrics.json").read_text())["train/epochs"] == 2
+    import pyarrow.parquet
+
+    assert pyarrow.parquet.read_table(folder / "predictions.parquet")["index"].to_pylist() == list(range(61))
+    refused = run("train.py", "-m", *two, *tiny, "seed=0,1", folder=tmp_path)
+    assert refused.returncode == 1 and "trainer=ddp can't run inside a multirun" in refused.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_trains(tmp_path: Path) -> None:
+    result = run("train.py", *TINY, "trainer=gpu", "trainer.precision=bf16-mixed", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_make_help_lists_the_targets() -> None:
+    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = [line.split()[1] for line in result.stdout.splitlines()]
+    assert listed == ["help", "train", "test", "test-all", "lint", "format", "bench", "clean"]

@@ -1,0 +1,98 @@
+"""Every choice in `conf/` composes and runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from attnlab.config import instantiate, resolve
+from attnlab.errors import UserError
+from attnlab.training.run import train
+from tests.conftest import ROOT
+
+Compose = Callable[..., DictConfig]
+
+OPTIONS = {
+    group.name: sorted(file.stem for file in group.glob("*.yaml"))
+    for group in (ROOT / "conf").iterdir()
+    if group.is_dir() and group.name not in ("hydra", "paths", "callbacks", "experiment")
+}
+# What an option needs before it can run here; None leaves it to the test that is named.
+SPECIAL: dict[str, list[str] | None] = {
+    "data=base": None,  # not a choice but what the others share
+    "data=ag_news": None,  # tests/data/test_sources.py, and with real data test_run.py
+    "data=hub": None,  # tests/data/test_sources.py
+    "data=files": None,  # test_local_files_from_the_command_line
+    "trainer=gpu": None,  # test_run.py: refused without one
+    "trainer=mps": None,
+    "trainer=ddp": None,  # test_commands.py, in processes of its own
+    "logger=wandb": None,  # tests/training/test_tracking.py
+    "debug=overfit": ["trainer.max_epochs=1"],
+}
+
+
+@pytest.mark.parametrize("choice", [f"{group}={option}" for group, options in OPTIONS.items() for option in options])
+def test_every_option_trains(choice: str, tiny_config: Compose, tmp_path: Path) -> None:
+    more = SPECIAL.get(choice, [])
+    if more is None:
+        pytest.skip("has a test of its own")
+    overrides = [choice, "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run", *more]
+    if choice == "model=transformer":
+        overrides.append("model.feed_forward=16")
+    metrics = train(tiny_config(*overrides))
+    assert 0 <= metrics["test/acc"] <= 1 and (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        str(file.relative_to(ROOT / "conf/experiment").with_suffix(""))
+        for file in (ROOT / "conf/experiment").rglob("*.yaml")
+    ],
+)
+def test_every_experiment_composes(experiment: str, compose_config: Compose) -> None:
+    config = resolve(compose_config(f"experiment={experiment}", f"paths.run_dir={ROOT}"))
+    recipe = instantiate(config["tokenizer"])
+    model = instantiate(config["model"], vocab_size=9, num_classes=4, pad_id=3, max_length=recipe.max_length)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+
+
+def test_the_notebooks_baseline_is_what_the_notebook_ran(compose_config: Compose) -> None:
+    config = compose_config("experiment=notebook/baseline")
+    assert (config.tokenizer.vocab_size, config.tokenizer.max_length) == (1000, 128)
+    assert (config.data.batch_size, config.optimizer.lr, config.trainer.max_epochs) == (32, 0.01, 5)
+    assert config.model.embed_dim == 100 and config.pe._target_.endswith("PositionalEncoding")
+    assert config.callbacks.early_stopping is None
+
+
+def test_local_files_from_the_command_line(compose_config: Compose, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = [f"{word} number {i},{word}" for i in range(20) for word in ("red", "blue")]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["title,colour", *rows]))
+    metrics = train(
+        compose_config(
+            "data=files",
+            f"data.train={tmp_path}/train.csv",
+            f"data.test={tmp_path}/test.csv",
+            "data.text=title",
+            "data.label=colour",
+            "model=bag",
+            "trainer=cpu",
+            "optimizer.lr=0.1",
+            "tokenizer=wordlevel",
+        )
+    )
+    assert metrics["test/acc"] == 1.0 and metrics["data/test_duplicates"] == 40
+
+
+def test_a_bag_takes_no_positions_unless_told_to(compose_config: Compose) -> None:
+    assert compose_config("model=bag").pe._target_.endswith("PositionalEncoding")
+    assert compose_config("model=bag", "pe=learned").pe._target_.endswith("Learned")
+    assert compose_config("model=transformer").pe._target_.endswith("Sinusoidal")
+
+
+def test_only_listed_targets_are_called() -> None:
+    for target in ("os.system", "builtins.eval", "attnlab.data.tokens.shutil.rmtree", "torch.hub.load"):
+        with pytest.raises(UserError, match=f"{target}: Target"):
+            instantiate({"_target_": target})

@@ -1,0 +1,81 @@
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from attnlab.errors import UserError
+from attnlab.training.evaluation import evaluate
+from attnlab.training.run import train
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    from hydra import compose, initialize_config_dir
+
+    from tests.conftest import ROOT, TINY
+
+    folder = tmp_path_factory.mktemp("run")
+    with initialize_config_dir(str(ROOT / "conf")):
+        train(compose("train", overrides=[*TINY, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
+    return folder / "run"
+
+
+@pytest.fixture
+def evaluate_with(compose_config: Compose) -> Callable[..., dict[str, float]]:
+    return lambda *overrides: evaluate(compose_config("trainer=cpu", *overrides, name="evaluate"))
+
+
+def test_a_run_and_its_checkpoint_give_the_runs_own_test_score(
+    run: Path, evaluate_with: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
+    import json
+
+    expected = json.loads((run / "metrics.json").read_text())
+    for path in (run, run / "checkpoints" / "best.ckpt"):
+        metrics = evaluate_with(f"ckpt_path={path}")
+        for key in ("test/acc", "test/f1", "test/f1_macro", "test/loss", "ceiling/order_aware"):
+            assert metrics[key] == pytest.approx(expected[key], rel=1e-5)
+    folder, _ = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
+    assert {"config.yaml", "metrics.json", "predictions.parquet", "per_class.csv"} <= {p.name for p in folder.iterdir()}
+
+
+def test_other_data_with_classes_in_another_order(
+    run: Path, evaluate_with: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
+    from attnlab.data.sources import Headlines
+
+    corpus = Headlines(batch_size=4, train_size=200, test_size=60, noise=0.05, order_share=0.3).load()
+    file = tmp_path / "test.csv"
+    with file.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "label"])
+        for text, label in zip(corpus.test.texts, corpus.test.labels, strict=True):
+            writer.writerow([text, corpus.label_names[label]])  # sorted by name: Business comes first
+    own = evaluate_with(f"ckpt_path={run}")
+    files = evaluate_with(f"ckpt_path={run}", "data=files", f"data.train={file}", f"data.test={file}")
+    assert files["test/acc"] == pytest.approx(own["test/acc"])
+
+
+def test_what_cannot_be_evaluated_is_named(
+    run: Path, evaluate_with: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
+    lone = tmp_path / "lone.ckpt"
+    shutil.copy(run / "checkpoints" / "best.ckpt", lone)
+    (tmp_path / "other.ckpt").write_bytes(b"no checkpoint")
+    (tmp_path / "chess.csv").write_text("text,label\na,chess\nb,go\n")
+    chess = f"data.train={tmp_path}/chess.csv", f"data.test={tmp_path}/chess.csv"
+    for overrides, message in (
+        ((f"ckpt_path={tmp_path}/nowhere",), "neither a checkpoint nor a run's folder"),
+        ((f"ckpt_path={lone}",), "say which data to use"),
+        ((f"ckpt_path={tmp_path}/other.ckpt", "data=headlines"), "is no checkpoint"),
+        ((f"ckpt_path={lone}", "data=files", *chess), "chess, go, which the model does not know; it knows World"),
+        ((), "ckpt_path is needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_with(*overrides)
