@@ -39,7 +39,7 @@ def samples_per_second(module: TextClassification, batches: list[Batch]) -> floa
 
 def main(overrides: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(Path(__file__).parents[1] / "conf")):
-        config = resolve(compose("train", overrides=[*overrides, f"paths.run_dir={folder}"]))
+        config = resolve(compose("train", overrides=[*overrides]))
         recipe = instantiate(config["tokenizer"])
         data = TextDataModule(instantiate(config["data"]), recipe, Path(folder))
         data.setup()

@@ -1,7 +1,9 @@
 """The commands of the README, as a user types them."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shlex
 import subprocess
@@ -38,6 +40,8 @@ def test_every_command_of_the_readme_composes(
     script: str, arguments: str, compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AG_NEWS_PATH", "folder")
+    if "--config-dir" in arguments:
+        pytest.skip("test_a_runs_own_config_runs_again does it")
     words = shlex.split(os.path.expandvars(arguments.replace("<", "").replace(">", "")))
     overrides = [word for word in words if word not in ("-m", "--help")]
     # Of a sweep's values the first one stands for all.
@@ -73,6 +77,19 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert scores[0] == pytest.approx(scores[1])
 
 
+def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:
+    terminal, child = pty.openpty()
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *TINY]
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TERM": "xterm"}, stdout=child, stderr=child)
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end when the child has closed it
+        while part := os.read(terminal, 65536):
+            shown += part
+    assert process.wait(timeout=60) == 0, shown.decode()
+    assert b"Epoch 1/1" in shown and b"Everything is in" in shown
+
+
 def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_path: Path) -> None:
     result = run("train.py", "-m", "pe=none,learned", "model.num_heads=3,2", "seed=0,1", *TINY, folder=tmp_path)
     assert result.returncode == 1
@@ -97,6 +114,15 @@ def test_a_mistake_is_one_line_and_status_1(arguments: list[str], message: str, 
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_runs_own_config_runs_again(tmp_path: Path) -> None:
+    tiny = [*TINY, "trainer.max_epochs=1"]
+    assert run("train.py", "hydra.run.dir=first", *tiny, folder=tmp_path).returncode == 0
+    again = run("train.py", "--config-dir=first", "--config-name=config", "hydra.run.dir=second", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second"))
+    assert [first[key] for key in ("test/acc", "test/loss")] == [second[key] for key in ("test/acc", "test/loss")]
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     two = "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
@@ -119,6 +145,7 @@ def test_a_gpu_trains(tmp_path: Path) -> None:
 
 
 def test_make_help_lists_the_targets() -> None:
-    result = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    result = subprocess.run(["make", "help"], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in result.stdout.splitlines()]
     assert listed == ["help", "train", "test", "test-all", "lint", "format", "bench", "clean"]

@@ -1,7 +1,9 @@
-"""Where a run writes: the resolvers that `conf/paths` and `conf/hydra` use. Importing this module registers them."""
+"""Where a run writes. Importing this module registers the resolver that `conf/hydra` uses."""
 
 import secrets
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -12,13 +14,16 @@ def run_id() -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
 
 
-def run_dir(parent: str) -> str:
-    """The folder that Hydra made for this job; outside Hydra's command line a new one below `parent`."""
-    if HydraConfig.initialized():
-        return str(HydraConfig.get().runtime.output_dir)
-    return f"{parent}/runs/{run_id()}"
+def make_run_dir(config: dict[str, Any]) -> Path:
+    """Make the folder of this run: `paths.run_dir`, or that of Hydra's job, or where there is none a new one."""
+    if config["paths"]["run_dir"]:
+        folder = Path(config["paths"]["run_dir"])
+    elif HydraConfig.initialized():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+    else:
+        folder = Path(config["paths"]["log_dir"], config["task_name"], "runs", run_id())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-# Cached, so that a config names the same folder wherever it is asked.
 OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
-OmegaConf.register_resolver("run_dir", run_dir, use_cache=True, replace=True)

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
+from attnlab.training import tracking
 from attnlab.training.run import train
 
 
@@ -98,9 +99,33 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
 def test_online_exactly_where_there_is_a_key(
     environment: dict[str, str], mode: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from attnlab.training.tracking import wandb_logger
-
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    logger = wandb_logger(mode=mode, group=None, name=None, save_dir=str(tmp_path), project="p")
+    logger = tracking.wandb_logger(mode=mode, group=None, name=None, save_dir=str(tmp_path), project="p")
     assert logger._wandb_init["mode"] == expected
+
+
+@pytest.mark.usefixtures("without_account")
+@pytest.mark.parametrize(
+    ("context", "group", "name"),
+    [
+        ((False, None), None, "3"),
+        ((False, "notebook/baseline"), "notebook/baseline", "3"),
+        ((True, "notebook/baseline"), "my-sweep", "my-sweep/3"),
+    ],
+)
+def test_runs_are_grouped_by_sweep_or_experiment(
+    context: tuple[bool, str | None], group: str | None, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tracking, "_hydra_context", lambda: context)
+    folder = str(tmp_path / "my-sweep" / "3")
+    chosen = tracking.wandb_logger(mode=None, group=None, name=None, save_dir=folder, project="p")._wandb_init
+    assert (chosen["group"], chosen["name"]) == (group, name)
+    given = tracking.wandb_logger(mode=None, group="g", name="n", save_dir=folder, project="p")._wandb_init
+    assert (given["group"], given["name"]) == ("g", "n")
+
+
+@pytest.mark.usefixtures("without_account")
+def test_a_disabled_logger_does_no_harm(tiny_config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    train(tiny_config("logger=wandb", "logger.wandb.mode=disabled", f"paths.run_dir={tmp_path}/run"))
+    assert not list((tmp_path / "run").glob("wandb/*/*.wandb"))

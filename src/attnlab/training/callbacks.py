@@ -3,12 +3,20 @@
 import sys
 import time
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+
+SHOWN = ("train/loss", "val/loss", "val/acc")
 
 
-class PlainProgress(Callback):
+class PlainProgress(ProgressBar):
     """One line an epoch, for logs and other outputs that are no terminal."""
+
+    enabled = True
+
+    def disable(self) -> None:
+        """Lightning does so in all processes of a distributed run but the first."""
+        self.enabled = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
@@ -16,16 +24,13 @@ class PlainProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module
-        if not trainer.is_global_zero:
+        if not self.enabled:
             return
-        metrics = trainer.callback_metrics
-        shown = "  ".join(
-            f"{key} {metrics[key]:.4f}" for key in ("train/loss", "val/loss", "val/acc") if key in metrics
-        )
-        seconds = time.monotonic() - self.epoch_start
+        metrics, seconds = trainer.callback_metrics, time.monotonic() - self.epoch_start
+        shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in SHOWN if key in metrics)
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  {shown}", flush=True)
 
 
-def progress() -> Callback:
+def progress() -> ProgressBar:
     """A progress bar on a terminal, plain lines elsewhere."""
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
+from attnlab.paths import make_run_dir
 from attnlab.training import results
 from attnlab.training.module import load_checkpoint
 from attnlab.training.run import make_trainer, tidy_process
@@ -24,14 +25,13 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         UserError: the checkpoint or the data can't be used.
     """
     config = resolve(cfg)
-    run_dir = Path(config["paths"]["run_dir"])
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     config["data"] = config.get("data") or _data_of_run(checkpoint)
     with tidy_process():
         source = instantiate(config["data"])
-        trainer = make_trainer(config)
         module = load_checkpoint(checkpoint)
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir = make_run_dir(config)
+        trainer = make_trainer(config, run_dir)
         results.write_config(run_dir, config)
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)

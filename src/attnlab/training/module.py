@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
@@ -97,12 +98,27 @@ class TextClassification(LightningModule):
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         logits = self(batch.input_ids, batch.attention_mask)
         loss = F.cross_entropy(logits, batch.labels)
-        self.log(f"{stage}/loss", loss, batch_size=len(batch.labels), on_epoch=True, sync_dist=True)
+        self.log(f"{stage}/loss", loss, batch_size=len(batch.labels), sync_dist=True, prog_bar=True)
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
         metrics.update(logits, batch.labels)
         self.log_dict(metrics, batch_size=len(batch.labels))
         return logits
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does it, which however refuses fused optimizers under any mixed precision.
+
+        Only 16-mixed scales gradients, so only there a fused optimizer is in the way of clipping.
+        """
+        if gradient_clip_val and gradient_clip_algorithm is None and self.trainer.scaler is None:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint says what its weights reached on validation: `metrics`."""

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
+from attnlab.paths import make_run_dir
 from attnlab.training import results
 from attnlab.training.module import VALIDATION_METRICS, TextClassification, validation_metrics
 
@@ -43,14 +44,13 @@ def train(cfg: DictConfig) -> results.Metrics:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
     config = resolve(cfg)
-    run_dir = Path(config["paths"]["run_dir"])
     with tidy_process():
         recipe = instantiate(config["tokenizer"])
         source = instantiate(config["data"])
         _check_settings(config, recipe.max_length)
-        trainer = make_trainer(config, timer := Timer())
+        run_dir = make_run_dir(config)
+        trainer = make_trainer(config, run_dir, timer := Timer())
 
-        run_dir.mkdir(parents=True, exist_ok=True)
         results.write_config(run_dir, config)
         datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
         datamodule.setup()
@@ -109,7 +109,7 @@ def _finish(
     return metrics
 
 
-def make_trainer(config: dict[str, Any], *callbacks: Callback) -> Trainer:
+def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
     """The Trainer with the config's callbacks and loggers, and with `callbacks`.
 
     Raises:
@@ -122,7 +122,8 @@ def make_trainer(config: dict[str, Any], *callbacks: Callback) -> Trainer:
             "use trainer=gpu (one device a job), or one command for each setting"
         )
     named = [instantiate(callback) for callback in config["callbacks"].values() if callback]
-    loggers = [instantiate(logger) for logger in config["logger"].values() if logger]
+    # The checkpoint callback writes below the folder of the first logger, so `run_dir` need not stand in the config.
+    loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in config["logger"].values() if logger]
     try:
         return instantiate(config["trainer"], callbacks=[*named, *callbacks], logger=loggers)
     except MisconfigurationException as error:
@@ -133,6 +134,13 @@ def _check_settings(config: dict[str, Any], max_length: int) -> None:
     """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
     if (metric := config["monitor"]["metric"]) not in VALIDATION_METRICS:
         raise UserError(f"monitor.metric={metric} is unknown; choose one of {', '.join(VALIDATION_METRICS)}")
+    settings = config["trainer"]
+    scaled = str(settings["precision"]) in ("16", "16-mixed")
+    if scaled and settings["gradient_clip_val"] and config["optimizer"].get("fused"):
+        raise UserError(
+            f"trainer.precision={settings['precision']} scales gradients, which then can't be clipped for a fused "
+            "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
+        )
     model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())
     instantiate(config["scheduler"], optimizer=optimizer, total_steps=1)
