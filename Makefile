@@ -38,7 +38,6 @@ format: .venv/.dev  ## rewrite the code in the project's style
 bench: .venv/.run  ## measure throughput against padding to full length
 	@$(BIN)/python benchmarks/length_buckets.py $(ARGS)
 
-clean:  ## remove runs, caches and build leftovers; .venv stays
-	@find logs -mindepth 1 ! -name .gitkeep -delete
-	@rm -rf build .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+clean:  ## remove caches and build leftovers; runs and .venv stay
+	@rm -rf logs/cache build .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

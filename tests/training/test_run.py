@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
@@ -56,7 +55,8 @@ def test_a_run_leaves_everything_in_its_folder(tiny_config: Compose, tmp_path: P
 def test_the_saved_config_runs_again_with_the_same_result(tiny_config: Compose, tmp_path: Path) -> None:
     first = train(tiny_config("model.dropout=0.3"))
     (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()
-    config = OmegaConf.create(dict(yaml.safe_load((folder / "config.yaml").read_text())))
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
     before = (folder / "checkpoints" / "best.ckpt").stat().st_mtime_ns
     again = train(config)
     assert (folder / "checkpoints" / "best.ckpt").stat().st_mtime_ns == before

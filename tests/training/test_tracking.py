@@ -72,6 +72,8 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     for curve in ("train/loss", "val/loss", "val/acc", "test/acc", "lr-AdamW"):
         assert values[curve], curve
     assert any(key.startswith("test/confusion_matrix") for key in values)
+    summary = {item.key or "/".join(item.nested_key) for record in found for item in record.summary.update}
+    assert {"ceiling/order_blind", "train/samples_per_second"} <= summary
     (table_file,) = folder.glob("wandb/offline-run-*/files/media/table/test/confident_mistakes_*.table.json")
     table = json.loads(table_file.read_text())
     assert table["columns"] == ["text", "label", "predicted", "confidence"] and table["data"]

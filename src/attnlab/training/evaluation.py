@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
@@ -55,6 +54,7 @@ def find_checkpoint(path: Path) -> Path:
 def _data_of_run(checkpoint: Path) -> Any:
     """The data settings of the run that a checkpoint lies in."""
     file = checkpoint.parent.parent / "config.yaml"
-    if not file.is_file():
+    config = OmegaConf.load(file) if file.is_file() else None
+    if not isinstance(config, DictConfig) or "data" not in config:
         raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
-    return yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+    return resolve(config)["data"]

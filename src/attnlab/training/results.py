@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -19,7 +19,7 @@ Metrics = dict[str, float]
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """The resolved config, enough to run it again: `config.yaml`."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions, label_names: list[str]) -> None:

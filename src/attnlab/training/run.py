@@ -104,7 +104,8 @@ def _finish(
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
-                log_results(logger, run_dir, predictions, datamodule.splits["test"].texts, datamodule.label_names)
+                texts = datamodule.splits["test"].texts
+                log_results(logger, run_dir, metrics, predictions, texts, datamodule.label_names)
         results.print_summary(run_dir, metrics)
     return metrics
 

@@ -50,9 +50,14 @@ def _hydra_context() -> tuple[bool, str | None]:
 
 
 def log_results(
-    logger: WandbLogger, run_dir: Path, predictions: Predictions, texts: list[str], label_names: list[str]
+    logger: WandbLogger,
+    run_dir: Path,
+    metrics: dict[str, float],
+    predictions: Predictions,
+    texts: list[str],
+    label_names: list[str],
 ) -> None:
-    """Send the confusion matrix, the most confident mistakes, and the tokenizer with the best checkpoint."""
+    """Send the final metrics, the confusion matrix, the most confident mistakes, tokenizer and best checkpoint."""
     import wandb
 
     run = logger.experiment
@@ -70,6 +75,7 @@ def log_results(
             for i in wrong
         ],
     )
+    run.summary.update(metrics)
     run.log({"test/confusion_matrix": matrix, "test/confident_mistakes": mistakes})
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
     for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
