@@ -96,3 +96,12 @@ def test_only_listed_targets_are_called() -> None:
     for target in ("os.system", "builtins.eval", "attnlab.data.tokens.shutil.rmtree", "torch.hub.load"):
         with pytest.raises(UserError, match=f"{target}: Target"):
             instantiate({"_target_": target})
+
+
+def test_a_config_cannot_widen_the_list(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    target = {"_target_": "shutil.rmtree", "path": str(tmp_path / "kept"), "_execution_whitelist_": ["shutil.*"]}
+    for config in (target, {"_target_": "attnlab.model.classifier.TextClassifier", "pe": target}):
+        with pytest.raises(UserError):
+            instantiate(config)
+    assert (tmp_path / "kept").is_dir()

@@ -12,7 +12,12 @@ from attnlab.errors import UserError, first_line
 # Add your own package here to name its classes in a config. Narrow on purpose: configs also come out of checkpoints
 # that others made, and a package listed whole would let them call anything in it.
 EXECUTION_WHITELIST = [
-    "attnlab.*",
+    "attnlab.data.sources.*",
+    "attnlab.data.tokenization.*",
+    "attnlab.model.*",
+    "attnlab.training.callbacks.*",
+    "attnlab.training.schedules.*",
+    "attnlab.training.tracking.wandb_logger",
     "lightning.pytorch.callbacks.*",
     "lightning.pytorch.loggers.*",
     "lightning.pytorch.profilers.*",

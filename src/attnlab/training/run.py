@@ -116,19 +116,20 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     Raises:
         UserError: the machine has no such accelerator, or a distributed strategy was asked for in a multirun.
     """
-    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if in_multirun and "ddp" in str(config["trainer"].get("strategy")):
-        raise UserError(
-            "trainer=ddp can't run inside a multirun, whose child processes would start the whole sweep again; "
-            "use trainer=gpu (one device a job), or one command for each setting"
-        )
     named = [instantiate(callback) for callback in config["callbacks"].values() if callback]
     # The checkpoint callback writes below the folder of the first logger, so `run_dir` need not stand in the config.
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in config["logger"].values() if logger]
     try:
-        return instantiate(config["trainer"], callbacks=[*named, *callbacks], logger=loggers)
+        trainer: Trainer = instantiate(config["trainer"], callbacks=[*named, *callbacks], logger=loggers)
     except MisconfigurationException as error:
         raise UserError(f"{first_line(error)} trainer=auto takes what this machine has") from error
+    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_multirun and trainer.world_size > 1:
+        raise UserError(
+            "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
+            "again; use trainer=gpu (one device a job), or one command for each setting"
+        )
+    return trainer
 
 
 def _check_settings(config: dict[str, Any], max_length: int) -> None:
@@ -136,8 +137,8 @@ def _check_settings(config: dict[str, Any], max_length: int) -> None:
     if (metric := config["monitor"]["metric"]) not in VALIDATION_METRICS:
         raise UserError(f"monitor.metric={metric} is unknown; choose one of {', '.join(VALIDATION_METRICS)}")
     settings = config["trainer"]
-    scaled = str(settings["precision"]) in ("16", "16-mixed")
-    if scaled and settings["gradient_clip_val"] and config["optimizer"].get("fused"):
+    scaled = str(settings.get("precision")) in ("16", "16-mixed")
+    if scaled and settings.get("gradient_clip_val") and config["optimizer"].get("fused"):
         raise UserError(
             f"trainer.precision={settings['precision']} scales gradients, which then can't be clipped for a fused "
             "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
@@ -150,7 +151,7 @@ def _check_settings(config: dict[str, Any], max_length: int) -> None:
 @contextmanager
 def tidy_process() -> Iterator[None]:
     """Leave nothing behind for the next job of a multirun: no open W&B run, no environment variable of this one."""
-    environment = dict(os.environ)
+    environment, exit_code = dict(os.environ), 1
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # which devices there are not, and tips
     try:
@@ -158,8 +159,9 @@ def tidy_process() -> Iterator[None]:
             for message in HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
+        exit_code = 0
     finally:
         if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()
+            sys.modules["wandb"].finish(exit_code)
         os.environ.clear()
         os.environ.update(environment)
