@@ -82,9 +82,12 @@ def make(tmp_path: Path) -> Callable[..., TextDataModule]:
     return module
 
 
-def test_batches_of_every_split(make: Callable[..., TextDataModule]) -> None:
+def test_batches_of_every_split(make: Callable[..., TextDataModule], caplog: pytest.LogCaptureFixture) -> None:
     data = make()
-    data.setup()
+    with caplog.at_level("INFO", "attnlab"):
+        data.setup()
+    assert "Data: 90 train, 10 val, 40 test articles; 4 classes" in caplog.text
+    assert "0 test articles also stand in train" in caplog.text
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]
     for batch in data.test_dataloader():

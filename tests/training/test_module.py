@@ -90,17 +90,20 @@ def test_predictions_come_in_the_order_of_the_split(data: TextDataModule, tmp_pa
 
 
 class Payload:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (Path.touch, (Path("/tmp/attnlab-payload-ran"),))  # type: ignore[return-value]
+    """Pickles as a call that leaves a file behind."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.marker,)
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.ckpt").write_text("hello")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    marker = Path("/tmp/attnlab-payload-ran")
-    marker.unlink(missing_ok=True)
-    torch.save({"state_dict": Payload()}, tmp_path / "payload.ckpt")
-    marker.unlink(missing_ok=True)
+    marker = tmp_path / "the-payload-ran"
+    torch.save({"state_dict": Payload(marker)}, tmp_path / "payload.ckpt")
     for name in ("text", "other", "payload"):
         with pytest.raises(UserError, match=rf"{name}\.ckpt is no checkpoint"):
             load_checkpoint(tmp_path / f"{name}.ckpt")

@@ -85,9 +85,9 @@ def test_metrics_are_those_of_the_best_epoch(tiny_config: Compose, tmp_path: Pat
 
 
 def test_the_second_run_does_not_tokenise(tiny_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tiny_config("debug=fast"))
+    first = train(tiny_config("debug=fast"))
     monkeypatch.setattr(tokens, "_fill", lambda *_: pytest.fail("tokenised again"))
-    train(tiny_config("debug=fast"))
+    assert train(tiny_config("debug=fast"))["test/loss"] == first["test/loss"]
 
 
 @pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "trainer.deterministic=true"])

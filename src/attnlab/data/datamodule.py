@@ -66,9 +66,9 @@ class TextDataModule(LightningDataModule):
         self.num_duplicates = count_duplicates(corpus.train.texts, corpus.test.texts)
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
-        log.info("Data: %s articles, %d classes, %.0f tokens an article", sizes, len(self.label_names), mean_length)
-        if self.num_duplicates:
-            log.warning("%s articles of test also stand in train", f"{self.num_duplicates:,}")
+        log.info("Data: %s articles; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
+        level = logging.WARNING if self.num_duplicates else logging.INFO
+        log.log(level, "Duplicates: %s test articles also stand in train", f"{self.num_duplicates:,}")
 
     def train_dataloader(self) -> BucketLoader:
         self.train_loader = self._loader("train", self.source.batch_size, shuffle=True)
