@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from attnlab.model.positional import ALiBi, Learned, PositionalEncoding, Rotary,
 
 VOCAB, CLASSES, PAD, MAX_LENGTH = 50, 3, 4, 12
 MODELS = {
-    "bag": {"num_layers": 0},
-    "attention": {"num_layers": 1, "num_heads": 2},
-    "attention+norm+residual": {"num_layers": 1, "num_heads": 2, "layer_norm": True, "residual": True},
-    "transformer": {"num_layers": 2, "num_heads": 2, "feed_forward": 16, "layer_norm": True, "residual": True},
+    "bag": partial(TextClassifier, num_layers=0),
+    "attention": partial(TextClassifier, num_layers=1, num_heads=2),
+    "attention+norm+residual": partial(TextClassifier, num_layers=1, num_heads=2, layer_norm=True, residual=True),
+    "transformer": partial(TextClassifier, num_layers=2, num_heads=2, feed_forward=16, layer_norm=True, residual=True),
 }
 ENCODINGS: dict[str, type[PositionalEncoding]] = {
     "none": PositionalEncoding,
@@ -30,11 +31,11 @@ IN_ATTENTION = ("rotary", "alibi")
 EVERY = [case for case in product(MODELS, ENCODINGS, POOLINGS) if not (case[0] == "bag" and case[1] in IN_ATTENTION)]
 
 
-def build(model: str = "attention", pe: str = "sinusoidal", pooling: str = "mean", **changes: object) -> TextClassifier:
+def build(model: str = "attention", pe: str = "sinusoidal", pooling: str = "mean", **changes: Any) -> TextClassifier:
     torch.manual_seed(0)
-    settings = {"embed_dim": 8, "pe": ENCODINGS[pe], "pooling": pooling} | MODELS[model] | changes
     sizes = {"vocab_size": VOCAB, "num_classes": CLASSES, "pad_id": PAD, "max_length": MAX_LENGTH}
-    return TextClassifier(**(sizes | settings)).eval()  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"embed_dim": 8, "pe": ENCODINGS[pe], "pooling": pooling, **sizes, **changes}
+    return MODELS[model](**settings).eval()
 
 
 def batch(lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
