@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Headlines
 from attnlab.data.tokenization import BPE
@@ -58,6 +59,24 @@ def test_a_checkpoint_is_all_that_predicting_needs(data: TextDataModule, tmp_pat
     assert torch.equal(loaded(batch.input_ids, batch.attention_mask), module.eval()(*batch[:2]))
     saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
     assert set(saved["metrics"]) == {"val/loss", "val/acc", "val/f1", "val/f1_macro"}
+
+
+class Seen(Callback):
+    """The articles of each training epoch, in order."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, list[int]] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        del pl_module, batch_idx
+        self.epochs.setdefault(trainer.current_epoch, []).extend(batch.indices.tolist())
+
+
+def test_every_epoch_has_an_order_of_its_own(data: TextDataModule, tmp_path: Path) -> None:
+    seen = Seen()
+    make_trainer(tmp_path, max_epochs=2, callbacks=[seen], enable_checkpointing=False).fit(make_module(data), data)
+    assert sorted(seen.epochs[0]) == sorted(seen.epochs[1]) == list(range(90))
+    assert seen.epochs[0] != seen.epochs[1]
 
 
 @pytest.mark.parametrize("step", [4, 9, 13])
