@@ -162,8 +162,8 @@ def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
 
 def count_duplicates(train: list[str], test: list[str]) -> int:
     """How many test articles also stand in train, but for case and white space."""
-    known = {" ".join(text.casefold().split()) for text in train}
-    return sum(" ".join(text.casefold().split()) in known for text in test)
+    known, asked = ([" ".join(text.casefold().split()) for text in texts] for texts in (train, test))
+    return sum(map(set(known).__contains__, asked))
 
 
 def _take(split: Split, mask: npt.NDArray[np.bool_]) -> Split:

@@ -102,7 +102,7 @@ NAMES: Words = np.array([head + tail for head in NAME_HEADS for tail in NAME_TAI
 
 
 @dataclass(frozen=True)
-class Headlines:
+class Articles:
     """Generated articles with their labels, and the labels before noise was added."""
 
     texts: list[str]
@@ -125,7 +125,7 @@ def ceilings(noise: float, order_share: float, num_classes: int = len(TOPICS)) -
     return aware, (1 - order_share) * aware + order_share * ((1 - noise) / 2 + chance)
 
 
-def generate(size: int, noise: float, order_share: float, rng: np.random.Generator) -> Headlines:
+def generate(size: int, noise: float, order_share: float, rng: np.random.Generator) -> Articles:
     """Write `size` articles, the same ones for the same state of `rng`.
 
     Args:
@@ -149,7 +149,7 @@ def generate(size: int, noise: float, order_share: float, rng: np.random.Generat
 
     redrawn = rng.integers(0, num_classes, size)
     labels = np.where(_exact_share(size, noise, rng), redrawn, title_topic)
-    return Headlines(texts.tolist(), labels, title_topic)
+    return Articles(texts.tolist(), labels, title_topic)
 
 
 def _exact_share(size: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -25,8 +25,6 @@ from attnlab.paths import make_run_dir
 from attnlab.training import results
 from attnlab.training.module import VALIDATION_METRICS, TextClassification, validation_metrics
 
-log = logging.getLogger(__name__)
-
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
     "Experiment logs directory .* exists and is not empty",  # the run's folder holds more than metrics.csv
