@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint format bench clean
+.PHONY: help train study test test-all lint format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,23 @@ help:  ## list the targets
 
 train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
 	@$(BIN)/python src/train.py $(ARGS)
+
+# Small, unless ARGS says on what. A setting that an earlier sweep has trained is left out of the later ones.
+study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max_epochs=10)
+study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
+	@set -e; study=logs/study/$$(date +%Y-%m-%d_%H-%M-%S); \
+	sweep() { \
+	  name=$$1; shift; echo "== experiment=notebook/$$name $$*"; \
+	  $(BIN)/python src/train.py -m experiment=notebook/$$name seed=0,1,2 "$$@" \
+	    hydra.sweep.dir=$$study/$$name callbacks.model_summary=null $(ARGS); \
+	}; \
+	sweep baseline tokenizer.vocab_size=1000,4000,30000; \
+	sweep heads; \
+	sweep pooling model.pooling=max,mean; \
+	sweep positions pe=none,learned,rotary,alibi; \
+	sweep layernorm model.layer_norm=true; \
+	sweep vocabulary tokenizer.vocab_size=4000,30000; \
+	$(BIN)/python src/compare.py runs=$$study hydra.run.dir=$$study/comparison
 
 test: .venv/.dev  ## run the tests (under 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)

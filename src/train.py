@@ -9,11 +9,11 @@ from attnlab.errors import report_in_one_line
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=EXECUTION_WHITELIST)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float:
     # Imported here so that --help and mistakes in the config do not wait for torch.
     from attnlab.training.run import train
 
-    train(cfg)
+    return train(cfg)[cfg.monitor.metric]  # what a sweeper that searches goes by
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python src/(train|evaluate)\.py(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^python src/(train|evaluate|compare)\.py(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,11 +53,18 @@ def test_the_readme_has_commands() -> None:
     assert len(COMMANDS) >= 6
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_help_names_groups_and_examples(script: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "choices"),
+    [
+        ("train.py", "pe: alibi, learned, none, rotary, sinusoidal"),
+        ("evaluate.py", "pe: alibi, learned, none, rotary, sinusoidal"),
+        ("compare.py", "Settings: runs, by, reference, metric, alpha"),
+    ],
+)
+def test_help_names_choices_and_examples(script: str, choices: str, tmp_path: Path) -> None:
     result = run(script, "--help", folder=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    assert "pe: alibi, learned, none, rotary, sinusoidal" in result.stdout
+    assert choices in result.stdout
     assert result.stdout.count(f"python src/{script}") >= 3
     assert max(map(len, result.stdout.splitlines())) <= 100
     assert list(tmp_path.iterdir()) == []
@@ -97,6 +104,39 @@ def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_p
     (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     finished = sorted(int(path.parent.name) for path in sweep.glob("*/metrics.json"))
     assert finished == [2, 3, 6, 7]
+
+
+def test_a_sweep_is_compared(tmp_path: Path) -> None:
+    sweep = ["-m", "experiment=notebook/pooling", "model.pooling=cls,max", "seed=0,1", *TINY]
+    trained = run("train.py", *sweep, folder=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
+    compared = run("compare.py", f"runs={folder}", folder=tmp_path)
+    assert compared.returncode == 0 and compared.stderr == ""
+    assert "Only model.pooling differs: 4 runs, test/acc (higher is better)" in compared.stdout
+    assert max(map(len, compared.stdout.splitlines())) <= 100
+    (report,) = (tmp_path / "logs" / "compare" / "runs").iterdir()
+    names = {"comparison.csv", "comparison.md", "comparison.html", "figures"}
+    assert names < {path.name for path in report.iterdir()}
+    mistake = run("compare.py", f"runs={folder}", "by=pe", folder=tmp_path)
+    assert mistake.returncode == 1
+    assert "error: by=pe does not differ between these runs; what differs: model.pooling" in mistake.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for name in ("src", "conf", "Makefile", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    tiny = ["data.train_size=150", "data.test_size=60", "trainer.max_epochs=1", "trainer=cpu"]
+    command = ["make", "study", f"ARGS={' '.join(tiny)}", f"BIN={Path(sys.executable).parent}", "-o", ".venv/.run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    (study,) = (tmp_path / "logs" / "study").iterdir()
+    table = (study / "comparison" / "comparison.csv").read_text()
+    assert len(list(study.glob("*/*/metrics.json"))) == 54 and table.count("All settings") == 18
+    for factor in ("model.pooling", "model.num_heads", "model.layer_norm", "pe", "tokenizer.vocab_size"):
+        assert f"Only {factor} differs" in table
 
 
 @pytest.mark.parametrize(
@@ -148,4 +188,4 @@ def test_make_help_lists_the_targets() -> None:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     result = subprocess.run(["make", "help"], cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
     listed = [line.split()[1] for line in result.stdout.splitlines()]
-    assert listed == ["help", "train", "test", "test-all", "lint", "format", "bench", "clean"]
+    assert listed == ["help", "train", "study", "test", "test-all", "lint", "format", "bench", "clean"]

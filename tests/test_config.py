@@ -1,10 +1,11 @@
 """Every choice in `conf/` composes and runs."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
@@ -56,6 +57,47 @@ def test_every_experiment_composes(experiment: str, compose_config: Compose) -> 
     recipe = instantiate(config["tokenizer"])
     model = instantiate(config["model"], vocab_size=9, num_classes=4, pad_id=3, max_length=recipe.max_length)
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/experiment").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_sweep_of_an_experiment_composes(file: Path, compose_config: Compose) -> None:
+    """Every value of every parameter; and an experiment that sweeps does so with `-m` alone."""
+    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params", default={})
+    name = file.relative_to(ROOT / "conf/experiment").with_suffix("")
+    for key, values in params.items():
+        options = str(values).removeprefix("choice(").removesuffix(")").split(",")
+        assert len(options) > 1
+        for option in options:
+            config = compose_config(f"experiment={name}", f"{key}={option.strip()}")
+            assert config.task_name == "train"
+    assert bool(params) == (file.stem not in ("ag_news", "baseline", "attention"))
+
+
+def test_the_notebooks_own_protocol(tiny_config: Compose, tmp_path: Path) -> None:
+    """Validation is the test set, and its best epoch by accuracy is the score; padding counts."""
+    config = tiny_config("experiment=notebook/baseline", "protocol=notebook", f"paths.run_dir={tmp_path}")
+    assert config.tokenizer.max_length == 128 and config.model.count_padding
+    metrics = train(config)
+    assert (
+        metrics["val/acc"]
+        == metrics["test/acc"]
+        == pytest.approx(
+            max(float(row["val/acc"]) for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["val/acc"])
+        )
+    )
+
+
+def test_the_notebooks_short_tables_of_positions_run(tiny_config: Compose, tmp_path: Path) -> None:
+    short = ["experiment=notebook/positions", "pe=learned", "pe.max_len=5", f"paths.run_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"pe.max_len=5 has no vector for every token of articles of up to 128"):
+        train(tiny_config(*short))
+    assert train(tiny_config(*short, "pe.beyond=zero"))["test/acc"] >= 0
+
+
+def test_a_search_does_not_read_the_test_set(tiny_config: Compose, tmp_path: Path) -> None:
+    metrics = train(tiny_config("experiment=notebook/search", f"paths.run_dir={tmp_path}"))
+    assert not any(key.startswith("test/") for key in metrics) and "val/acc" in metrics
+    assert not (tmp_path / "predictions.parquet").exists() and (tmp_path / "metrics.json").exists()
 
 
 def test_the_notebooks_baseline_is_what_the_notebook_ran(compose_config: Compose) -> None:

@@ -56,6 +56,15 @@ def test_padding_changes_nothing(model: str, pe: str, pooling: str) -> None:
     torch.testing.assert_close(classifier(ids.masked_fill(~mask, 9), mask), logits, atol=1e-6, rtol=0)
 
 
+def test_counted_padding_is_the_notebooks_mean_over_all_positions() -> None:
+    model = build("bag", "none", "mean", count_padding=True)
+    ids, mask = batch([3, 7], width=7)
+    full = torch.nn.functional.pad(ids, (0, MAX_LENGTH - 7), value=PAD)
+    torch.testing.assert_close(model(ids, mask), model.head(model.embedding(full).mean(dim=1)))
+    attention = build("attention", "sinusoidal", "max", count_padding=True)
+    torch.testing.assert_close(attention(ids, mask), attention(*batch([3, 7], width=MAX_LENGTH)))
+
+
 @pytest.mark.parametrize(("model", "pe", "pooling"), EVERY)
 def test_every_parameter_learns(model: str, pe: str, pooling: str) -> None:
     classifier = build(model, pe, pooling).train()

@@ -1,8 +1,10 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from attnlab.errors import UserError
 from attnlab.model.positional import ALiBi, Learned, PositionalEncoding, Rotary, Sinusoidal
 
 
@@ -21,6 +23,27 @@ def test_learned_has_a_row_for_each_position() -> None:
     encoding = Learned(8, num_heads=1, max_length=20)
     assert [tuple(parameter.shape) for parameter in encoding.parameters()] == [(20, 8)]
     assert torch.equal(encoding.embed(torch.zeros(1, 20, 8))[0], encoding.table)
+
+
+def test_learned_may_end_early_and_then_adds_nothing() -> None:
+    encoding = Learned(8, num_heads=1, max_length=20, max_len=5, beyond="zero")
+    added = encoding.embed(torch.zeros(1, 20, 8))[0]
+    assert torch.equal(added[:5], encoding.table) and encoding.table.shape == (5, 8) and not added[5:].any()
+    assert torch.equal(encoding.embed(torch.zeros(1, 3, 8))[0], encoding.table[:3])
+    assert Learned(8, 1, max_length=20, max_len=50).table.shape == (20, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_len": 5}, "pe.max_len=5 has no vector for every token of articles of up to 20: use pe.max_len=null"),
+        ({"max_len": 0, "beyond": "zero"}, "pe.max_len=0"),
+        ({"beyond": "foo"}, "pe.beyond=foo is unknown; choose error or zero"),
+    ],
+)
+def test_a_table_that_is_too_short_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Learned(8, num_heads=1, max_length=20, **arguments)
 
 
 @pytest.mark.parametrize("head_width", [2, 5, 8])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.errors import UserError
 from attnlab.model.attention import Block, attention_score_mask
@@ -26,6 +27,7 @@ class TextClassifier(nn.Module):
         layer_norm: normalise what goes into each layer and, with blocks, what comes out of the last.
         residual: let each layer add to its input rather than replace it.
         dropout: share of values dropped after embedding, in attention, after each layer and before the head.
+        count_padding: pad to `max_length` and let pooling count the padding, as the notebook did.
 
     Raises:
         UserError: settings that contradict each other.
@@ -47,6 +49,7 @@ class TextClassifier(nn.Module):
         layer_norm: bool = False,
         residual: bool = False,
         dropout: float = 0.0,
+        count_padding: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim < 1:
@@ -60,6 +63,7 @@ class TextClassifier(nn.Module):
                 f"pe={type(self.pe).__name__.lower()} acts inside attention and this model has none; "
                 "use pe=none, sinusoidal or learned, or model=attention"
             )
+        self.pad_id, self.max_length, self.count_padding = pad_id, max_length, count_padding
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(
@@ -78,11 +82,15 @@ class TextClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
+        if self.count_padding:
+            missing = (0, self.max_length - input_ids.size(1))
+            input_ids, attention_mask = F.pad(input_ids, missing, value=self.pad_id), F.pad(attention_mask, missing)
         x = self._embed(input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         for block in self.blocks:
             x = block(x, score_mask, self.pe)
-        return self.head(self.dropout(self.pooling(self.norm(x), attention_mask)))
+        pooled = torch.ones_like(attention_mask) if self.count_padding else attention_mask
+        return self.head(self.dropout(self.pooling(self.norm(x), pooled)))
 
     @torch.no_grad()
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.errors import UserError
 
@@ -58,15 +59,35 @@ class Sinusoidal(PositionalEncoding):
 
 
 class Learned(PositionalEncoding):
-    """One trained vector a position, added to the embeddings (Gehring et al., 2017)."""
+    """One trained vector a position, added to the embeddings (Gehring et al., 2017).
 
-    def __init__(self, embed_dim: int, num_heads: int, max_length: int) -> None:
+    Args:
+        max_len: how many positions have a vector; all of them where None.
+        beyond: "error" refuses a `max_len` below `max_length`, "zero" leaves the tokens after it without a position:
+            what became of the notebook's table of 5 rows on a device that reads zeros out of range.
+
+    Raises:
+        UserError: `max_len` is below `max_length` and `beyond` is not "zero".
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, max_length: int, max_len: int | None = None, beyond: str = "error"
+    ) -> None:
         super().__init__(embed_dim, num_heads, max_length)
-        self.table = nn.Parameter(torch.empty(max_length, embed_dim))
+        size = max_length if max_len is None else min(max_len, max_length)
+        if beyond not in ("error", "zero"):
+            raise UserError(f"pe.beyond={beyond} is unknown; choose error or zero")
+        if size < 1 or (size < max_length and beyond == "error"):
+            raise UserError(
+                f"pe.max_len={max_len} has no vector for every token of articles of up to {max_length}: use "
+                f"pe.max_len=null, a smaller tokenizer.max_length, or pe.beyond=zero to do without after the first ones"
+            )
+        self.table = nn.Parameter(torch.empty(size, embed_dim))
         nn.init.normal_(self.table, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
-        return x + self.table[: x.size(1)]
+        table = self.table[: x.size(1)]
+        return x + F.pad(table, (0, 0, 0, x.size(1) - len(table)))
 
 
 class Rotary(PositionalEncoding):

@@ -22,9 +22,11 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
 
 
-def write_results(folder: Path, metrics: Metrics, predictions: Predictions, label_names: list[str]) -> None:
-    """Write metrics.json, predictions.parquet, per_class.csv and figures/confusion_matrix.png."""
+def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:
+    """Write metrics.json and, of a run that was tested, predictions.parquet, per_class.csv and the confusion matrix."""
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    if predictions is None:
+        return
     _write_predictions(folder / "predictions.parquet", predictions, label_names)
     _write_per_class(folder / "per_class.csv", predictions, label_names)
     (folder / "figures").mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ HARMLESS_WARNINGS = (
 
 
 def train(cfg: DictConfig) -> results.Metrics:
-    """Train the model that `cfg` describes, test its best checkpoint once, and write the run's folder.
+    """Train the model that `cfg` describes, test its best checkpoint (with `test`), and write the run's folder.
 
     Returns:
         what `metrics.json` holds.
@@ -68,11 +68,16 @@ def train(cfg: DictConfig) -> results.Metrics:
             trainer.fit(module, datamodule)
         except MisconfigurationException as error:
             raise UserError(str(error)) from error
-        return _finish(trainer, module, datamodule, timer, run_dir)
+        return _finish(config, trainer, module, datamodule, timer, run_dir)
 
 
 def _finish(
-    trainer: Trainer, module: TextClassification, datamodule: TextDataModule, timer: Timer, run_dir: Path
+    config: dict[str, Any],
+    trainer: Trainer,
+    module: TextClassification,
+    datamodule: TextDataModule,
+    timer: Timer,
+    run_dir: Path,
 ) -> results.Metrics:
     """Evaluate the best checkpoint and write everything down."""
     train_seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
@@ -91,9 +96,11 @@ def _finish(
         metrics |= torch.load(best, map_location="cpu", weights_only=True)["metrics"]
     else:  # fast_dev_run keeps no checkpoint; its last weights are its best
         metrics |= validation_metrics(trainer)
-    metrics |= trainer.test(module, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)[0]
+    predictions = None
+    if config["test"]:
+        metrics |= trainer.test(module, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)[0]
+        predictions = module.predictions()
     metrics |= datamodule.ceilings
-    predictions = module.predictions()
     if trainer.is_global_zero:
         results.write_results(run_dir, metrics, predictions, datamodule.label_names)
         if (run_dir / "metrics.csv").exists():

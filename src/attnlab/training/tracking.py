@@ -53,14 +53,28 @@ def log_results(
     logger: WandbLogger,
     run_dir: Path,
     metrics: dict[str, float],
-    predictions: Predictions,
+    predictions: Predictions | None,
     texts: list[str],
     label_names: list[str],
 ) -> None:
-    """Send the final metrics, the confusion matrix, the most confident mistakes, tokenizer and best checkpoint."""
+    """Send the final metrics, tokenizer and best checkpoint; of a tested run what `_log_predictions` sends too."""
     import wandb
 
     run = logger.experiment
+    run.summary.update(metrics)
+    if predictions is not None:
+        _log_predictions(run, predictions, texts, label_names)
+    artifact = wandb.Artifact(f"model-{run.id}", type="model")
+    for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
+        if file.exists():  # a debug run keeps no checkpoint
+            artifact.add_file(str(file))
+    run.log_artifact(artifact)
+
+
+def _log_predictions(run: Any, predictions: Predictions, texts: list[str], label_names: list[str]) -> None:
+    """The confusion matrix and the most confident mistakes."""
+    import wandb
+
     confidence, predicted = predictions.probabilities.max(dim=1)
     labels = predictions.labels
     matrix = wandb.plot.confusion_matrix(
@@ -75,10 +89,4 @@ def log_results(
             for i in wrong
         ],
     )
-    run.summary.update(metrics)
     run.log({"test/confusion_matrix": matrix, "test/confident_mistakes": mistakes})
-    artifact = wandb.Artifact(f"model-{run.id}", type="model")
-    for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
-        if file.exists():  # a debug run keeps no checkpoint
-            artifact.add_file(str(file))
-    run.log_artifact(artifact)

@@ -1,0 +1,240 @@
+"""From finished runs to conclusions: which setting is better than which, and what makes the answer doubtful."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig
+
+from attnlab.config import resolve
+from attnlab.errors import UserError
+from attnlab.paths import make_run_dir
+from attnlab.study.factors import ABSENT, Factors, find_factors, short_name
+from attnlab.study.runs import Run, correctness, read_runs
+from attnlab.study.statistics import compare_settings, summarise
+
+METRICS = ("test/acc", "test/f1", "test/f1_macro", "test/loss", "val/acc", "val/loss")
+COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings against a reference.
+
+    Attributes:
+        by: the factors that make a setting.
+        reference: the reference's value of each.
+        rows: a row for each setting by its name, the reference first: the factors, `runs`, `<metric> mean`, `sd`, `low`
+            and `high` (95 % interval of the mean) of each metric, mean costs, what `compare_settings` says, `verdict`.
+        names: the name of each run's setting, by the run's number; runs that take no part are left out.
+    """
+
+    by: list[str]
+    reference: dict[str, str]
+    rows: pd.DataFrame
+    names: pd.Series
+
+    @property
+    def title(self) -> str:
+        return f"Only {self.by[0]} differs" if len(self.by) == 1 else "All settings"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a report shows: the comparison asked for, then each factor by itself with all else equal, and caveats."""
+
+    runs: list[Run]
+    metric: str
+    alpha: float
+    comparisons: list[Comparison]
+    warnings: list[str]
+
+
+def compare(cfg: DictConfig) -> Study:
+    """Compare the finished runs below `cfg.runs` and write a folder with tables, figures and a page.
+
+    Raises:
+        UserError: there is nothing to compare, or `by`, `reference` or `metric` name nothing that is there.
+    """
+    from attnlab.study.report import print_report, write_report  # matplotlib waits until the arguments are checked
+
+    config = resolve(cfg)
+    folders, by, reference = (
+        [value] if isinstance(value, str) else value for value in (config["runs"], config["by"], config["reference"])
+    )
+    study = make_study([Path(folder) for folder in folders], by, reference, config["metric"], config["alpha"])
+    folder = make_run_dir(config)
+    write_report(folder, study)
+    print_report(folder, study)
+    return study
+
+
+def make_study(
+    folders: Sequence[Path],
+    by: list[str] | None = None,
+    reference: list[str] | None = None,
+    metric: str = "test/acc",
+    alpha: float = 0.05,
+) -> Study:
+    """Read the runs, find out what differs and compare.
+
+    Args:
+        folders: runs, multiruns or folders above them.
+        by: the factors of interest, all others held equal; None for every factor.
+        reference: values that single out a setting, `pe=none` or, where one factor is compared, `none`; None for the
+            setting from which the others differ least, the first of several.
+        metric: what "better" goes by; a key of metrics.json.
+        alpha: how often to see a difference where there is none, over all settings of a comparison.
+    """
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha={alpha} is a probability: give a number between 0 and 1, such as 0.05")
+    runs, warnings = read_runs(folders)
+    if lacking := [run for run in runs if metric not in run.metrics]:
+        known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
+        raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
+    factors = find_factors(runs)
+    names = list(factors.values) if by is None else [factors.named(name) for name in by]
+
+    repeated = factors.values.assign(seed=[run.config["seed"] for run in runs]).duplicated(keep="last")
+    if repeated.any():
+        warnings.append(f"{repeated.sum()} runs repeat another's settings and seed; the last of each counts")
+    scores = pd.DataFrame([run.metrics for run in runs])[~repeated]
+    correct = correctness(runs) if metric == "test/acc" else None
+    if metric == "test/acc" and correct is None:
+        warnings.append("predictions are missing or of different test articles: only the seeds could be asked")
+
+    comparer = _Comparer(runs, factors, scores, correct, metric, alpha)
+    main = comparer.compare(names, reference)
+    if main is None:
+        differing = ", ".join(factors.values)
+        raise UserError(f"by={','.join(names)}: no two runs differ in this alone; what differs: {differing}")
+    parts = [comparer.compare([name], None, main.reference.get(name)) for name in names] if len(names) > 1 else []
+    if len(main.names) < len(scores):
+        warnings.append(f"{len(scores) - len(main.names)} runs have no counterpart that differs in {names[0]} alone")
+    warnings += _caveats(runs, factors, main)
+    return Study(runs, metric, alpha, [main, *(part for part in parts if part is not None)], warnings)
+
+
+@dataclass(frozen=True)
+class _Comparer:
+    runs: list[Run]
+    factors: Factors
+    scores: pd.DataFrame  # a row for each run that counts
+    correct: np.ndarray | None  # [runs, articles]
+    metric: str
+    alpha: float
+
+    def compare(self, by: list[str], reference: list[str] | None, level: str | None = None) -> Comparison | None:
+        """Compare by these factors, runs being matched on all others and the seed; None where nothing matches.
+
+        Without a `reference` it is the one where the only factor is at `level`, if there is one.
+        """
+        values = self.factors.values.loc[self.scores.index]
+        settings = values[by].apply(tuple, axis=1) if by else pd.Series([()] * len(values), values.index)
+        seeds = pd.Series([str(self.runs[i].config["seed"]) for i in values.index], values.index)
+        others = [name for name in values if name not in by]
+        blocks = values[others].apply(lambda row: "|".join(row), axis=1) + "|" + seeds if others else seeds
+        if others:
+            shared = settings.groupby(blocks).transform("nunique") > 1
+            settings, blocks = settings[shared], blocks[shared]
+            if settings.empty:
+                return None
+        chosen = _pick_reference(by, list(dict.fromkeys(settings)), reference, level)
+        if others:  # a mean over runs without a counterpart would be one of something else
+            matched = blocks.isin(blocks[settings == chosen])
+            settings, blocks = settings[matched], blocks[matched]
+        names = settings.map({setting: _name(by, setting, chosen) for setting in settings.unique()})
+        rows = self._rows(by, chosen, settings, names, blocks)
+        return Comparison(by, dict(zip(by, chosen, strict=True)), rows, names)
+
+    def _rows(
+        self, by: list[str], chosen: tuple[str, ...], settings: pd.Series, names: pd.Series, blocks: pd.Series
+    ) -> pd.DataFrame:
+        reference = _name(by, chosen, chosen)
+        table = {}
+        for name in sorted(names.unique(), key=lambda name: name != reference):
+            mine = self.scores.loc[names.index[names == name]]
+            row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine)}
+            for metric in dict.fromkeys((self.metric, *METRICS)):
+                if metric in mine:
+                    row |= {f"{metric} {key}": value for key, value in summarise(mine[metric]).items()}
+            table[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
+        values = pd.DataFrame({"setting": names, "block": blocks, "value": self.scores.loc[names.index, self.metric]})
+        correct = None
+        if self.correct is not None:
+            correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
+        rows = pd.DataFrame.from_dict(table, orient="index")
+        rows = rows.join(compare_settings(values, reference, correct, self.alpha))
+        noun = "seed" if len(self.factors.values.columns) == len(by) else "pair"
+        rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
+        rows.loc[reference, "verdict"] = "reference"
+        return rows
+
+    def _verdict(self, row: pd.Series, noun: str) -> str:
+        if pd.isna(row.get("p")):
+            return "no counterpart to compare with" if pd.isna(row.get("pairs")) else f"one {noun} can't show anything"
+        pairs = f"{row['pairs']:.0f} {noun}{'s' if row['pairs'] != 1 else ''}"
+        if row["p_holm"] < self.alpha:
+            good = (row["difference"] > 0) == is_higher_better(self.metric)
+            return ("better" if good else "worse") + (f" on these articles; {pairs} only" if row["pairs"] == 1 else "")
+        smallest = in_points(self.metric, row["detectable"])
+        return f"no difference that {pairs} can show (smallest that they could: {smallest})"
+
+
+def is_higher_better(metric: str) -> bool:
+    return not metric.endswith("loss")
+
+
+def in_points(metric: str, value: float) -> str:
+    """A difference of shares in points, any other as it is."""
+    return f"{value:.3f}" if metric.endswith("loss") else f"{100 * value:.1f} points"
+
+
+def _pick_reference(
+    by: list[str], settings: list[tuple[str, ...]], wanted: list[str] | None, level: str | None
+) -> tuple[str, ...]:
+    if wanted is None:
+        if (level,) in settings:
+            return (level,)  # type: ignore[return-value]
+        return min(settings, key=lambda a: sum(x != y for b in settings for x, y in zip(a, b, strict=True)))
+    if by and len(by) == 1 and len(wanted) == 1 and "=" not in wanted[0]:
+        wanted = [f"{by[0]}={wanted[0]}"]
+    keys = [short_name(key, by) for key in by]
+    as_given = {setting: [f"{key}={value}" for key, value in zip(keys, setting, strict=True)] for setting in settings}
+    asked = {f"{short_name(key, by)}={value}" for key, _, value in (each.partition("=") for each in wanted)}
+    found = [setting for setting, given in as_given.items() if asked <= set(given)]
+    if len(found) != 1:
+        what = f"fits {len(found)} settings" if found else "fits no setting"
+        listed = "; ".join(", ".join(as_given[setting]) for setting in (found or settings)[:8])
+        raise UserError(f"reference={','.join(wanted)} {what}; give values that single one out of: {listed}")
+    return found[0]
+
+
+def _name(by: list[str], setting: tuple[str, ...], reference: tuple[str, ...]) -> str:
+    """A single factor's value, or the values of several in which a setting differs from the reference."""
+    if len(by) == 1:
+        return setting[0]
+    pairs = [(short_name(key, by), own) for key, own, other in zip(by, setting, reference, strict=True) if own != other]
+    told = [pair for pair in pairs if pair[1] != ABSENT] or pairs
+    return ", ".join(f"{key}={value}" for key, value in told) or "reference"
+
+
+def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
+    """What makes a comparison unfair, one line each."""
+    warnings = [
+        f"{factor} always changes together with {', '.join(others)}: the difference may come from any of them"
+        for factor, others in factors.companions.items()
+        if others
+    ]
+    if data := factors.differing_data():
+        warnings.append(f"the runs differ in their data or its splits: {', '.join(data)}")
+    if budget := factors.differing_budget():
+        warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
+    if on_test := sum(run.config["data"].get("validation") == "test" for run in runs):
+        warnings.append(f"{on_test} runs were selected on the test set (data.validation=test): optimistic scores")
+    seeds = pd.Series([str(runs[i].config["seed"]) for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
+    if any(seed != seeds.iloc[0] for seed in seeds):
+        warnings.append("not every setting was run with the same seeds; those in common are compared")
+    return warnings

@@ -1,0 +1,137 @@
+"""The figures of a comparison."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from attnlab.study.comparison import Comparison, Study, is_higher_better
+
+ACCENT, QUIET = "#1f5fa8", "#8a8f98"
+MAX_CURVES = 10  # more lines than that can't be told apart
+STYLE: dict[str, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 9,
+    "svg.hashsalt": "attnlab",  # the same file for the same runs
+}
+
+
+def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
+    """Write each figure as PNG and SVG and return the SVG files below their titles."""
+    folder.mkdir(exist_ok=True)
+    drawn: dict[str, list[Path]] = {}
+    with matplotlib.rc_context(STYLE):
+        for comparison in study.comparisons:
+            name = comparison.by[0] if len(comparison.by) == 1 else "all"
+            figures = {f"scores_{name}": draw_scores(study, comparison)}
+            if len(comparison.rows) > 1 and "train/seconds" in comparison.rows and comparison is study.comparisons[0]:
+                figures[f"time_{name}"] = draw_time(study, comparison)
+            alone = len(comparison.by) == 1 or len(study.comparisons) == 1
+            if alone and all(len(study.runs[i].curve()) for i in comparison.names.index):
+                figures[f"curves_{name}"] = draw_curves(study, comparison)
+            for stem, figure in figures.items():
+                figure.savefig(folder / f"{stem}.png", dpi=150)
+                figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
+                drawn.setdefault(comparison.title, []).append(folder / f"{stem}.svg")
+    return drawn
+
+
+def draw_scores(study: Study, comparison: Comparison) -> Figure:
+    """The metric by setting: the mean with its 95 % interval, and every run as a dot."""
+    rows, metric = comparison.rows, study.metric
+    figure = Figure(figsize=(6.2, 0.34 * len(rows) + 1.1), layout="constrained")
+    axes = figure.add_subplot(title=comparison.title, xlabel=f"{metric} (mean, 95 % interval, single seeds)")
+    for y, (name, row) in enumerate(rows.iterrows()):
+        color = QUIET if y == 0 else ACCENT
+        values = _values(study, comparison, str(name), metric)
+        axes.plot(values, [y] * len(values), ".", color=color, alpha=0.45, zorder=2)
+        if np.isfinite(row[f"{metric} low"]):
+            axes.hlines(y, row[f"{metric} low"], row[f"{metric} high"], color=color, linewidth=1.6, zorder=3)
+        axes.plot(row[f"{metric} mean"], y, "D", color=color, markersize=5, zorder=4)
+    axes.axvline(rows[f"{metric} mean"].iloc[0], color=QUIET, linestyle=":", zorder=1)
+    axes.set_yticks(range(len(rows)), [_wrapped(str(name)) for name in rows.index])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _frame(axes, rows, metric)
+    return figure
+
+
+def _frame(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
+    """A wide interval of two seeds must not squeeze all others together."""
+    means, heights = rows[f"{metric} mean"], (rows[f"{metric} high"] - rows[f"{metric} low"]).dropna()
+    margin = max(0.12 * (means.max() - means.min()), 2 * float(heights.median()) if len(heights) else 0.0, 1e-3)
+    axes.set_xlim(means.min() - margin, means.max() + margin)
+
+
+def draw_time(study: Study, comparison: Comparison) -> Figure:
+    """The metric against the training time; named is what nothing else beats in both."""
+    rows, metric = comparison.rows, study.metric
+    figure = Figure(figsize=(6.2, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="training time, seconds", ylabel=metric, xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    sign = 1 if is_higher_better(metric) else -1
+    for i, (name, row) in enumerate(rows.iterrows()):
+        seconds, score = row["train/seconds"], row[f"{metric} mean"]
+        better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)
+        named = not better.any() or i == 0
+        mine = comparison.names.index[comparison.names == name]
+        axes.plot(
+            [study.runs[k].metrics["train/seconds"] for k in mine],
+            [study.runs[k].metrics[metric] for k in mine],
+            ".",
+            color=ACCENT if named else QUIET,
+            alpha=0.4,
+        )
+        axes.plot(seconds, score, "D", color=ACCENT if named else QUIET, markersize=5)
+        if named:
+            right = seconds > math.sqrt(rows["train/seconds"].min() * rows["train/seconds"].max())
+            axes.annotate(
+                _wrapped(str(name)),
+                (seconds, score),
+                xytext=(-7 if right else 7, 4),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                fontsize=8,
+            )
+    axes.set_title("Score against time; named: the reference, and what nothing beats in both", fontsize=9)
+    return figure
+
+
+def draw_curves(study: Study, comparison: Comparison) -> Figure:
+    """Validation accuracy by epoch: the mean over runs and a band of one standard deviation."""
+    figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+    axes = figure.add_subplot(title="Learning curves", xlabel="epoch", ylabel="val/acc")
+    shown = list(comparison.rows.index[:MAX_CURVES])
+    for color, name in zip(matplotlib.colormaps["tab10"].colors, shown, strict=False):  # type: ignore[attr-defined]
+        curves = [study.runs[i].curve() for i in comparison.names.index[comparison.names == name]]
+        together = pd.concat([curve.set_index("epoch")["val/acc"] for curve in curves], axis=1)
+        # Runs stop at epochs of their own: where one has ended, the mean would be one of the others alone.
+        together = together.dropna()
+        mean, sd = together.mean(axis=1), together.std(axis=1).fillna(0)
+        axes.plot(mean.index, mean, color=color, label=_wrapped(str(name)), marker="." if len(mean) == 1 else None)
+        axes.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
+    left_out = len(comparison.rows) - len(shown)
+    title = f"{left_out} more not shown" if left_out else None
+    axes.legend(fontsize=8, title=title, loc="lower right" if len(shown) <= 6 else "center left", ncols=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _values(study: Study, comparison: Comparison, name: str, metric: str) -> list[float]:
+    return [study.runs[i].metrics[metric] for i in comparison.names.index[comparison.names == name]]
+
+
+def _wrapped(name: str) -> str:
+    """A long name in lines of two settings each."""
+    pairs = name.split(", ")
+    return "\n".join(", ".join(pairs[i : i + 2]) for i in range(0, len(pairs), 2))

@@ -1,0 +1,141 @@
+"""A comparison as files: comparison.csv, comparison.md, figures and one page that holds everything, comparison.html."""
+
+import base64
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attnlab.study.comparison import METRICS, Comparison, Study, is_higher_better
+from attnlab.study.figures import draw_figures
+
+METHOD = """Runs that differ in nothing but the seed make one setting; ± is half of the 95 % interval of its mean
+over seeds. A difference is called "better" or "worse" only if two tests agree, after Holm's correction for the
+number of settings: one over seeds (a linear model of the score with an effect of each setting and each seed; the
+paired t-test where there are two settings), one over the test articles (McNemar's exact test for one pair of runs,
+a paired bootstrap for more). The interval of a difference is that of the less certain test, before the correction.
+"Smallest that they could" is the true difference that would be found in 80 % of such studies."""
+
+
+def write_report(folder: Path, study: Study) -> None:
+    """Write everything into `folder`."""
+    figures = draw_figures(folder / "figures", study)
+    tables = [comparison.rows.assign(comparison=comparison.title) for comparison in study.comparisons]
+    table = pd.concat(tables).rename_axis("setting").reset_index()
+    table.insert(0, "comparison", table.pop("comparison"))
+    table.to_csv(folder / "comparison.csv", index=False)
+    (folder / "comparison.md").write_text(_markdown(folder, study, figures), encoding="utf-8")
+    (folder / "comparison.html").write_text(_page(study, figures), encoding="utf-8")
+
+
+def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
+    """A comparison as people read it: a dict of column and text for each setting."""
+    metric, difference = study.metric, difference_header(study.metric)
+    scale = 100 if "points" in difference else 1
+    shown = []
+    for name, row in comparison.rows.iterrows():
+        line = {"setting": str(name), "runs": f"{row['runs']:.0f}", metric: _mean(row, metric)}
+        line[difference] = line["p (Holm)"] = ""
+        if pd.notna(row.get("p")):
+            line[difference] = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(scale * row[["difference", "low", "high"]]))
+            line["p (Holm)"] = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
+        line["verdict"] = row["verdict"]
+        line["sd"] = _number(row[f"{metric} sd"], ".4f")
+        line |= {other: _mean(row, other) for other in METRICS if other != metric and f"{other} mean" in row}
+        line["parameters"] = _number(row.get("model/parameters"), ",.0f")
+        line["epochs"] = _number(row.get("train/epochs"), ".1f")
+        line["training, s"] = _number(row.get("train/seconds"), ",.1f")
+        line["samples/s"] = _number(row.get("train/samples_per_second"), ",.0f")
+        shown.append(line)
+    return shown
+
+
+def difference_header(metric: str) -> str:
+    return "difference" if metric.endswith("loss") else "difference, points"
+
+
+def print_report(folder: Path, study: Study) -> None:
+    """The caveats, the tables and the folder where everything lies."""
+    console = Console()
+    for warning in study.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
+    for comparison in study.comparisons:
+        console.print()
+        console.print(f"[bold]{comparison.title}[/]: {escape(_introduction(study, comparison))}", highlight=False)
+        columns = ("setting", "runs", study.metric, difference_header(study.metric), "verdict")
+        table = Table(*columns, pad_edge=False, box=None, padding=(0, 1, 1, 0))
+        for column in (1, 2, 3):
+            table.columns[column].justify = "right"
+        for line in display_rows(study, comparison):
+            good, bad = line["verdict"].startswith("better"), line["verdict"].startswith("worse")
+            style = "green" if good else "red" if bad else None
+            table.add_row(*(escape(line[column]) for column in columns), style=style)
+        console.print(table)
+    here = Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    console.print(f"Everything is in {shown}; comparison.html is the page to read", soft_wrap=True, highlight=False)
+
+
+def _introduction(study: Study, comparison: Comparison) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in comparison.reference.items() if value != "-")
+    direction = "higher" if is_higher_better(study.metric) else "lower"
+    return f"{len(comparison.names)} runs, {study.metric} ({direction} is better), reference {settings or 'none'}"
+
+
+def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
+    parts = ["# Comparison", *(f"> Warning: {warning}" for warning in study.warnings)]
+    for comparison in study.comparisons:
+        lines = display_rows(study, comparison)
+        cells = [list(lines[0]), ["---"] * len(lines[0])]
+        cells += [[text.replace("|", "\\|") for text in line.values()] for line in lines]
+        parts += [f"## {comparison.title}", f"{_introduction(study, comparison)}."]
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+        for file in figures[comparison.title]:
+            parts.append(f"![{file.stem}]({file.relative_to(folder).with_suffix('.png')})")
+    return "\n\n".join([*parts, "## How to read this", METHOD]) + "\n"
+
+
+def _page(study: Study, figures: dict[str, list[Path]]) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files("attnlab.study").joinpath("page.html").read_text(encoding="utf-8"))
+    main = ["setting", "runs", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
+    sections = []
+    for comparison in study.comparisons:
+        rows = display_rows(study, comparison)
+        sections.append(
+            {
+                "title": comparison.title,
+                "introduction": _introduction(study, comparison),
+                "rows": rows,
+                "main": main,
+                "more": ["setting", *(column for column in rows[0] if column not in main)],
+                "figures": [(file.stem.replace("_", " "), _data_uri(file)) for file in figures[comparison.title]],
+            }
+        )
+    return template.render(
+        sections=sections,
+        warnings=study.warnings,
+        method=METHOD,
+        num_runs=len(study.runs),
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+        folders=[str(run.folder) for run in study.runs],
+    )
+
+
+def _mean(row: pd.Series, metric: str) -> str:
+    """With half of its 95 % interval where there is one."""
+    mean, half = row[f"{metric} mean"], (row[f"{metric} high"] - row[f"{metric} low"]) / 2
+    return f"{mean:.4f} ± {half:.4f}" if pd.notna(half) else f"{mean:.4f}"
+
+
+def _data_uri(svg: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None or pd.isna(value) else format(value, form)

@@ -1,0 +1,108 @@
+"""Finished runs, read from their folders."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from attnlab.config import resolve
+from attnlab.errors import UserError, first_line
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its settings, which files of `conf/` they came from where that is known, and its scores."""
+
+    folder: Path
+    config: dict[str, Any]
+    choices: dict[str, str]
+    metrics: dict[str, float]
+
+    def curve(self) -> pd.DataFrame:
+        """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""
+        file = self.folder / "metrics.csv"
+        table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+        if "val/acc" not in table:
+            return pd.DataFrame(columns=["epoch", "val/acc"])
+        table = table.dropna(subset="val/acc")
+        return table.assign(epoch=table["epoch"].astype(int) + 1)
+
+    def predictions(self) -> pd.DataFrame | None:
+        """`index`, `label` and `predicted` of the test articles, or None where the run kept none."""
+        file = self.folder / "predictions.parquet"
+        return pd.read_parquet(file, columns=["index", "label", "predicted"]) if file.is_file() else None
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """All finished training runs in these folders and below, in order of their names, and what was left out and why.
+
+    Raises:
+        UserError: a folder does not exist, or there is no finished run.
+    """
+    runs, unfinished = [], []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"runs={folder} is no folder; give a run, a multirun or any folder above them")
+        # A job that failed before it began has left Hydra's copy of its config alone.
+        files = {file.parent: file for file in folder.rglob("config.yaml") if file.parent.name != ".hydra"}
+        files = {file.parent.parent: file for file in folder.rglob(".hydra/config.yaml")} | files
+        for path in sorted(files, key=_natural):
+            config = _read_config(files[path])
+            if not {"model", "data", "seed"} <= config.keys():
+                continue  # of evaluate.py or compare.py
+            metrics = _read_metrics(path / "metrics.json")
+            if metrics is None:
+                unfinished.append(str(path.relative_to(folder)))
+            else:
+                runs.append(Run(path, config, _read_choices(path / ".hydra" / "hydra.yaml"), metrics))
+    if not runs:
+        raise UserError(f"no finished run below {', '.join(map(str, folders))}: one has config.yaml and metrics.json")
+    warnings = [f"unfinished or failed, left out: {', '.join(unfinished)}"] if unfinished else []
+    return runs, warnings
+
+
+def correctness(runs: list[Run]) -> npt.NDArray[np.bool_] | None:
+    """Which test articles each run got right: [runs, articles]; None where they were not tested on the same ones."""
+    tables = [run.predictions() for run in runs]
+    first = tables[0]
+    rows = []
+    for table in tables:
+        if table is None or first is None or not table[["index", "label"]].equals(first[["index", "label"]]):
+            return None
+        rows.append((table["label"] == table["predicted"]).to_numpy())
+    return np.stack(rows)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Job 10 comes after job 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.load(file)
+        return resolve(config) if isinstance(config, DictConfig) and file.parent.name != ".hydra" else dict(config)
+    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException, TypeError) as error:
+        raise UserError(f"{file} can't be read: {first_line(error)}") from error
+
+
+def _read_metrics(file: Path) -> dict[str, float] | None:
+    """None for a run that has not come to its end, or was killed while it wrote."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _read_choices(file: Path) -> dict[str, str]:
+    choices = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.choices") if file.is_file() else None
+    return {key: value for key, value in (choices or {}).items() if value is not None}

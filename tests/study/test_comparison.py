@@ -1,0 +1,189 @@
+import shutil
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attnlab.errors import UserError
+from attnlab.study.comparison import make_study
+from tests.study.fake import write_run, write_sweep
+
+POOLINGS = {"cls": 0.8, "max": 0.85, "mean": 0.802}
+
+
+def write_grid(folder: Path) -> Path:
+    """Two factors and three seeds; max pooling is better whatever the heads, the heads change nothing."""
+    rng = np.random.default_rng(1)
+    for job, (heads, pooling, seed) in enumerate(product((1, 2), POOLINGS, range(3))):
+        accuracy = POOLINGS[pooling] + 0.004 * rng.standard_normal()
+        changes = {"model.pooling": pooling, "model.num_heads": heads}
+        write_run(folder / str(job), changes, seed=seed, accuracy=accuracy, num_articles=4000)
+    return folder
+
+
+def test_one_factor_is_found_and_its_first_value_is_the_reference(tmp_path: Path) -> None:
+    study = make_study([write_sweep(tmp_path, "model.pooling", POOLINGS)])
+    (comparison,) = study.comparisons
+    assert comparison.by == ["model.pooling"] and comparison.reference == {"model.pooling": "cls"}
+    rows = comparison.rows
+    assert list(rows.index) == ["cls", "max", "mean"] and rows["runs"].tolist() == [5, 5, 5]
+    assert rows.loc["max", "difference"] == pytest.approx(0.05, abs=0.01)
+    assert rows.loc["cls", "verdict"] == "reference"
+    assert rows.loc["mean", "verdict"].startswith("no difference that 5 seeds can show (smallest that they could: ")
+    assert rows.loc["max", "model/parameters"] == 1234 and rows.loc["max", "train/seconds"] == 12
+    assert study.warnings == []
+
+
+def test_a_clear_difference_is_better_and_from_the_other_side_worse(tmp_path: Path) -> None:
+    folder = write_grid(tmp_path)
+    better = make_study([folder], ["pooling"]).comparisons[0].rows["verdict"]
+    assert better.to_dict()["max"] == "better"
+    worse = make_study([folder], ["model.pooling"], ["max"]).comparisons[0].rows
+    assert worse.index[0] == "max" and set(worse["verdict"][1:]) == {"worse"}
+    by_loss = make_study([folder], ["pooling"], metric="test/loss").comparisons[0].rows
+    assert by_loss.loc["max", "verdict"] == "better" and by_loss.loc["max", "difference"] < 0
+
+
+def test_a_factor_is_compared_with_all_else_equal(tmp_path: Path) -> None:
+    study = make_study([write_grid(tmp_path)], ["model.pooling"])
+    rows = study.comparisons[0].rows
+    assert rows["runs"].tolist() == [6, 6, 6] and rows.loc["max", "pairs"] == 6
+    write_run(tmp_path / "alone", {"model.pooling": "max", "model.num_heads": 10}, accuracy=0.1)
+    again = make_study([tmp_path], ["model.pooling"])
+    assert again.comparisons[0].rows.loc["max", "difference"] == pytest.approx(rows.loc["max", "difference"])
+    assert "1 runs have no counterpart that differs in model.pooling alone" in again.warnings
+
+
+def test_several_factors_are_compared_together_and_one_by_one(tmp_path: Path) -> None:
+    study = make_study([write_grid(tmp_path)])
+    assert [comparison.title for comparison in study.comparisons] == [
+        "All settings",
+        "Only model.pooling differs",
+        "Only model.num_heads differs",
+    ]
+    together, _, heads = (comparison.rows for comparison in study.comparisons)
+    assert len(together) == 6 and "pooling=max, num_heads=2" in together.index
+    assert heads["verdict"].tolist()[1].startswith("no difference that 9 pairs can show")
+
+
+def test_the_reference_is_the_setting_that_the_others_are_nearest_to(tmp_path: Path) -> None:
+    settings: list[dict[str, object]] = [{"model.num_heads": 1}, {"model.pooling": "max"}, {}, {"optimizer.lr": 0.1}]
+    for job, changes in enumerate(settings):
+        for seed in range(2):
+            write_run(tmp_path / f"{job}-{seed}", changes, seed=seed)
+    comparison = make_study([tmp_path]).comparisons[0]
+    assert comparison.reference == {"model.pooling": "cls", "model.num_heads": "2", "optimizer.lr": "0.001"}
+    assert list(comparison.rows.index) == ["reference", "num_heads=1", "pooling=max", "lr=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (
+            ["pooling=mean"],
+            "reference=pooling=mean fits 2 settings; .*: pooling=mean, num_heads=1; pooling=mean,",
+        ),
+        (["pooling=foo"], "fits no setting; give values that single one out of: pooling=cls, num_heads=1"),
+        (["max"], "fits no setting"),
+    ],
+)
+def test_a_reference_that_is_none_lists_what_there_is(reference: list[str], message: str, tmp_path: Path) -> None:
+    folder = write_grid(tmp_path)
+    with pytest.raises(UserError, match=message):
+        make_study([folder], None, reference)
+    chosen = make_study([folder], None, ["pooling=max", "model.num_heads=2"]).comparisons[0]
+    assert chosen.reference == {"model.pooling": "max", "model.num_heads": "2"}
+
+
+def test_one_seed_is_asked_over_articles_alone_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", num_articles=4000)
+    write_run(tmp_path / "1", {"model.pooling": "max"}, accuracy=0.9, num_articles=4000)
+    row = make_study([tmp_path]).comparisons[0].rows.loc["max"]
+    assert row["verdict"] == "better on these articles; 1 seed only"
+    assert np.isnan(row["p_seeds"]) and row["p_articles"] < 1e-6
+
+
+def test_runs_of_one_setting_are_summed_up(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / str(seed), seed=seed, accuracy=0.8 + seed / 100)
+    (comparison,) = make_study([tmp_path]).comparisons
+    assert list(comparison.rows.index) == ["reference"] and comparison.rows["test/acc mean"].item() == 0.81
+
+
+def test_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(2))
+    (tmp_path / "0" / "metrics.json").unlink()
+    (tmp_path / "3" / "metrics.json").write_text('{"test/acc": 0.')  # killed while it wrote
+    (tmp_path / "9" / ".hydra").mkdir(parents=True)  # failed before it began
+    shutil.copy(tmp_path / "0" / "config.yaml", tmp_path / "9" / ".hydra" / "config.yaml")
+    study = make_study([tmp_path])
+    assert "unfinished or failed, left out: 0, 3, 9" in study.warnings and len(study.runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"data.validation": "test"}, "2 runs were selected on the test set"),
+        ({"data.validation": 0.2}, "the runs differ in their data or its splits: data.validation"),
+        ({"data.limit": 100}, "the runs differ in their training budget: data.limit"),
+        ({"trainer.max_epochs": 99}, "the runs differ in their training budget: trainer.max_epochs"),
+        ({"callbacks.early_stopping.patience": 3}, "training budget: callbacks.early_stopping"),
+        ({"optimizer.lr": 0.1}, "model.pooling always changes together with optimizer.lr"),
+    ],
+)
+def test_an_unfair_comparison_is_called_one(changes: dict[str, object], warning: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", seed=seed)
+        write_run(tmp_path / f"b{seed}", {"model.pooling": "max", **changes}, seed=seed)
+    assert warning in "\n".join(make_study([tmp_path]).warnings)
+
+
+def test_seeds_that_differ_and_runs_that_repeat_are_called_so(tmp_path: Path) -> None:
+    for name, pooling, seed in (("a", "cls", 0), ("b", "cls", 1), ("c", "cls", 1), ("d", "max", 0), ("e", "max", 2)):
+        write_run(tmp_path / name, {"model.pooling": pooling}, seed=seed, accuracy=0.9 if name == "c" else 0.8)
+    study = make_study([tmp_path])
+    assert any(warning.startswith("1 runs repeat another's settings") for warning in study.warnings)
+    assert any(warning.startswith("not every setting was run with the same seeds") for warning in study.warnings)
+    assert study.comparisons[0].rows.loc["cls", "test/acc mean"] == pytest.approx(0.85)  # the last one counts
+
+
+@pytest.mark.parametrize("fault", ["missing", "other articles"])
+def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_path: Path) -> None:
+    write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
+    file = tmp_path / "1" / "predictions.parquet"
+    table = pd.read_parquet(file)
+    file.unlink()
+    if fault == "other articles":
+        table.assign(index=table["index"] + 1).to_parquet(file)
+    study = make_study([tmp_path])
+    assert "only the seeds could be asked" in "\n".join(study.warnings)
+    assert study.comparisons[0].rows["p_articles"].isna().all() and study.comparisons[0].rows["p"].notna().sum() == 2
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", "model.pooling", POOLINGS, seeds=[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="runs=nowhere is no folder"):
+        make_study([Path("nowhere")])
+    with pytest.raises(UserError, match=r"no finished run below .*empty: one has config.yaml and metrics.json"):
+        make_study([tmp_path / "empty"])
+    with pytest.raises(UserError, match=r"metric=test/foo is not in .*; choose one of test/acc, test/f1, test/loss"):
+        make_study([sweep], metric="test/foo")
+    with pytest.raises(UserError, match="alpha=5 is a probability"):
+        make_study([sweep], alpha=5)
+    with pytest.raises(UserError, match=r"by=foo does not differ between these runs; what differs: model.pooling"):
+        make_study([sweep], ["foo"])
+    (sweep / "0" / "config.yaml").write_text("model: [")
+    with pytest.raises(UserError, match=r"0.config.yaml can't be read"):
+        make_study([sweep])
+
+
+def test_no_two_runs_may_differ_in_a_factor_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "0")
+    write_run(tmp_path / "1", {"model.pooling": "max"})
+    write_run(tmp_path / "2", {"model.pooling": "max", "optimizer.lr": 0.1, "trainer.max_epochs": 1})
+    write_run(tmp_path / "3", {"model.num_heads": 1, "optimizer.lr": 0.2})
+    with pytest.raises(UserError, match=r"by=model.num_heads: no two runs differ in this alone; what differs: model"):
+        make_study([tmp_path], ["num_heads"])

@@ -1,0 +1,124 @@
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attnlab.study.comparison import Study, make_study
+from attnlab.study.report import print_report, write_report
+from tests.study.fake import write_run, write_sweep
+from tests.study.test_comparison import POOLINGS, write_grid
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return make_study([write_grid(tmp_path_factory.mktemp("runs"))])
+
+
+@pytest.fixture(scope="module")
+def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(folder, study)
+    return folder
+
+
+def test_the_csv_holds_every_number(study: Study, report: Path) -> None:
+    table = pd.read_csv(report / "comparison.csv")
+    assert len(table) == sum(len(comparison.rows) for comparison in study.comparisons) == 6 + 3 + 2
+    assert {"comparison", "setting", "runs", "test/acc mean", "test/acc sd", "test/acc low", "test/acc high"} < set(
+        table
+    )
+    assert {"model/parameters", "train/seconds", "train/samples_per_second", "p_seeds", "p_articles"} < set(table)
+    found = table[table["setting"] == "pooling=max, num_heads=2"].iloc[0]
+    assert found["p_holm"] == study.comparisons[0].rows.loc["pooling=max, num_heads=2", "p_holm"]
+
+
+def test_the_markdown_shows_tables_and_figures_that_are_there(report: Path) -> None:
+    text = (report / "comparison.md").read_text()
+    assert "| pooling=max, num_heads=2 | 3 | 0.8" in text and "## Only model.pooling differs" in text
+    figures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert figures == [
+        "figures/scores_all.png",
+        "figures/time_all.png",
+        "figures/scores_model.pooling.png",
+        "figures/curves_model.pooling.png",
+        "figures/scores_model.num_heads.png",
+        "figures/curves_model.num_heads.png",
+    ]
+    assert all((report / figure).stat().st_size > 5000 for figure in figures)
+
+
+def test_the_page_needs_nothing_else(report: Path) -> None:
+    page = (report / "comparison.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 6
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == [] and "@import" not in page and "url(" not in page
+    assert "pooling=max, num_heads=2" in page and "worse" not in re.findall(r'<tr class="(\w+)"', page)
+
+
+def test_names_from_configs_stay_text(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "runs", "data.text", {"<script>x</script>|[red]": 0.8, "b": 0.8}, seeds=range(2))
+    study = make_study([tmp_path / "runs"])
+    write_report(tmp_path, study)
+    print_report(tmp_path, study)
+    assert "<script>" not in (tmp_path / "comparison.html").read_text()
+    assert "| <script>x</script>\\|[red] |" in (tmp_path / "comparison.md").read_text()
+
+
+def test_the_terminal_shows_verdicts_in_80_columns(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_report(tmp_path, study)
+    shown = capsys.readouterr().out
+    assert "better" in shown and "no difference that 9 pairs" in shown and "comparison.html is the page" in shown
+    assert max(len(line) for line in shown.splitlines() if "Everything is in" not in line) <= 80
+
+
+def test_a_loss_has_no_points(tmp_path: Path) -> None:
+    study = make_study([write_sweep(tmp_path / "runs", "model.pooling", POOLINGS)], metric="test/loss")
+    write_report(tmp_path, study)
+    assert "points" not in (tmp_path / "comparison.md").read_text()
+
+
+def test_runs_without_curves_or_speed_are_reported_too(tmp_path: Path) -> None:
+    for i, pooling in enumerate(("cls", "max")):
+        folder = write_run(tmp_path / "runs" / str(i), {"model.pooling": pooling})
+        (folder / "metrics.csv").unlink()
+        (folder / "metrics.json").write_text(json.dumps({"test/acc": 0.8 + i / 10}))
+    write_report(tmp_path, make_study([tmp_path / "runs"]))
+    assert "better" in (tmp_path / "comparison.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_page_at_any_width_and_prints_it(width: int, report: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium")
+    # A frame, as a window can't be narrower than 500 pixels.
+    page = (report / "comparison.html").read_text()
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "frame.html").write_text(
+        f'<iframe src="page.html" width="{width}" height="900" onload="const d=this.contentDocument;'
+        "document.title=JSON.stringify([d.documentElement.scrollWidth,"
+        '[...d.images].map(i=>i.naturalWidth)])"></iframe>'
+    )
+    command = [
+        *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+        *(
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--allow-file-access-from-files",
+            f"--user-data-dir={tmp_path}/user",
+        ),
+    ]
+    url = f"file://{tmp_path}"
+    shown = subprocess.run([*command, "--dump-dom", f"{url}/frame.html"], capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>(.*?)</title>", shown.stdout)
+    assert found is not None, shown.stderr
+    scroll_width, image_widths = json.loads(found[1])
+    assert scroll_width <= width and len(image_widths) == 6 and min(image_widths) > 100
+    subprocess.run([*command, f"--print-to-pdf={tmp_path}/page.pdf", f"{url}/page.html"], check=True, timeout=120)
+    assert 1 <= (tmp_path / "page.pdf").read_bytes().count(b"/Type /Page\n") <= 12
