@@ -149,12 +149,14 @@ def test_seeds_that_differ_and_runs_that_repeat_are_called_so(tmp_path: Path) ->
     assert study.comparisons[0].rows.loc["cls", "test/acc mean"] == pytest.approx(0.85)  # the last one counts
 
 
-@pytest.mark.parametrize("fault", ["missing", "other articles"])
+@pytest.mark.parametrize("fault", ["missing", "other articles", "cut off"])
 def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_path: Path) -> None:
     write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
     file = tmp_path / "1" / "predictions.parquet"
     table = pd.read_parquet(file)
     file.unlink()
+    if fault == "cut off":
+        file.write_bytes(b"PAR1")
     if fault == "other articles":
         table.assign(index=table["index"] + 1).to_parquet(file)
     study = make_study([tmp_path])

@@ -26,8 +26,9 @@ class Comparison:
     Attributes:
         by: the factors that make a setting.
         reference: the reference's value of each.
-        rows: a row for each setting by its name, the reference first: the factors, `runs`, `<metric> mean`, `sd`, `low`
-            and `high` (95 % interval of the mean) of each metric, mean costs, what `compare_settings` says, `verdict`.
+        rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
+            `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
+            says, `verdict`.
         names: the name of each run's setting, by the run's number; runs that take no part are left out.
     """
 
@@ -156,7 +157,8 @@ class _Comparer:
         table = {}
         for name in sorted(names.unique(), key=lambda name: name != reference):
             mine = self.scores.loc[names.index[names == name]]
-            row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine)}
+            seeds = len({str(self.runs[i].config["seed"]) for i in mine.index})
+            row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine), "seeds": seeds}
             for metric in dict.fromkeys((self.metric, *METRICS)):
                 if metric in mine:
                     row |= {f"{metric} {key}": value for key, value in summarise(mine[metric]).items()}

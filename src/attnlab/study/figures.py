@@ -103,6 +103,7 @@ def draw_time(study: Study, comparison: Comparison) -> Figure:
                 ha="right" if right else "left",
                 fontsize=8,
             )
+    axes.margins(y=0.15)  # room for the names
     axes.set_title("Score against time; named: the reference, and what nothing beats in both", fontsize=9)
     return figure
 

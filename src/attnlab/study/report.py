@@ -39,12 +39,13 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
     scale = 100 if "points" in difference else 1
     shown = []
     for name, row in comparison.rows.iterrows():
-        line = {"setting": str(name), "runs": f"{row['runs']:.0f}", metric: _mean(row, metric)}
+        line = {"setting": str(name), "seeds": f"{row['seeds']:.0f}", metric: _mean(row, metric)}
         line[difference] = line["p (Holm)"] = ""
         if pd.notna(row.get("p")):
             line[difference] = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(scale * row[["difference", "low", "high"]]))
             line["p (Holm)"] = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
         line["verdict"] = row["verdict"]
+        line["runs"] = f"{row['runs']:.0f}"
         line["sd"] = _number(row[f"{metric} sd"], ".4f")
         line |= {other: _mean(row, other) for other in METRICS if other != metric and f"{other} mean" in row}
         line["parameters"] = _number(row.get("model/parameters"), ",.0f")
@@ -67,7 +68,7 @@ def print_report(folder: Path, study: Study) -> None:
     for comparison in study.comparisons:
         console.print()
         console.print(f"[bold]{comparison.title}[/]: {escape(_introduction(study, comparison))}", highlight=False)
-        columns = ("setting", "runs", study.metric, difference_header(study.metric), "verdict")
+        columns = ("setting", "seeds", study.metric, difference_header(study.metric), "verdict")
         table = Table(*columns, pad_edge=False, box=None, padding=(0, 1, 1, 0))
         for column in (1, 2, 3):
             table.columns[column].justify = "right"
@@ -103,7 +104,7 @@ def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str
 def _page(study: Study, figures: dict[str, list[Path]]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("attnlab.study").joinpath("page.html").read_text(encoding="utf-8"))
-    main = ["setting", "runs", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
+    main = ["setting", "seeds", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
     sections = []
     for comparison in study.comparisons:
         rows = display_rows(study, comparison)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 
 
@@ -29,17 +28,18 @@ class Run:
 
     def curve(self) -> pd.DataFrame:
         """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""
-        file = self.folder / "metrics.csv"
-        table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
-        if "val/acc" not in table:
+        try:
+            table = pd.read_csv(self.folder / "metrics.csv", usecols=["epoch", "val/acc"]).dropna()
+        except (OSError, ValueError):  # none there, or of something else
             return pd.DataFrame(columns=["epoch", "val/acc"])
-        table = table.dropna(subset="val/acc")
         return table.assign(epoch=table["epoch"].astype(int) + 1)
 
     def predictions(self) -> pd.DataFrame | None:
-        """`index`, `label` and `predicted` of the test articles, or None where the run kept none."""
-        file = self.folder / "predictions.parquet"
-        return pd.read_parquet(file, columns=["index", "label", "predicted"]) if file.is_file() else None
+        """`index`, `label` and `predicted` of the test articles, or None where the run kept none that can be read."""
+        try:
+            return pd.read_parquet(self.folder / "predictions.parquet", columns=["index", "label", "predicted"])
+        except (OSError, ValueError):
+            return None
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -56,7 +56,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         files = {file.parent: file for file in folder.rglob("config.yaml") if file.parent.name != ".hydra"}
         files = {file.parent.parent: file for file in folder.rglob(".hydra/config.yaml")} | files
         for path in sorted(files, key=_natural):
-            config = _read_config(files[path])
+            config = _read_yaml(files[path])
             if not {"model", "data", "seed"} <= config.keys():
                 continue  # of evaluate.py or compare.py
             metrics = _read_metrics(path / "metrics.json")
@@ -87,11 +87,14 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """As it stands: `config.yaml` is resolved, and Hydra's own files refer to what only a running job knows."""
     try:
         config = OmegaConf.load(file)
-        return resolve(config) if isinstance(config, DictConfig) and file.parent.name != ".hydra" else dict(config)
-    except (OSError, UnicodeError, YAMLError, OmegaConfBaseException, TypeError) as error:
+        if not isinstance(config, DictConfig):
+            raise ValueError("no settings in it")
+        return cast(dict[str, Any], OmegaConf.to_container(config))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file} can't be read: {first_line(error)}") from error
 
 
@@ -104,5 +107,5 @@ def _read_metrics(file: Path) -> dict[str, float] | None:
 
 
 def _read_choices(file: Path) -> dict[str, str]:
-    choices = OmegaConf.select(OmegaConf.load(file), "hydra.runtime.choices") if file.is_file() else None
-    return {key: value for key, value in (choices or {}).items() if value is not None}
+    choices = _read_yaml(file)["hydra"]["runtime"]["choices"] if file.is_file() else {}
+    return {key: value for key, value in choices.items() if value is not None}

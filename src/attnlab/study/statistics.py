@@ -29,10 +29,10 @@ RESAMPLES = 4999
 Correct = Mapping[tuple[str, str], npt.NDArray[np.bool_]]
 
 
-def summarise(values: pd.Series, confidence: float = 0.95) -> dict[str, float]:
-    """Mean, standard deviation and the t-interval of the mean; one value alone has a mean only."""
+def summarise(values: pd.Series) -> dict[str, float]:
+    """Mean, standard deviation and the 95 % t-interval of the mean; one value alone has a mean only."""
     mean, sd = float(values.mean()), float(values.std(ddof=1))
-    half = sd / np.sqrt(len(values)) * stats.t.isf((1 - confidence) / 2, len(values) - 1)
+    half = sd / np.sqrt(len(values)) * stats.t.isf(0.025, len(values) - 1)
     return {"mean": mean, "sd": sd, "low": float(mean - half), "high": float(mean + half)}
 
 
