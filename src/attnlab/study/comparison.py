@@ -169,7 +169,8 @@ class _Comparer:
             correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
         rows = pd.DataFrame.from_dict(table, orient="index")
         rows = rows.join(compare_settings(values, reference, correct, self.alpha))
-        noun = "seed" if len(self.factors.values.columns) == len(by) else "pair"
+        others = self.factors.values.loc[names.index].drop(columns=by)
+        noun = "seed" if len(set(others.itertuples(index=False, name=None))) == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
         return rows
