@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,56 @@ def test_a_sweep_is_compared(tmp_path: Path) -> None:
     mistake = run("compare.py", f"runs={folder}", "by=pe", folder=tmp_path)
     assert mistake.returncode == 1
     assert "error: by=pe does not differ between these runs; what differs: model.pooling" in mistake.stderr
+
+
+def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
+    command = ["-m", "hparams_search=optuna", "hparams_search.n_trials=3", "model.embed_dim=8,12", *TINY[:-1]]
+    command += ["model.num_heads=2", "trainer.max_epochs=1"]
+    process = subprocess.Popen([sys.executable, str(ROOT / "src" / "train.py"), *command], cwd=tmp_path)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("logs/train/searches/*/1/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    (folder,) = (tmp_path / "logs" / "train" / "searches").iterdir()
+    first = (folder / "0" / "metrics.json").stat().st_mtime_ns
+    result = run("train.py", *command, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr and "Warning" not in result.stderr
+    assert "3 trials: " in result.stdout and "The best five" in result.stdout
+    assert (folder / "0" / "metrics.json").stat().st_mtime_ns == first
+    tested = list(folder.glob("*/predictions.parquet"))
+    assert tested == [folder / "best" / "predictions.parquet"]
+    found = re.search(r"python src/train\.py (--config-dir=\S+ experiment=best)", result.stdout)
+    assert found is not None
+    again = run("train.py", *found[1].split(), folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (rerun,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    best = json.loads((folder / "best" / "metrics.json").read_text())
+    assert json.loads((rerun / "metrics.json").read_text())["test/loss"] == pytest.approx(best["test/loss"], abs=1e-6)
+
+
+def test_two_jobs_of_a_search_run_at_once(tmp_path: Path) -> None:
+    at_once = ["hparams_search.n_trials=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=1"]
+    fixed = ["model.embed_dim=8", "model.num_heads=2"]
+    result = run("train.py", "-m", "hparams_search=random", *TINY, *at_once, *fixed, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("logs/train/searches/*/[01]/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hparams_search=optuna"], "error: a search is a multirun: python src/train.py -m hparams_search="),
+        (
+            ["-m", "hparams_search=optuna", "hparams_search.storage=foo://x"],
+            "error: hparams_search.storage=foo://x can't",
+        ),
+    ],
+)
+def test_a_mistake_in_a_search_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run("train.py", *arguments, *TINY, folder=tmp_path)
+    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

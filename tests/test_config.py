@@ -17,7 +17,7 @@ Compose = Callable[..., DictConfig]
 OPTIONS = {
     group.name: sorted(file.stem for file in group.glob("*.yaml"))
     for group in (ROOT / "conf").iterdir()
-    if group.is_dir() and group.name not in ("hydra", "paths", "callbacks", "experiment")
+    if group.is_dir() and group.name not in ("hydra", "paths", "callbacks", "experiment", "hparams_search")
 }
 # What an option needs before it can run here; None leaves it to the test that is named.
 SPECIAL: dict[str, list[str] | None] = {
@@ -62,7 +62,8 @@ def test_every_experiment_composes(experiment: str, compose_config: Compose) -> 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/experiment").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_sweep_of_an_experiment_composes(file: Path, compose_config: Compose) -> None:
     """Every value of every parameter; and an experiment that sweeps does so with `-m` alone."""
-    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params", default={})
+    own = OmegaConf.load(file)
+    params = OmegaConf.select(own, "hydra.sweeper.params") or OmegaConf.select(own, "hparams_search.space") or {}
     name = file.relative_to(ROOT / "conf/experiment").with_suffix("")
     for key, values in params.items():
         options = str(values).removeprefix("choice(").removesuffix(")").split(",")
@@ -95,7 +96,8 @@ def test_the_notebooks_short_tables_of_positions_run(tiny_config: Compose, tmp_p
 
 
 def test_a_search_does_not_read_the_test_set(tiny_config: Compose, tmp_path: Path) -> None:
-    metrics = train(tiny_config("experiment=notebook/search", f"paths.run_dir={tmp_path}"))
+    no_study = ["hparams_search.study_name=s", "callbacks.report_to_study=null"]
+    metrics = train(tiny_config("experiment=notebook/search", f"paths.run_dir={tmp_path}", *no_study))
     assert not any(key.startswith("test/") for key in metrics) and "val/acc" in metrics
     assert not (tmp_path / "predictions.parquet").exists() and (tmp_path / "metrics.json").exists()
 

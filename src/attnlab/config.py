@@ -15,6 +15,7 @@ EXECUTION_WHITELIST = [
     "attnlab.data.sources.*",
     "attnlab.data.tokenization.*",
     "attnlab.model.*",
+    "attnlab.search.pruning.ReportToStudy",
     "attnlab.training.callbacks.*",
     "attnlab.training.schedules.*",
     "attnlab.training.tracking.wandb_logger",
@@ -23,6 +24,8 @@ EXECUTION_WHITELIST = [
     "lightning.pytorch.profilers.*",
     "lightning.pytorch.trainer.trainer.Trainer",
     "lightning.pytorch.Trainer",
+    "optuna.pruners.*",
+    "optuna.samplers.*",
     "torch.optim.*",
     "torchmetrics.*",
 ]

@@ -18,7 +18,9 @@ Metrics = dict[str, float]
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """The resolved config, enough to run it again: `config.yaml`."""
+    """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
+    config = {key: value for key, value in config.items() if key != "hparams_search"}
+    config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
 
 

@@ -1,0 +1,43 @@
+"""A run that tells the search how it does, and ends when the search has seen enough."""
+
+import optuna
+from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.trial import Trial
+
+from attnlab.errors import UserError
+from attnlab.search.study import PRUNED_AFTER
+
+
+class ReportToStudy(Callback):
+    """Reports the monitored metric to Optuna after every validation, and ends the run when the pruner says so.
+
+    The trial is found by its number in the storage, so this works in any process on any machine that reaches it.
+
+    Args:
+        storage: URL of the study's storage.
+        study_name: the study in it.
+        trial: the trial's number, set by the search.
+        pruner: what decides.
+        monitor: key of the metric.
+
+    Raises:
+        UserError: there is no trial, as this is no multirun.
+    """
+
+    def __init__(
+        self, storage: str, study_name: str, trial: int | None, pruner: optuna.pruners.BasePruner, monitor: str
+    ) -> None:
+        if trial is None:
+            raise UserError("a search is a multirun: python src/train.py -m hparams_search=...")
+        study = optuna.load_study(study_name=study_name, storage=storage, pruner=pruner)
+        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)
+        self.trial, self.monitor = Trial(study, trial_id), monitor
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        epoch = trainer.current_epoch + 1
+        self.trial.report(float(trainer.callback_metrics[self.monitor]), step=epoch)
+        if epoch != trainer.max_epochs and self.trial.should_prune():
+            # Marked rather than raised: the run ends as one that stopped early, with its results on disk.
+            self.trial.set_user_attr(PRUNED_AFTER, epoch)
+            trainer.should_stop = True

@@ -1,0 +1,147 @@
+"""What a search found: tables, figures, the test of its best trial and the command that trains it again."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attnlab.search.study import REASON, SAME_AS, counted
+
+log = logging.getLogger(__name__)
+
+
+def report(study: optuna.Study, config: DictConfig, fixed: list[str]) -> None:
+    """Print the best five; write optimization_results.yaml, experiment/best.yaml and figures into its folder.
+
+    The best trial's checkpoint, and no other, is tested.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    console = Console()
+    states = [trial.state.name.lower() for trial in counted(study)]
+    console.print(f"{len(states)} trials: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states)))
+    if not finished:
+        console.print("no trial has finished, so there is no best one")
+        return
+    sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+    ranked = sorted(finished, key=lambda trial: sign * float(trial.value or 0))
+    best = ranked[0]
+    importances = _importances(study, len(finished))
+    _print_best(console, ranked[:5], config.monitor.metric)
+    scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config)
+    overrides = [*fixed, *(f"{name.split(' of ')[0]}={value}" for name, value in best.params.items())]
+    groups = set(config.hydra.runtime.choices) - {"hparams_search"}
+    _write_experiment(folder / "experiment" / "best.yaml", overrides, groups)
+    found = {
+        "name": "optuna",
+        "study": study.study_name,
+        "best_trial": best.number,
+        "best_value": best.value,
+        "best_params": best.params,
+        "test": scores,
+        "importances": importances,
+        "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
+    }
+    OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
+    _draw(folder / "figures", study)
+    console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
+    console.print(f"Train it again: python src/train.py --config-dir={folder} experiment=best", soft_wrap=True)
+    console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
+
+
+def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> None:
+    names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
+    table = Table("setting", *(f"#{trial.number}" for trial in ranked), title="The best five", title_justify="left")
+    table.add_row(f"[bold]{metric}", *(f"[bold]{trial.value:.4f}" for trial in ranked))
+    for name in names:
+        shown = [trial.params.get(name, "") for trial in ranked]
+        table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in shown))
+    console.print(table)
+
+
+def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
+    """The share of each setting in what the score varied by; empty where too little has finished to tell."""
+    if num_finished < 4:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental; few trials of a width
+        try:
+            return dict(get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()))
+        except (RuntimeError, ValueError) as error:
+            log.info("No importances: %s", error)
+            return {}
+
+
+def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
+    """Read the test set, once, with the best trial's checkpoint."""
+    from attnlab.training.evaluation import evaluate  # torch waits until something was searched
+
+    if not (folder / str(number) / "checkpoints" / "best.ckpt").is_file():
+        return {}
+    settings: dict[str, Any] = {
+        "task_name": "evaluate",
+        "ckpt_path": str(folder / str(number)),
+        "trainer": OmegaConf.to_container(config.trainer, resolve=True),
+        "paths": {**OmegaConf.to_container(config.paths, resolve=True), "run_dir": str(folder / "best")},  # type: ignore[dict-item]
+        "callbacks": {},
+        "logger": {},
+    }
+    settings["trainer"] |= {"enable_progress_bar": False}
+    return {key: value for key, value in evaluate(OmegaConf.create(settings)).items() if key.startswith("test/")}
+
+
+def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:
+    """The overrides as an experiment: choices of parts in its defaults, settings below them."""
+    defaults: list[Any] = []
+    settings = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "hparams_search":
+            continue
+        if key == "experiment":
+            defaults.insert(0, value)
+        elif key in groups:
+            defaults.append({f"override /{key}": value})
+        elif key.split(".")[0] != "hparams_search" and not override.startswith("~"):
+            settings.append(f"{key}={value}")
+    content = OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
+    content += OmegaConf.to_yaml(OmegaConf.from_dotlist(settings)) if settings else ""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"# @package _global_\n{content}", encoding="utf-8")
+
+
+def _draw(folder: Path, study: optuna.Study) -> None:
+    """History with pruned trials, parallel coordinates, slices and importances."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # that strings of digits look like numbers
+    from optuna.visualization import matplotlib as plots
+
+    folder.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn: dict[str, Any] = {
+            "history": plots.plot_optimization_history,
+            "intermediate_values": plots.plot_intermediate_values,
+            "parallel_coordinates": plots.plot_parallel_coordinate,
+            "slice": plots.plot_slice,
+            "importances": lambda study: plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator()),
+        }
+        for name, draw in drawn.items():
+            try:
+                axes = draw(study)
+            except (RuntimeError, ValueError) as error:  # too few trials to draw this from
+                log.info("No figure of %s: %s", name, error)
+                continue
+            figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")

@@ -1,0 +1,195 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from attnlab.errors import UserError
+from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS
+from attnlab.search.sweep import search
+from tests.search.test_study import compose_search
+
+Settings = dict[str, str]
+
+
+class FakeLauncher:
+    """Runs a function of the settings instead of a training."""
+
+    def __init__(self, config: DictConfig, objective: Callable[[Settings], Any]) -> None:
+        self.config, self.objective = config, objective
+        self.jobs: list[Settings] = []
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        assert initial_job_idx >= 0
+        returns = []
+        for overrides in job_overrides:
+            settings = dict(override.split("=", 1) for override in overrides)
+            self.jobs.append(settings)
+            result = JobReturn(status=JobStatus.COMPLETED)
+            try:
+                result.return_value = self.objective(settings)
+            except Exception as error:
+                result.status = JobStatus.FAILED
+                result.return_value = error
+            returns.append(result)
+        return returns
+
+    def run(self, *ranges: str) -> "FakeLauncher":
+        """`ranges` are what only a multirun takes on its command line."""
+        search(self.config, self, [*self.config.hydra.overrides.task, *ranges])  # type: ignore[arg-type]
+        return self
+
+    @property
+    def study(self) -> optuna.Study:
+        settings = self.config.hparams_search
+        return optuna.load_study(study_name=settings.study_name, storage=settings.storage)
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.study.trials]
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds; the test of the report draws them."""
+    if "the_best_is" not in request.node.name:
+        monkeypatch.setattr("attnlab.search.report._draw", lambda *_: None)
+
+
+def lr_is_the_loss(settings: Settings) -> float:
+    return float(settings["optimizer.lr"])
+
+
+def make(folder: Path, objective: Callable[[Settings], Any], *overrides: str, search: str = "random") -> FakeLauncher:
+    return FakeLauncher(compose_search(folder, *overrides, search=search), objective)
+
+
+def test_every_job_gets_the_command_line_and_its_trial(tmp_path: Path) -> None:
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=3", "optimizer.weight_decay=0.1").run()
+    assert [job["hparams_search.trial"] for job in fake.jobs] == ["0", "1", "2"]
+    assert {job["optimizer.weight_decay"] for job in fake.jobs} == {"0.1"}
+    assert {job["hparams_search.study_name"] for job in fake.jobs} == {fake.study.study_name}
+    assert {"pe", "model.pooling", "model.embed_dim", "model.num_heads"} < fake.jobs[0].keys()
+
+
+def test_the_same_command_goes_on_to_the_same_total(tmp_path: Path) -> None:
+    first = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=3").run()
+    assert len(make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=3").run().jobs) == 0
+    more = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=5").run()
+    assert [job["hparams_search.trial"] for job in more.jobs] == ["3", "4"]
+    assert len(first.study.trials) == 5
+
+
+def test_a_trial_whose_process_died_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnlab.search.study.GRACE_SECONDS", 2)
+    monkeypatch.setattr("attnlab.search.study.HEARTBEAT_SECONDS", 1)
+
+    class Killed(BaseException):
+        pass
+
+    def die_in_the_second(settings: Settings) -> float:
+        if settings["hparams_search.trial"] == "1":
+            raise Killed
+        return lr_is_the_loss(settings)
+
+    dying = make(tmp_path, die_in_the_second, "hparams_search.n_trials=3")
+    with pytest.raises(Killed):
+        dying.run()
+    assert dying.states() == ["COMPLETE", "RUNNING"]
+    again = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=3").run()
+    assert sorted(again.states()) == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL"] and again.states()[1] == "FAIL"
+    retried = [job for job in again.jobs if job["optimizer.lr"] == dying.jobs[1]["optimizer.lr"]]
+    assert len(retried) == 1 and retried[0]["hparams_search.trial"] != "1"
+
+
+@pytest.mark.parametrize(("interrupt", "states"), [(KeyboardInterrupt, 2), (SystemExit, 2)])
+def test_an_interrupt_ends_cleanly(
+    interrupt: type[BaseException], states: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop_in_the_third(settings: Settings) -> float:
+        if settings["hparams_search.trial"] == "2":
+            raise interrupt
+        return lr_is_the_loss(settings)
+
+    stopped = make(tmp_path, stop_in_the_third, "hparams_search.n_trials=4").run()
+    assert stopped.states() == ["COMPLETE"] * states + ["FAIL", "WAITING"]
+    assert "The best five" in capsys.readouterr().out
+    again = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=4").run()
+    assert again.states() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert again.jobs[0]["optimizer.lr"] == stopped.jobs[2]["optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda: float("nan"), "nan is no score"),
+        (lambda: float("inf"), "inf is no score"),
+        (lambda: None, "TypeError"),
+        (lambda: (_ for _ in ()).throw(MemoryError("no memory\nat all")), "MemoryError: no memory"),
+    ],
+)
+def test_a_failed_trial_is_recorded_and_the_search_goes_on(
+    fault: Callable[[], Any], reason: str, tmp_path: Path
+) -> None:
+    def fail_once(settings: Settings) -> Any:
+        return fault() if settings["hparams_search.trial"] == "1" else lr_is_the_loss(settings)
+
+    fake = make(tmp_path, fail_once, "hparams_search.n_trials=4").run()
+    assert fake.states() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert fake.study.trials[1].user_attrs[REASON].startswith(reason)
+    results = yaml.safe_load((Path(fake.config.hydra.sweep.dir) / "optimization_results.yaml").read_text())
+    assert results["failures"] == {1: fake.study.trials[1].user_attrs[REASON]}
+
+
+def test_too_many_failures_end_the_search_and_say_why(tmp_path: Path) -> None:
+    fake = make(tmp_path, lambda _: 1 / 0, "hparams_search.n_trials=10")
+    message = (
+        r"4 of 10 trials failed, more than hparams_search.max_failure_share=0.3; the last one of ZeroDivisionError"
+    )
+    with pytest.raises(UserError, match=message):
+        fake.run()
+    assert len(fake.jobs) == 4
+
+
+def test_settings_that_have_a_value_are_not_trained_again(tmp_path: Path) -> None:
+    fixed = ["pe=none", "model.pooling=max", "model.embed_dim=64", "model.num_heads=2"]
+    fixed += ["data.batch_size=32", "tokenizer.max_length=32"]
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=8", *fixed).run("optimizer.lr=0.1,0.2")
+    assert len(fake.jobs) == 2 and fake.states() == ["COMPLETE"] * 8
+    copies = [trial for trial in fake.study.trials if SAME_AS in trial.user_attrs]
+    assert len(copies) == 6
+    assert all(trial.value == trial.params["optimizer.lr"] for trial in copies)
+
+
+def test_a_grid_is_gone_through_once(tmp_path: Path) -> None:
+    fake = make(tmp_path, lr_is_the_loss, search="grid").run()
+    assert len({tuple(sorted(trial.params.items())) for trial in fake.study.trials}) == len(fake.jobs) == 16
+
+
+def test_a_trial_that_was_stopped_is_pruned(tmp_path: Path) -> None:
+    def prune_the_second(settings: Settings) -> float:
+        if settings["hparams_search.trial"] == "1":
+            trial: FrozenTrial = fake.study.trials[1]
+            fake.study._storage.set_trial_user_attr(trial._trial_id, PRUNED_AFTER, 1)
+        return lr_is_the_loss(settings)
+
+    fake = make(tmp_path, prune_the_second, "hparams_search.n_trials=3")
+    fake.run()
+    assert [trial.state for trial in fake.study.trials][1] == TrialState.PRUNED
+
+
+def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=4", "optimizer=sgd", "experiment=ag_news").run()
+    folder = Path(fake.config.hydra.sweep.dir)
+    written = yaml.safe_load((folder / "experiment" / "best.yaml").read_text())
+    best = fake.study.best_trial
+    assert written["defaults"] == ["ag_news", {"override /optimizer": "sgd"}, {"override /pe": best.params["pe"]}]
+    assert float(written["optimizer"]["lr"]) == best.value and "hparams_search" not in written
+    assert written["model"]["embed_dim"] == int(best.params["model.embed_dim"])
+    results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
+    assert results["best_trial"] == best.number and set(results["best_params"]) == set(best.params)
+    assert {"history.png", "slice.png"} <= {file.name for file in (folder / "figures").iterdir()}
