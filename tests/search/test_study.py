@@ -27,6 +27,7 @@ def test_the_name_of_a_study_is_made_of_all_that_decides_what_it_finds(tmp_path:
     same = ["hparams_search.n_trials=40", "hparams_search.storage=sqlite:///x.db", "hparams_search.max_failure_share=1"]
     for override in same:
         assert compose_search(tmp_path, override).hparams_search.study_name == name
+    assert compose_search(tmp_path / "elsewhere", "logger=wandb").hparams_search.study_name == name
     others = ["optimizer.weight_decay=0.1", "data=ag_news", "hparams_search.space.pe='choice(none,rotary)'", "seed=1"]
     for override in others:
         assert compose_search(tmp_path, override).hparams_search.study_name != name

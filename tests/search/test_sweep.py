@@ -193,3 +193,36 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert results["best_trial"] == best.number and set(results["best_params"]) == set(best.params)
     assert {"history.png", "slice.png"} <= {file.name for file in (folder / "figures").iterdir()}
+
+
+def test_a_trial_too_many_is_not_run(tmp_path: Path) -> None:
+    """Two processes can ask for the last trial at the same moment."""
+    first = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2").run()
+
+    def ask_elsewhere(settings: Settings) -> float:
+        if settings["hparams_search.trial"] == "2":
+            other = first.study.ask()  # number 3, told before this one
+            first.study.tell(other, 1.0)
+        return lr_is_the_loss(settings)
+
+    more = make(tmp_path, ask_elsewhere, "hparams_search.n_trials=4").run()
+    assert [job["hparams_search.trial"] for job in more.jobs] == ["2"] and more.states() == ["COMPLETE"] * 4
+
+
+def test_every_trial_and_the_search_are_wandb_runs_of_one_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    inits: list[dict[str, Any]] = []
+    original = wandb.init
+
+    def init(**settings: Any) -> Any:
+        inits.append(settings)
+        return original(**settings)
+
+    monkeypatch.setattr(wandb, "init", init)
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=4", "logger=wandb").run()
+    (settings,) = inits
+    assert settings["group"] == fake.study.study_name and settings["job_type"] == "search"
+    assert settings["mode"] == "offline" and wandb.run is None

@@ -40,4 +40,6 @@ class ReportToStudy(Callback):
         if epoch != trainer.max_epochs and self.trial.should_prune():
             # Marked rather than raised: the run ends as one that stopped early, with its results on disk.
             self.trial.set_user_attr(PRUNED_AFTER, epoch)
+            for logger in trainer.loggers:
+                logger.log_metrics({PRUNED_AFTER: epoch}, step=trainer.global_step)
             trainer.should_stop = True

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attnlab.config import instantiate, resolve
 from attnlab.search.study import REASON, SAME_AS, counted
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def report(study: optuna.Study, config: DictConfig, fixed: list[str]) -> None:
     }
     OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
     _draw(folder / "figures", study)
+    if config.logger and "wandb" in config.logger:
+        _log_to_wandb(config, folder, study, found)
     console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
     console.print(f"Train it again: python src/train.py --config-dir={folder} experiment=best", soft_wrap=True)
     console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
@@ -117,6 +120,23 @@ def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> Non
     content += OmegaConf.to_yaml(OmegaConf.from_dotlist(settings)) if settings else ""
     file.parent.mkdir(exist_ok=True)
     file.write_text(f"# @package _global_\n{content}", encoding="utf-8")
+
+
+def _log_to_wandb(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:
+    """A run of its own in the group of the trials: what was found, a table of all trials and the figures."""
+    import wandb
+
+    from attnlab.training.run import tidy_process
+
+    settings = resolve(config.logger.wandb) | {"group": study.study_name, "name": f"{study.study_name}/search"}
+    with tidy_process():
+        run = instantiate(settings, save_dir=str(folder), job_type="search").experiment
+        run.summary.update(
+            {key: found[key] for key in ("best_trial", "best_value", "best_params", "test", "importances")}
+        )
+        trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params"))
+        run.log({"search/trials": wandb.Table(dataframe=trials.astype(str))})
+        run.log({f"search/{file.stem}": wandb.Image(str(file)) for file in sorted((folder / "figures").glob("*.png"))})
 
 
 def _draw(folder: Path, study: optuna.Study) -> None:

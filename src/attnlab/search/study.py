@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,12 +20,13 @@ from attnlab.errors import UserError, first_line
 
 HEARTBEAT_SECONDS = 2
 GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial is taken for dead
-PRUNED_AFTER = "pruned after epoch"
-REASON = "reason"  # attribute of a failed trial: what its job raised
-SAME_AS = "same as trial"  # attribute of a trial that was not trained: whose value it got
+PRUNED_AFTER = "search/pruned_after"  # attribute of a pruned trial: its last epoch
+REASON = "search/reason"  # attribute of a failed trial: what its job raised
+SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
 
 # What may change when a search is continued; everything else makes another study.
-FREE = ("n_trials", "max_failure_share", "study_name", "storage", "trial")
+ELSEWHERE = ("hydra", "logger", "paths")
+FREE = ("n_trials", "n_jobs", "max_failure_share", "study_name", "storage", "trial")
 
 
 def prepare(config: DictConfig) -> DictConfig:
@@ -37,10 +39,11 @@ def prepare(config: DictConfig) -> DictConfig:
         raise UserError("hydra/sweeper=attnlab wants the settings of a search: add hparams_search=optuna")
     with open_dict(config):
         if search.study_name is None:
-            settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ("hydra", "logger")}
+            settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
             settings["hparams_search"] = {key: value for key, value in search.items_ex(False) if key not in FREE}
-            overrides = sorted(o for o in config.hydra.overrides.task if not o.startswith("hparams_search."))
-            text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), overrides], sort_keys=True)
+            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            ranges = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
+            text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
             search.study_name = f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     return config

@@ -73,7 +73,7 @@ class _Searcher:
     ) -> None:
         self.study, self.launcher, self.space, self.fixed, self.settings = study, launcher, space, fixed, settings
         self.embed_dim = OmegaConf.select(config, "model.embed_dim")
-        jobs = int(OmegaConf.select(config, "hydra.launcher.n_jobs") or 1)
+        jobs = settings["n_jobs"]
         self.batch_size = jobs if jobs > 0 else os.cpu_count() or 1
 
     def step(self, n_trials: int) -> bool:
@@ -89,6 +89,9 @@ class _Searcher:
         batch = {}
         for _ in range(min(self.batch_size, n_trials - len(started))):
             trial = self.study.ask()
+            if _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
+                self.study.tell(trial, state=TrialState.FAIL)
+                break
             values = suggest(trial, self.space, self.embed_dim)
             if same := find_same(self.study, trial):
                 trial.set_user_attr(SAME_AS, same.number)
@@ -153,3 +156,8 @@ class _Searcher:
                 f"{len(failed)} of {n_trials} trials failed, more than hparams_search.max_failure_share={share}; "
                 f"the last one of {failed[-1].user_attrs[REASON]}"
             )
+
+
+def _rank(study: optuna.Study, trial: Trial) -> int:
+    """How many trials count that came before this one."""
+    return sum(other.number < trial.number for other in counted(study))
