@@ -159,6 +159,22 @@ def test_two_jobs_of_a_search_run_at_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("logs/train/searches/*/[01]/metrics.json"))) == 2
 
 
+@pytest.mark.slow
+def test_a_search_runs_through_submitit(tmp_path: Path) -> None:
+    jobs = ["hydra/launcher=submitit_local", "hparams_search.n_jobs=2", "hparams_search.n_trials=3"]
+    result = run("train.py", "-m", "hparams_search=optuna", *TINY, *jobs, "model.num_heads=1", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "3 trials: " in result.stdout
+    assert len(list(tmp_path.glob("logs/train/searches/*/[012]/metrics.json"))) == 3
+
+
+def test_slurm_composes(tmp_path: Path) -> None:
+    result = run(
+        "train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "--cfg=hydra", folder=tmp_path
+    )
+    assert result.returncode == 0 and "submitit_launcher.SlurmLauncher" in result.stdout, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -113,7 +113,7 @@ def test_a_continued_search_does_not_draw_its_first_settings_again(tmp_path: Pat
     assert first["optimizer.lr"] != second["optimizer.lr"]
 
 
-def test_a_storage_that_is_none_is_one_line() -> None:
-    settings = {"storage": "foo://x", "study_name": "s", "pruner": {"_target_": "optuna.pruners.NopPruner"}}
-    with pytest.raises(UserError, match=r"hparams_search\.storage=foo://x can't be opened: .*foo"):
+def test_a_storage_that_is_none_is_one_line_without_the_password() -> None:
+    settings = {"storage": "foo://me:secret@x", "study_name": "s", "pruner": {"_target_": "optuna.pruners.NopPruner"}}
+    with pytest.raises(UserError, match=r"hparams_search\.storage=foo://me:\*\*\*@x can't be opened: .*foo"):
         open_study(settings, "min", {})

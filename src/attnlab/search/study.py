@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
@@ -77,23 +80,42 @@ def open_study(settings: dict[str, Any], mode: str, space: dict[str, BaseDistrib
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats; all pinned here
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
     try:
-        storage = RDBStorage(
-            settings["storage"],
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
         study = optuna.create_study(
             study_name=settings["study_name"],
-            storage=storage,
+            storage=_open_storage(settings["storage"]),
             pruner=instantiate(settings["pruner"]),
             direction="minimize" if mode == "min" else "maximize",
             load_if_exists=True,
         )
+    except UserError:
+        raise
     except Exception as error:  # a database fails in its driver's ways
-        raise UserError(f"hparams_search.storage={settings['storage']} can't be opened: {first_line(error)}") from error
+        url = without_password(settings["storage"])
+        raise UserError(f"hparams_search.storage={url} can't be opened: {first_line(error)}") from error
     study.sampler = _make_sampler(settings["sampler"], len(study.trials), space)
     return study
+
+
+def _open_storage(url: str) -> RDBStorage:
+    for attempt in range(3):
+        try:
+            return RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+            )
+        except (IntegrityError, OperationalError, ProgrammingError):
+            # Another search may be making the same tables at this moment; then they are there the next time.
+            if attempt == 2:
+                raise
+            time.sleep(1)
+    raise AssertionError
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def _make_sampler(

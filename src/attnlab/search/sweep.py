@@ -29,6 +29,7 @@ from attnlab.search.study import (
     make_space,
     open_study,
     suggest,
+    without_password,
 )
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def search(config: DictConfig, launcher: Launcher, arguments: list[str]) -> None
     if settings["sampler"]["_target_"].endswith("GridSampler"):
         n_trials = min(n_trials or math.inf, math.prod(map(len, grid(space).values())))
     searcher = _Searcher(study, launcher, space, fixed, settings, config)
-    log.info("Study %s in %s: %d of %d trials", study.study_name, settings["storage"], len(counted(study)), n_trials)
+    where = without_password(settings["storage"])
+    log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
     try:
         while searcher.step(int(n_trials)):
             pass
