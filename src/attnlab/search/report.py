@@ -20,25 +20,25 @@ from attnlab.search.study import REASON, SAME_AS, counted
 log = logging.getLogger(__name__)
 
 
-def report(study: optuna.Study, config: DictConfig, fixed: list[str]) -> None:
+def report(study: optuna.Study, config: DictConfig, fixed: list[str], finished: bool) -> None:
     """Print the best five; write optimization_results.yaml, experiment/best.yaml and figures into its folder.
 
-    The best trial's checkpoint, and no other, is tested.
+    Once the search has finished, the best trial's checkpoint, and no other, is tested.
     """
     folder = Path(config.hydra.sweep.dir)
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     console = Console()
     states = [trial.state.name.lower() for trial in counted(study)]
     console.print(f"{len(states)} trials: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states)))
-    if not finished:
+    if not complete:
         console.print("no trial has finished, so there is no best one")
         return
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-    ranked = sorted(finished, key=lambda trial: sign * float(trial.value or 0))
+    ranked = sorted(complete, key=lambda trial: sign * float(trial.value or 0))
     best = ranked[0]
-    importances = _importances(study, len(finished))
+    importances = _importances(study, len(complete))
     _print_best(console, ranked[:5], config.monitor.metric)
-    scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config)
+    scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
     overrides = [*fixed, *(f"{name.split(' of ')[0]}={value}" for name, value in best.params.items())]
     groups = set(config.hydra.runtime.choices) - {"hparams_search"}
     _write_experiment(folder / "experiment" / "best.yaml", overrides, groups)
@@ -56,7 +56,8 @@ def report(study: optuna.Study, config: DictConfig, fixed: list[str]) -> None:
     _draw(folder / "figures", study)
     if config.logger and "wandb" in config.logger:
         _log_to_wandb(config, folder, study, found)
-    console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
+    if scores:
+        console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
     console.print(f"Train it again: python src/train.py --config-dir={folder} experiment=best", soft_wrap=True)
     console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
 

@@ -59,8 +59,10 @@ def search(config: DictConfig, launcher: Launcher, arguments: list[str]) -> None
         while searcher.step(int(n_trials)):
             pass
     except (KeyboardInterrupt, SystemExit):
-        log.warning("Interrupted: this is the best so far. The same command goes on.")
-    report(study, config, fixed)
+        log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
+        report(study, config, fixed, finished=False)
+    else:
+        report(study, config, fixed, finished=True)
 
 
 class _Searcher:
