@@ -1,9 +1,10 @@
 """How many epochs a pruned search needs to be as good as a random one: `python benchmarks/search.py`.
 
-For each sampler seed, three searches of 20 trials by validation accuracy on the same articles: the notebook's random
-search, random search in the project's own space, and `hparams_search=optuna`, which prunes. What the pruned search spends
-until it is as good as the best that each of the others found in all its trials is compared with what those spent. Further
-arguments go to every search. Runs on AG News where `AG_NEWS_PATH` is set, else on the built-in corpus.
+For each sampler seed, three searches of 20 trials by validation accuracy on the same articles: the notebook's
+random search, random search in the project's own space, and `hparams_search=optuna`, which prunes. What the pruned
+search spends until it is as good as the best that each of the others found in all its trials is compared with what
+those spent. Further arguments go to every search. Runs on AG News where `AG_NEWS_PATH` is set, else on the built-in
+corpus.
 """
 
 import os
