@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,28 +142,42 @@ def _log_to_wandb(config: DictConfig, folder: Path, study: optuna.Study, found: 
 
 
 def _draw(folder: Path, study: optuna.Study) -> None:
-    """History with pruned trials, parallel coordinates, slices and importances."""
+    """Optuna's figures: history, intermediate values, parallel coordinates, slices and importances."""
     import matplotlib
 
     matplotlib.use("Agg")
     logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # that strings of digits look like numbers
+    from matplotlib import pyplot
     from optuna.visualization import matplotlib as plots
 
     folder.mkdir(exist_ok=True)
+    drawn: dict[str, tuple[Any, tuple[int, int]]] = {
+        "history": (_history, (8, 4)),
+        "intermediate_values": (plots.plot_intermediate_values, (8, 4)),
+        "parallel_coordinates": (plots.plot_parallel_coordinate, (14, 5)),
+        "slice": (plots.plot_slice, (22, 4)),
+        "importances": (partial(plots.plot_param_importances, evaluator=PedAnovaImportanceEvaluator()), (8, 4)),
+    }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        drawn: dict[str, Any] = {
-            "history": plots.plot_optimization_history,
-            "intermediate_values": plots.plot_intermediate_values,
-            "parallel_coordinates": plots.plot_parallel_coordinate,
-            "slice": plots.plot_slice,
-            "importances": lambda study: plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator()),
-        }
-        for name, draw in drawn.items():
+        warnings.simplefilter("ignore")  # experimental; few trials
+        for name, (draw, size) in drawn.items():
             try:
                 axes = draw(study)
             except (RuntimeError, ValueError) as error:  # too few trials to draw this from
                 log.info("No figure of %s: %s", name, error)
                 continue
             figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            figure.set_size_inches(size)
             figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            pyplot.close(figure)
+
+
+def _history(study: optuna.Study) -> Any:
+    """Optuna leaves out the pruned trials; here they are at the last value that they reported."""
+    from optuna.visualization.matplotlib import plot_optimization_history
+
+    axes = plot_optimization_history(study)
+    pruned = {t.number: t.value for t in study.trials if t.state == TrialState.PRUNED and t.value is not None}
+    axes.plot(list(pruned), list(pruned.values()), "x", color="gray", label="Pruned")
+    axes.legend()
+    return axes
