@@ -138,6 +138,8 @@ def test_settings_are_compared_on_the_seeds_they_share() -> None:
     scores.loc[scores["setting"] == "s2", "block"] = "elsewhere" + scores["block"]
     rows = compare_settings(scores, "s0", None, ALPHA)
     assert list(rows.index) == ["s1"] and rows.loc["s1", "pairs"] == 3
+    assert rows.loc["s1", "low"] < rows.loc["s1", "difference"] < rows.loc["s1", "high"]
+    assert rows.loc["s1", ["low", "high"]].mean() == pytest.approx(rows.loc["s1", "difference"])
 
 
 def test_summary_has_the_t_interval() -> None:

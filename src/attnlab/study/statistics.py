@@ -68,6 +68,8 @@ def compare_settings(scores: pd.DataFrame, reference: str, correct: Correct | No
             row["p_articles"] = tests[-1]["p"]
         values = scores.set_index(["setting", "block"])["value"]
         row["difference"] = float(np.mean([values[name, block] - values[reference, block] for block in shared]))
+        if name in by_seeds:  # the same, unless blocks are missing: then the model makes up for what they had in common
+            row["difference"] = by_seeds[name]["difference"]
         if tests:
             widest = max(tests, key=lambda test: test["high"] - test["low"])
             row |= {"low": widest["low"], "high": widest["high"], "p": max(test["p"] for test in tests)}
@@ -97,6 +99,7 @@ def _seeds_test(scores: pd.DataFrame, reference: str, alpha: float, strict: floa
         p = float(fit.pvalues[name]) if fit.bse[name] > 1e-12 else float(abs(fit.params[name]) < 1e-12)
         rows[name] = {
             "p": p,
+            "difference": float(fit.params[name]),
             "low": float(interval.loc[name, 0]),
             "high": float(interval.loc[name, 1]),
             "detectable": detectable(float(fit.bse[name]), float(fit.df_resid), strict),
