@@ -40,7 +40,7 @@ def test_a_clear_difference_is_better_and_from_the_other_side_worse(tmp_path: Pa
     folder = write_grid(tmp_path)
     better = make_study([folder], ["pooling"]).comparisons[0].rows["verdict"]
     assert better.to_dict()["max"] == "better"
-    worse = make_study([folder], ["model.pooling"], ["max"]).comparisons[0].rows
+    worse = make_study([folder], ["model.pooling"], "max").comparisons[0].rows
     assert worse.index[0] == "max" and set(worse["verdict"][1:]) == {"worse"}
     by_loss = make_study([folder], ["pooling"], metric="test/loss").comparisons[0].rows
     assert by_loss.loc["max", "verdict"] == "better" and by_loss.loc["max", "difference"] < 0
@@ -81,19 +81,18 @@ def test_the_reference_is_the_setting_that_the_others_are_nearest_to(tmp_path: P
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (
-            ["pooling=mean"],
-            "reference=pooling=mean fits 2 settings; .*: pooling=mean, num_heads=1; pooling=mean,",
-        ),
-        (["pooling=foo"], "fits no setting; give values that single one out of: pooling=cls, num_heads=1"),
-        (["max"], "fits no setting"),
+        ({"pooling": "mean"}, "reference: pooling=mean fits 2 settings; .*: pooling=mean, num_heads=1; pooling=mean,"),
+        ({"pooling": "foo"}, "fits no setting; give values that single one out, .* of: pooling=cls, num_heads=1"),
+        ("max", "reference: max=. fits no setting"),
     ],
 )
-def test_a_reference_that_is_none_lists_what_there_is(reference: list[str], message: str, tmp_path: Path) -> None:
+def test_a_reference_that_is_none_lists_what_there_is(
+    reference: dict[str, str] | str, message: str, tmp_path: Path
+) -> None:
     folder = write_grid(tmp_path)
     with pytest.raises(UserError, match=message):
         make_study([folder], None, reference)
-    chosen = make_study([folder], None, ["pooling=max", "model.num_heads=2"]).comparisons[0]
+    chosen = make_study([folder], None, {"pooling": "max", "model.num_heads": 2}).comparisons[0]
     assert chosen.reference == {"model.pooling": "max", "model.num_heads": "2"}
 
 

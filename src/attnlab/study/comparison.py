@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,12 @@ from omegaconf import DictConfig
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
-from attnlab.study.factors import ABSENT, Factors, find_factors, short_name
+from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.runs import Run, correctness, read_runs
 from attnlab.study.statistics import compare_settings, summarise
 
+# Values that single out a setting, a value of the only factor, or None to choose one.
+Reference = dict[str, Any] | str | None
 METRICS = ("test/acc", "test/f1", "test/f1_macro", "test/loss", "val/acc", "val/loss")
 COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
 
@@ -62,10 +65,9 @@ def compare(cfg: DictConfig) -> Study:
     from attnlab.study.report import print_report, write_report  # matplotlib waits until the arguments are checked
 
     config = resolve(cfg)
-    folders, by, reference = (
-        [value] if isinstance(value, str) else value for value in (config["runs"], config["by"], config["reference"])
-    )
-    study = make_study([Path(folder) for folder in folders], by, reference, config["metric"], config["alpha"])
+    names, by = ([value] if isinstance(value, str) else value for value in (config["runs"], config["by"]))
+    folders = [Path(name) for name in names]
+    study = make_study(folders, by, config["reference"], config["metric"], config["alpha"])
     folder = make_run_dir(config)
     write_report(folder, study)
     print_report(folder, study)
@@ -75,7 +77,7 @@ def compare(cfg: DictConfig) -> Study:
 def make_study(
     folders: Sequence[Path],
     by: list[str] | None = None,
-    reference: list[str] | None = None,
+    reference: Reference = None,
     metric: str = "test/acc",
     alpha: float = 0.05,
 ) -> Study:
@@ -84,8 +86,8 @@ def make_study(
     Args:
         folders: runs, multiruns or folders above them.
         by: the factors of interest, all others held equal; None for every factor.
-        reference: values that single out a setting, `pe=none` or, where one factor is compared, `none`; None for the
-            setting from which the others differ least, the first of several.
+        reference: factors and their values that single out a setting or, where one factor is compared, its value; None
+            for the setting from which the others differ least, the first of several.
         metric: what "better" goes by; a key of metrics.json.
         alpha: how often to see a difference where there is none, over all settings of a comparison.
     """
@@ -127,7 +129,9 @@ class _Comparer:
     metric: str
     alpha: float
 
-    def compare(self, by: list[str], reference: list[str] | None, level: str | None = None) -> Comparison | None:
+    def compare(
+        self, by: list[str], reference: dict[str, Any] | str | None, level: str | None = None
+    ) -> Comparison | None:
         """Compare by these factors, runs being matched on all others and the seed; None where nothing matches.
 
         Without a `reference` it is the one where the only factor is at `level`, if there is one.
@@ -196,22 +200,23 @@ def in_points(metric: str, value: float) -> str:
 
 
 def _pick_reference(
-    by: list[str], settings: list[tuple[str, ...]], wanted: list[str] | None, level: str | None
+    by: list[str], settings: list[tuple[str, ...]], wanted: Reference, level: str | None
 ) -> tuple[str, ...]:
     if wanted is None:
         if (level,) in settings:
             return (level,)  # type: ignore[return-value]
         return min(settings, key=lambda a: sum(x != y for b in settings for x, y in zip(a, b, strict=True)))
-    if by and len(by) == 1 and len(wanted) == 1 and "=" not in wanted[0]:
-        wanted = [f"{by[0]}={wanted[0]}"]
+    if not isinstance(wanted, dict):
+        wanted = {by[0]: wanted} if len(by) == 1 else {str(wanted): "?"}
     keys = [short_name(key, by) for key in by]
     as_given = {setting: [f"{key}={value}" for key, value in zip(keys, setting, strict=True)] for setting in settings}
-    asked = {f"{short_name(key, by)}={value}" for key, _, value in (each.partition("=") for each in wanted)}
+    asked = {f"{short_name(key, by)}={as_text(value)}" for key, value in wanted.items()}
     found = [setting for setting, given in as_given.items() if asked <= set(given)]
     if len(found) != 1:
         what = f"fits {len(found)} settings" if found else "fits no setting"
         listed = "; ".join(", ".join(as_given[setting]) for setting in (found or settings)[:8])
-        raise UserError(f"reference={','.join(wanted)} {what}; give values that single one out of: {listed}")
+        shown = ", ".join(sorted(asked))
+        raise UserError(f"reference: {shown} {what}; give values that single one out, like {{pe: none}}, of: {listed}")
     return found[0]
 
 

@@ -95,11 +95,12 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
     flat: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": _text(value)}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": as_text(value)}
     return flat
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it stands on the command line; of our own classes the name alone."""
     if value is None:
         return "null"
     if isinstance(value, bool):
