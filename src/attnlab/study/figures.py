@@ -58,7 +58,7 @@ def draw_scores(study: Study, comparison: Comparison) -> Figure:
             axes.hlines(y, row[f"{metric} low"], row[f"{metric} high"], color=color, linewidth=1.6, zorder=3)
         axes.plot(row[f"{metric} mean"], y, "D", color=color, markersize=5, zorder=4)
     axes.axvline(rows[f"{metric} mean"].iloc[0], color=QUIET, linestyle=":", zorder=1)
-    axes.set_yticks(range(len(rows)), [_wrapped(str(name)) for name in rows.index])
+    axes.set_yticks(range(len(rows)), [_wrapped(str(name)) for name in rows.index], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _frame(axes, rows, metric)
     return figure
@@ -133,6 +133,6 @@ def _values(study: Study, comparison: Comparison, name: str, metric: str) -> lis
 
 
 def _wrapped(name: str) -> str:
-    """A long name in lines of two settings each."""
+    """A long name in lines of three settings each."""
     pairs = name.split(", ")
-    return "\n".join(", ".join(pairs[i : i + 2]) for i in range(0, len(pairs), 2))
+    return "\n".join(", ".join(pairs[i : i + 3]) for i in range(0, len(pairs), 3))
