@@ -13,6 +13,8 @@ import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+# Tests run in two processes; set before torch is imported, and for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 TINY = [

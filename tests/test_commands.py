@@ -108,7 +108,7 @@ def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_p
 
 
 def test_a_sweep_is_compared(tmp_path: Path) -> None:
-    sweep = ["-m", "experiment=notebook/pooling", "model.pooling=cls,max", "seed=0,1", *TINY]
+    sweep = ["-m", "experiment=notebook/pooling", "model.pooling=cls,max", "seed=0,1", *TINY, "trainer.max_epochs=1"]
     trained = run("train.py", *sweep, folder=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (folder,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
@@ -151,6 +151,7 @@ def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert json.loads((rerun / "metrics.json").read_text())["test/loss"] == pytest.approx(best["test/loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_jobs_of_a_search_run_at_once(tmp_path: Path) -> None:
     at_once = ["hparams_search.n_trials=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=1"]
     fixed = ["model.embed_dim=8", "model.num_heads=2"]
@@ -169,25 +170,14 @@ def test_a_search_runs_through_submitit(tmp_path: Path) -> None:
 
 
 def test_slurm_composes(tmp_path: Path) -> None:
-    result = run(
-        "train.py", "-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "--cfg=hydra", folder=tmp_path
-    )
+    result = run("train.py", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "--cfg=hydra", folder=tmp_path)
     assert result.returncode == 0 and "submitit_launcher.SlurmLauncher" in result.stdout, result.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["hparams_search=optuna"], "error: a search is a multirun: python src/train.py -m hparams_search="),
-        (
-            ["-m", "hparams_search=optuna", "hparams_search.storage=foo://x"],
-            "error: hparams_search.storage=foo://x can't",
-        ),
-    ],
-)
-def test_a_mistake_in_a_search_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = run("train.py", *arguments, *TINY, folder=tmp_path)
-    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+def test_a_mistake_in_a_search_is_one_line(tmp_path: Path) -> None:
+    result = run("train.py", "-m", "hparams_search=optuna", "hparams_search.storage=foo://x", folder=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: hparams_search.storage=foo://x can't be opened: " in result.stderr
 
 
 @pytest.mark.slow
