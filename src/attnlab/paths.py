@@ -26,4 +26,10 @@ def make_run_dir(config: dict[str, Any]) -> Path:
     return folder
 
 
+def shown(folder: Path) -> Path:
+    """The folder as a user who stands in the working directory would name it."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
 OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)

@@ -129,9 +129,7 @@ class _Comparer:
     metric: str
     alpha: float
 
-    def compare(
-        self, by: list[str], reference: dict[str, Any] | str | None, level: str | None = None
-    ) -> Comparison | None:
+    def compare(self, by: list[str], reference: Reference, level: str | None = None) -> Comparison | None:
         """Compare by these factors, runs being matched on all others and the seed; None where nothing matches.
 
         Without a `reference` it is the one where the only factor is at `level`, if there is one.

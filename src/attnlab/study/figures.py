@@ -36,7 +36,7 @@ def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
             if len(comparison.rows) > 1 and "train/seconds" in comparison.rows and comparison is study.comparisons[0]:
                 figures[f"time_{name}"] = draw_time(study, comparison)
             alone = len(comparison.by) == 1 or len(study.comparisons) == 1
-            if alone and all(len(study.runs[i].curve()) for i in comparison.names.index):
+            if alone and all(len(study.runs[i].curve) for i in comparison.names.index):
                 figures[f"curves_{name}"] = draw_curves(study, comparison)
             for stem, figure in figures.items():
                 figure.savefig(folder / f"{stem}.png", dpi=150)
@@ -84,15 +84,10 @@ def draw_time(study: Study, comparison: Comparison) -> Figure:
         seconds, score = row["train/seconds"], row[f"{metric} mean"]
         better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)
         named = not better.any() or i == 0
-        mine = comparison.names.index[comparison.names == name]
-        axes.plot(
-            [study.runs[k].metrics["train/seconds"] for k in mine],
-            [study.runs[k].metrics[metric] for k in mine],
-            ".",
-            color=ACCENT if named else QUIET,
-            alpha=0.4,
-        )
-        axes.plot(seconds, score, "D", color=ACCENT if named else QUIET, markersize=5)
+        color = ACCENT if named else QUIET
+        single = (_values(study, comparison, str(name), key) for key in ("train/seconds", metric))
+        axes.plot(*single, ".", color=color, alpha=0.4)
+        axes.plot(seconds, score, "D", color=color, markersize=5)
         if named:
             right = seconds > math.sqrt(rows["train/seconds"].min() * rows["train/seconds"].max())
             axes.annotate(
@@ -114,7 +109,7 @@ def draw_curves(study: Study, comparison: Comparison) -> Figure:
     axes = figure.add_subplot(title="Learning curves", xlabel="epoch", ylabel="val/acc")
     shown = list(comparison.rows.index[:MAX_CURVES])
     for color, name in zip(matplotlib.colormaps["tab10"].colors, shown, strict=False):  # type: ignore[attr-defined]
-        curves = [study.runs[i].curve() for i in comparison.names.index[comparison.names == name]]
+        curves = [study.runs[i].curve for i in comparison.names.index[comparison.names == name]]
         together = pd.concat([curve.set_index("epoch")["val/acc"] for curve in curves], axis=1)
         # Runs stop at epochs of their own: where one has ended, the mean would be one of the others alone.
         together = together.dropna()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attnlab.paths import shown
 from attnlab.study.comparison import METRICS, Comparison, Study, is_higher_better
 from attnlab.study.figures import draw_figures
 
@@ -37,7 +38,7 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
     """A comparison as people read it: a dict of column and text for each setting."""
     metric, difference = study.metric, difference_header(study.metric)
     scale = 100 if "points" in difference else 1
-    shown = []
+    lines = []
     for name, row in comparison.rows.iterrows():
         line = {"setting": str(name), "seeds": f"{row['seeds']:.0f}", metric: _mean(row, metric)}
         line[difference] = line["p (Holm)"] = ""
@@ -52,8 +53,8 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
         line["epochs"] = _number(row.get("train/epochs"), ".1f")
         line["training, s"] = _number(row.get("train/seconds"), ",.1f")
         line["samples/s"] = _number(row.get("train/samples_per_second"), ",.0f")
-        shown.append(line)
-    return shown
+        lines.append(line)
+    return lines
 
 
 def difference_header(metric: str) -> str:
@@ -77,9 +78,9 @@ def print_report(folder: Path, study: Study) -> None:
             style = "green" if good else "red" if bad else None
             table.add_row(*(escape(line[column]) for column in columns), style=style)
         console.print(table)
-    here = Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    console.print(f"Everything is in {shown}; comparison.html is the page to read", soft_wrap=True, highlight=False)
+    console.print(
+        f"Everything is in {shown(folder)}; comparison.html is the page to read", soft_wrap=True, highlight=False
+    )
 
 
 def _introduction(study: Study, comparison: Comparison) -> str:

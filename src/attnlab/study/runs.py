@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ class Run:
     choices: dict[str, str]
     metrics: dict[str, float]
 
+    @cached_property  # drawn in the comparison of every factor
     def curve(self) -> pd.DataFrame:
         """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""
         try:

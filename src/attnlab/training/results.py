@@ -12,6 +12,7 @@ from rich.table import Table
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
+from attnlab.paths import shown
 from attnlab.training.module import Predictions
 
 Metrics = dict[str, float]
@@ -107,6 +108,4 @@ def print_summary(folder: Path, metrics: Metrics) -> None:
         )
     console = Console()
     console.print(table)
-    here = Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    console.print(f"Everything is in {shown}", soft_wrap=True, highlight=False)
+    console.print(f"Everything is in {shown(folder)}", soft_wrap=True, highlight=False)
