@@ -51,7 +51,6 @@ class Study:
 
     runs: list[Run]
     metric: str
-    alpha: float
     comparisons: list[Comparison]
     warnings: list[str]
 
@@ -117,7 +116,7 @@ def make_study(
     if len(main.names) < len(scores):
         warnings.append(f"{len(scores) - len(main.names)} runs have no counterpart that differs in {names[0]} alone")
     warnings += _caveats(runs, factors, main)
-    return Study(runs, metric, alpha, [main, *(part for part in parts if part is not None)], warnings)
+    return Study(runs, metric, [main, *(part for part in parts if part is not None)], warnings)
 
 
 @dataclass(frozen=True)
