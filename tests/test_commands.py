@@ -178,6 +178,9 @@ def test_a_mistake_in_a_search_is_one_line(tmp_path: Path) -> None:
     result = run("train.py", "-m", "hparams_search=optuna", "hparams_search.storage=foo://x", folder=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "error: hparams_search.storage=foo://x can't be opened: " in result.stderr
+    result = run("train.py", "-m", "hparams_search=optuna", "trainer=ddp", folder=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: a search can't train on several devices (trainer.strategy=ddp)" in result.stderr
 
 
 @pytest.mark.slow

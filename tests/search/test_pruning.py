@@ -24,14 +24,14 @@ class Logger:
         self.logged = {**metrics, "step": step}
 
 
-def validate(callback: ReportToStudy, epoch: int, loss: float, max_epochs: int = 10) -> SimpleNamespace:
+def validate(callback: ReportToStudy, epoch: int, loss: float, max_epochs: int = 10, **more: Any) -> SimpleNamespace:
     trainer = SimpleNamespace(
         callback_metrics={"val/loss": torch.tensor(loss)},
         current_epoch=epoch - 1,
         max_epochs=max_epochs,
         should_stop=False,
         global_step=100 * epoch,
-        loggers=[Logger()],
+        **{"loggers": [Logger()]} | more,
     )
     callback.on_validation_end(trainer, LightningModule())  # type: ignore[arg-type]
     return trainer
@@ -75,6 +75,25 @@ def test_what_does_well_or_has_ended_anyway_goes_on(tmp_path: Path) -> None:
     assert not validate(bad, epoch=1, loss=9.0, max_epochs=1).should_stop
     ended = validate(bad, epoch=2, loss=9.0)
     assert ended.loggers[0].logged == {PRUNED_AFTER: 2, "step": 200}
+
+
+@pytest.mark.parametrize(("loss", "state"), [(0.01, "complete"), (9.0, "pruned")])
+def test_wandb_is_told_the_state_of_a_trial(loss: float, state: str, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    study, callback_of = make(tmp_path, "median")
+    callback = callback_of(trial := study.ask())
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    trainer, module = SimpleNamespace(loggers=[logger]), LightningModule()
+    callback.on_exception(trainer, module, MemoryError())
+    assert logger.experiment.summary["search/state"] == "fail"
+    callback.on_fit_start(trainer, module)
+    assert logger.experiment.summary["search/state"] == "running"
+    trainer = validate(callback, 2, loss, loggers=[logger])
+    callback.on_fit_end(trainer, module)
+    summary = dict(logger.experiment.summary)
+    logger.experiment.finish()
+    assert (summary["search/trial"], summary["search/state"]) == (trial.number, state)
 
 
 def test_a_search_that_is_no_multirun_says_so(tmp_path: Path) -> None:

@@ -145,6 +145,22 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on(
     assert results["failures"] == {1: fake.study.trials[1].user_attrs[REASON]}
 
 
+def test_a_worker_that_dies_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, a launcher's worker is killed, and the launcher raises for the whole batch."""
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=4", "hparams_search.n_jobs=2")
+    launch = fake.launch
+
+    def launch_or_die(jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        if initial_job_idx == 0:
+            raise RuntimeError("a worker process was terminated")
+        return launch(jobs, initial_job_idx)
+
+    monkeypatch.setattr(fake, "launch", launch_or_die)
+    monkeypatch.setitem(fake.config.hparams_search, "max_failure_share", 0.5)
+    assert fake.run().states() == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert fake.study.trials[0].user_attrs[REASON] == "RuntimeError: a worker process was terminated"
+
+
 def test_too_many_failures_end_the_search_and_say_why(tmp_path: Path) -> None:
     fake = make(tmp_path, lambda _: 1 / 0, "hparams_search.n_trials=10")
     message = (

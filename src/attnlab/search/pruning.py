@@ -2,6 +2,7 @@
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from optuna.trial import Trial
 
 from attnlab.errors import UserError
@@ -42,4 +43,24 @@ class ReportToStudy(Callback):
             self.trial.set_user_attr(PRUNED_AFTER, epoch)
             for logger in trainer.loggers:
                 logger.log_metrics({PRUNED_AFTER: epoch}, step=trainer.global_step)
+            self._show_state(trainer, "pruned")
             trainer.should_stop = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        self._show_state(trainer, "running")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        if PRUNED_AFTER not in self.trial.user_attrs:
+            self._show_state(trainer, "complete")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        del pl_module, exception
+        self._show_state(trainer, "fail")
+
+    def _show_state(self, trainer: Trainer, state: str) -> None:
+        """In W&B, where runs can be filtered by it."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update({"search/trial": self.trial.number, "search/state": state})

@@ -40,6 +40,11 @@ def prepare(config: DictConfig) -> DictConfig:
     search = config.get("hparams_search")
     if search is None:
         raise UserError("hydra/sweeper=attnlab wants the settings of a search: add hparams_search=optuna")
+    if (strategy := config.trainer.get("strategy", "auto")) != "auto":
+        raise UserError(
+            f"a search can't train on several devices (trainer.strategy={strategy}): their processes would start the "
+            "whole search again; use trainer=gpu (one device a trial), and hydra/launcher for several trials at once"
+        )
     with open_dict(config):
         if search.study_name is None:
             settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}

@@ -4,11 +4,12 @@ import logging
 import math
 import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import optuna
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution
@@ -33,10 +34,6 @@ from attnlab.search.study import (
 )
 
 log = logging.getLogger(__name__)
-
-# Optuna's grid sampler stops the study after its last trial and is then told that only `Study.optimize` can be stopped.
-# The trial is on record by then, and the number of trials ends the search.
-_GridIsDone = RuntimeError
 
 
 def search(config: DictConfig, launcher: Launcher, arguments: list[str]) -> None:
@@ -99,7 +96,7 @@ class _Searcher:
             values = suggest(trial, self.space, self.embed_dim)
             if same := find_same(self.study, trial):
                 trial.set_user_attr(SAME_AS, same.number)
-                with suppress(_GridIsDone):
+                with _grid_may_end():
                     self.study.tell(trial, same.value)
             else:
                 batch[trial] = values
@@ -130,6 +127,8 @@ class _Searcher:
                     self.study.tell(trial, state=TrialState.FAIL)
                     self.study.enqueue_trial(trial.params)
                 raise
+            except Exception as error:  # a launcher's worker died, of lack of memory for one, and took its batch along
+                returns = [JobReturn(status=JobStatus.FAILED, _return_value=error) for _ in batch]
         for trial, result in zip(batch, returns, strict=True):
             self._tell(trial, result)
 
@@ -144,7 +143,7 @@ class _Searcher:
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             log.warning("Trial %d failed: %s", trial.number, reason)
-        with suppress(_GridIsDone):
+        with _grid_may_end():
             if reason is not None:
                 self.study.tell(trial, state=TrialState.FAIL)
             elif PRUNED_AFTER in attributes:
@@ -160,6 +159,19 @@ class _Searcher:
                 f"{len(failed)} of {n_trials} trials failed, more than hparams_search.max_failure_share={share}; "
                 f"the last one of {failed[-1].user_attrs[REASON]}"
             )
+
+
+@contextmanager
+def _grid_may_end() -> Iterator[None]:
+    """Let Optuna's grid sampler stop the study after its last trial, which only `Study.optimize` could do.
+
+    The trial is on record by then, and the number of trials ends the search.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "`Study.stop`" not in str(error):
+            raise
 
 
 def _rank(study: optuna.Study, trial: Trial) -> int:
