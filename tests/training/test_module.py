@@ -1,16 +1,18 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
 
 from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Headlines
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
-from attnlab.training.module import TextClassification, load_checkpoint
+from attnlab.training.module import TextClassification, _clip_grad_norm, load_checkpoint
 
 MODEL = {
     "_target_": "attnlab.model.classifier.TextClassifier",
@@ -77,6 +79,51 @@ def test_every_epoch_has_an_order_of_its_own(data: TextDataModule, tmp_path: Pat
     make_trainer(tmp_path, max_epochs=2, callbacks=[seen], enable_checkpointing=False).fit(make_module(data), data)
     assert sorted(seen.epochs[0]) == sorted(seen.epochs[1]) == list(range(90))
     assert seen.epochs[0] != seen.epochs[1]
+
+
+class Losses(Callback):
+    """The loss of each training step, times its articles, and the mean that was logged after each epoch."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, int]] = []
+        self.logged: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: Batch, batch_idx: int
+    ) -> None:
+        del trainer, pl_module, batch_idx
+        self.steps.append((float(outputs["loss"]), len(batch.labels)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        self.logged.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def test_the_training_loss_is_the_mean_over_articles_also_across_a_resume(data: TextDataModule, tmp_path: Path) -> None:
+    every_step = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole, resumed = Losses(), Losses()
+    make_trainer(tmp_path, max_epochs=2, callbacks=[every_step, whole]).fit(make_module(data), data)
+    for epoch, logged in enumerate(whole.logged):
+        losses, sizes = zip(*whole.steps[9 * epoch : 9 * epoch + 9], strict=True)
+        assert logged == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
+    trainer = make_trainer(tmp_path, max_epochs=1, callbacks=[resumed])
+    trainer.fit(make_module(data), data, ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    assert len(resumed.steps) == 5 and resumed.logged[0] == pytest.approx(whole.logged[0], rel=0.05)
+    assert resumed.logged[0] != pytest.approx(np.mean([loss for loss, _ in resumed.steps]), rel=0.001)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 100.0])
+def test_sparse_gradients_are_clipped_as_dense_ones(max_norm: float) -> None:
+    gradients = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        bag, head = nn.EmbeddingBag(20, 4, sparse=sparse), nn.Linear(4, 3)
+        head(bag(torch.tensor([[1, 2, 2, 7], [7, 2, 5, 5]]))).square().sum().backward()
+        parameters = [*bag.parameters(), *head.parameters()]
+        _clip_grad_norm(parameters, max_norm)
+        gradients.append([parameter.grad for parameter in parameters if parameter.grad is not None])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours.to_dense() if ours.is_sparse else ours, theirs)
 
 
 @pytest.mark.parametrize("step", [4, 9, 13])

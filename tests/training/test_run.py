@@ -91,7 +91,7 @@ def test_the_second_run_does_not_tokenise(tiny_config: Compose, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("override", ["trainer.precision=bf16-mixed", "trainer.deterministic=true"])
-@pytest.mark.parametrize("model", ["attention", "bag"])
+@pytest.mark.parametrize("model", ["attention", "bag", "ngram_bag"])
 def test_precision_and_determinism_by_override(override: str, model: str, tiny_config: Compose) -> None:
     assert 0 <= train(tiny_config(override, f"model={model}"))["test/acc"] <= 1
 
@@ -114,6 +114,8 @@ def test_nothing_leaks_into_the_next_job(tiny_config: Compose) -> None:
         ("trainer.precision=16-mixed", "add optimizer.fused=false"),
         ("trainer.precision=7", "Precision '7' is invalid|Precision 7 is invalid"),
         ("trainer=gpu", "trainer=auto takes what this machine has"),
+        ("model=ngram_bag optimizer=adamw", "want optimizer=adagrad"),
+        ("model=ngram_bag pe=learned", "use pe=none"),
         ("tokenizer.max_length=1", "leaves no room"),
         ("data.noise=2", r"data\.noise=2 is a share"),
         ("data=hub", r"data\.path is needed"),

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
-from attnlab.data.batching import BucketLoader, BucketSampler, TokenDataset
+from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.headlines import Labels
 from attnlab.data.sources import Corpus, Source, Split
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
@@ -82,6 +83,11 @@ class TextDataModule(LightningDataModule):
 
     def test_dataloader(self) -> BucketLoader:
         return self._loader("test", self.source.batch_size * EVAL_BATCH_FACTOR)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """As Lightning does it for any nesting of anything, in a tenth of the time."""
+        del dataloader_idx
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
     def state_dict(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from attnlab.config import instantiate
@@ -73,6 +73,8 @@ class TextClassification(LightningModule):
             }
         )
         self.metrics = nn.ModuleDict({stage: metrics.clone(prefix=f"{stage}/") for stage in ("val", "test")})
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss.persistent(True)  # so that a run that goes on in mid-epoch has the epoch's mean
         self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -81,9 +83,15 @@ class TextClassification(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch.labels))
-        self.log("train/loss_step", loss)
+        # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
+        self.train_loss.update(loss.detach(), len(batch.labels))
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss_step", loss)
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self.log("train/loss", self.train_loss.compute())  # of all articles since the last validation
+        self.train_loss.reset()
 
     def validation_step(self, batch: Batch) -> None:
         self._evaluate(batch, "val")
@@ -111,12 +119,13 @@ class TextClassification(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does it, which however refuses fused optimizers under any mixed precision.
+        """As Lightning does it, which however refuses fused optimizers under any mixed precision, and sparse gradients.
 
         Only 16-mixed scales gradients, so only there a fused optimizer is in the way of clipping.
         """
         if gradient_clip_val and gradient_clip_algorithm is None and self.trainer.scaler is None:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            _clip_grad_norm(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -140,6 +149,21 @@ class TextClassification(LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
+    """`torch.nn.utils.clip_grad_norm_`, for sparse gradients too."""
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # one value a row: what the norm is of
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not any(gradient.is_sparse for gradient in gradients):
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+        return
+    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    factor = (max_norm / (nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(factor)
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

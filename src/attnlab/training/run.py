@@ -29,6 +29,7 @@ HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
     "Experiment logs directory .* exists and is not empty",  # the run's folder holds more than metrics.csv
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
+    "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
 
 
@@ -151,6 +152,14 @@ def _check_settings(config: dict[str, Any], max_length: int) -> None:
     model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())
     instantiate(config["scheduler"], optimizer=optimizer, total_steps=1)
+    try:
+        model(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)).sum().backward()
+        optimizer.step()
+    except RuntimeError as error:
+        raise UserError(
+            f"this model and optimizer can't make a step: {first_line(error)}; sparse gradients (model=ngram_bag) want "
+            "optimizer=adagrad"
+        ) from error
 
 
 @contextmanager

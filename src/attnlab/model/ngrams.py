@@ -1,0 +1,85 @@
+"""A bag of n-grams: as fast as fastText and, with few articles, better than attention."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.errors import UserError
+from attnlab.model.positional import PositionalEncoding
+
+MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: multiplying by it spreads neighbouring ids
+
+
+class NgramBag(nn.Module):
+    """The mean of the embeddings of an article's tokens and n-grams, the n-grams hashed into a table of fixed size.
+
+    The model of fastText (Joulin et al., 2017, "Bag of Tricks for Efficient Text Classification"), over whatever tokens
+    the tokenizer makes. Gradients are sparse, as a batch touches few rows of the table: it wants an optimizer that
+    takes them (`optimizer=adagrad`).
+
+    Args:
+        vocab_size, num_classes, pad_id, max_length: what the data says, as for every model.
+        embed_dim: width D of every embedding.
+        ngrams: longest n-gram; 1 for tokens alone.
+        buckets: rows of the table for n-grams of two tokens and more; several n-grams may share one.
+        ngram_dropout: share of an article's tokens and n-grams that a training step leaves out.
+        dropout: share of values dropped before the head.
+        pe: "none"; order is in the n-grams.
+
+    Raises:
+        UserError: settings out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_classes: int,
+        pad_id: int,
+        max_length: int,
+        embed_dim: int,
+        ngrams: int,
+        buckets: int,
+        pe: Callable[..., PositionalEncoding],
+        ngram_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        del pad_id  # the mask leaves padding out
+        for name, number in (("embed_dim", embed_dim), ("ngrams", ngrams), ("buckets", buckets)):
+            if number < 1:
+                raise UserError(f"model.{name}={number} must be at least 1")
+        for name, share in (("ngram_dropout", ngram_dropout), ("dropout", dropout)):
+            if not 0 <= share < 1:
+                raise UserError(f"model.{name}={share} is a share: give a number from 0 to below 1")
+        if type(pe(embed_dim=embed_dim, num_heads=1, max_length=max_length)) is not PositionalEncoding:
+            raise UserError("model=ngram_bag sees order in its n-grams and takes no positions: use pe=none")
+        self.vocab_size, self.ngrams, self.buckets, self.ngram_dropout = vocab_size, ngrams, buckets, ngram_dropout
+        rows = vocab_size + (buckets if ngrams > 1 else 0)
+        self.embedding = nn.EmbeddingBag(rows, embed_dim, mode="mean", sparse=True)
+        nn.init.uniform_(self.embedding.weight, -1 / embed_dim, 1 / embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
+        rows, present = self._rows(input_ids, attention_mask)
+        if self.training and self.ngram_dropout:
+            present = present & (torch.rand(present.shape, device=present.device) >= self.ngram_dropout)
+        # All rows one after another and where each article starts: on CPU five times as fast as a padded table.
+        counts = present.sum(dim=1)
+        mean = self.embedding(rows[present], counts.cumsum(0) - counts)
+        return self.head(self.dropout(mean))
+
+    def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The row of each token and n-gram, and whether it is one: [B, N], [B, N] bool."""
+        rows, present = [input_ids], [attention_mask]
+        hashed, whole = input_ids, attention_mask
+        for length in range(2, min(self.ngrams, input_ids.size(1)) + 1):
+            # A polynomial of the tokens' ids modulo 2^64, of which the high bits are the well mixed ones.
+            hashed = (hashed[:, :-1] + 1) * MULTIPLIER + input_ids[:, length - 1 :]
+            whole = whole[:, :-1] & attention_mask[:, length - 1 :]
+            rows.append(self.vocab_size + ((hashed * MULTIPLIER) >> 20) % self.buckets)
+            present.append(whole)
+        return torch.cat(rows, dim=1), torch.cat(present, dim=1)

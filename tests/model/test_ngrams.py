@@ -1,0 +1,92 @@
+from typing import Any
+
+import pytest
+import torch
+
+from attnlab.errors import UserError
+from attnlab.model.ngrams import NgramBag
+from attnlab.model.positional import Learned, PositionalEncoding
+from tests.model.test_classifier import CLASSES, MAX_LENGTH, PAD, VOCAB, batch
+
+
+def build(**changes: Any) -> NgramBag:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "num_classes": CLASSES, "pad_id": PAD, "max_length": MAX_LENGTH}
+    settings: dict[str, Any] = {"embed_dim": 8, "ngrams": 2, "buckets": 1000, "pe": PositionalEncoding}
+    return NgramBag(**{**sizes, **settings, **changes}).eval()
+
+
+@pytest.mark.parametrize("ngrams", [1, 2, 3])
+def test_padding_changes_nothing(ngrams: int) -> None:
+    model = build(ngrams=ngrams)
+    logits = model(*batch([3, 7, 5], width=7))
+    assert logits.shape == (3, CLASSES)
+    ids, mask = batch([3, 7, 5], width=12)
+    torch.testing.assert_close(model(ids, mask), logits)
+    torch.testing.assert_close(model(ids.masked_fill(~mask, 9), mask), logits)
+
+
+def test_with_unigrams_alone_it_is_the_mean_of_the_embeddings() -> None:
+    model = build(ngrams=1)
+    ids, mask = batch([3, 7], width=7)
+    for row, length in enumerate([3, 7]):
+        expected = model.head(model.embedding.weight[ids[row, :length]].mean(dim=0))
+        torch.testing.assert_close(model(ids, mask)[row], expected)
+
+
+@pytest.mark.parametrize(("ngrams", "sees"), [(1, False), (2, True), (3, True)])
+def test_order_is_in_the_ngrams(ngrams: int, sees: bool) -> None:
+    model = build(ngrams=ngrams).double()
+    ids, mask = batch([8], width=8)
+    swapped = ids[:, [0, 5, 2, 3, 4, 1, 6, 7]]
+    assert torch.allclose(model(ids, mask), model(swapped, mask), atol=1e-9, rtol=0) != sees
+
+
+def test_an_ngram_has_one_row_wherever_it_stands_and_different_ones_rarely_share_it() -> None:
+    model = build(ngrams=3, buckets=100_000)
+    ids = torch.tensor([[7, 8, 9, 7, 8, 9, 5]])
+    rows, present = model._rows(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert rows.shape == present.shape == (1, 7 + 6 + 5)
+    bigrams, trigrams = rows[0, 7:13], rows[0, 13:]
+    assert bigrams[0] == bigrams[3] and bigrams[1] == bigrams[4] and trigrams[0] == trigrams[3]
+    assert len(set(rows[0].tolist())) == 4 + 4 + 4
+    pairs = torch.cartesian_prod(torch.arange(100), torch.arange(100))
+    rows, _ = model._rows(pairs, torch.ones_like(pairs, dtype=torch.bool))
+    assert rows[:, 2].min() >= VOCAB and rows[:, 2].max() < VOCAB + 100_000
+    # 10,000 balls thrown into 100,000 urns fill 9,516 of them on average, with a deviation of 21.
+    assert len(set(rows[:, 2].tolist())) > 9_400
+
+
+def test_articles_shorter_than_an_ngram_have_tokens() -> None:
+    model = build(ngrams=3)
+    ids, mask = batch([1, 2], width=2)
+    torch.testing.assert_close(model(ids, mask)[0], model.head(model.embedding.weight[ids[0, 0]]))
+
+
+def test_gradients_touch_only_what_the_batch_holds_and_dropout_only_training() -> None:
+    model = build(ngram_dropout=0.5)
+    ids, mask = batch([7], width=7)
+    torch.testing.assert_close(model(ids, mask), model(ids, mask))
+    model(ids, mask).sum().backward()
+    gradient = model.embedding.weight.grad
+    assert gradient is not None and gradient.is_sparse
+    assert set(gradient.coalesce().indices()[0].tolist()) == set(model._rows(ids, mask)[0][0].tolist())
+    model.train()
+    assert not torch.allclose(model(ids, mask), model(ids, mask))
+    assert model(*batch([1] * 50, width=1)).isfinite().all()  # even where everything was left out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ngrams": 0}, r"model.ngrams=0 must be at least 1"),
+        ({"buckets": 0}, r"model.buckets=0 must be at least 1"),
+        ({"embed_dim": 0}, r"model.embed_dim=0 must be at least 1"),
+        ({"ngram_dropout": 1.0}, r"model.ngram_dropout=1.0 is a share: give a number from 0 to below 1"),
+        ({"dropout": -0.1}, r"model.dropout=-0.1 is a share"),
+        ({"pe": Learned}, r"takes no positions: use pe=none"),
+    ],
+)
+def test_what_it_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(**changes)
