@@ -4,10 +4,10 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test test-all lint format bench clean
+.PHONY: help train study test test-all lint format bench bench-search bench-gpu clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp is newer than pyproject.toml exactly when the packages it asks for are installed.
 .venv/.run: pyproject.toml
@@ -52,8 +52,18 @@ lint: .venv/.dev  ## check style and types
 format: .venv/.dev  ## rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: .venv/.run  ## measure throughput against padding to full length
-	@$(BIN)/python benchmarks/length_buckets.py $(ARGS)
+.venv/.bench: .venv/.run
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@touch $@
+
+bench: .venv/.bench  ## measure against peers: speed accuracy costs scaling; AG_NEWS_PATH=<folder> on real data
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-search: .venv/.run  ## what pruning saves a search (an hour or more)
+	@$(BIN)/python -m benchmarks.search $(ARGS)
+
+bench-gpu: .venv/.run  ## precision, compilation and batch size on a GPU
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
 	@rm -rf logs/cache build .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

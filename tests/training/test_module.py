@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import nn
 
 from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
@@ -13,6 +14,7 @@ from attnlab.data.sources import Headlines
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
 from attnlab.training.module import TextClassification, _clip_grad_norm, load_checkpoint
+from attnlab.training.schedules import linear
 
 MODEL = {
     "_target_": "attnlab.model.classifier.TextClassifier",
@@ -81,6 +83,25 @@ def test_every_epoch_has_an_order_of_its_own(data: TextDataModule, tmp_path: Pat
     assert seen.epochs[0] != seen.epochs[1]
 
 
+def test_training_is_what_a_bare_loop_does(data: TextDataModule, tmp_path: Path) -> None:
+    """Logging, clipping and moving batches in our own ways change no weight."""
+    module, plain = make_module(data), make_module(data)
+    torch.manual_seed(1)
+    make_trainer(tmp_path, max_epochs=1, gradient_clip_val=0.5, enable_checkpointing=False).fit(module, data)
+    torch.manual_seed(1)
+    loader = data.train_dataloader()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.01)
+    scheduler = linear(optimizer, total_steps=len(loader), warmup=0.1)
+    for ids, mask, labels, _ in loader:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(plain(ids, mask), labels).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(module.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 class Losses(Callback):
     """The loss of each training step, times its articles, and the mean that was logged after each epoch."""
 
@@ -89,7 +110,7 @@ class Losses(Callback):
         self.logged: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: dict[str, Tensor], batch: Batch, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         del trainer, pl_module, batch_idx
         self.steps.append((float(outputs["loss"]), len(batch.labels)))

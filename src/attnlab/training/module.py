@@ -85,7 +85,7 @@ class TextClassification(LightningModule):
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
         # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
         self.train_loss.update(loss.detach(), len(batch.labels))
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss)
         return loss
 

@@ -1,0 +1,73 @@
+"""What a run costs besides training: start-up, tokenising, memory."""
+
+import statistics
+import time
+from pathlib import Path
+
+from attnlab.config import instantiate
+from attnlab.data.datamodule import split_corpus
+from attnlab.data.tokens import tokenize
+from benchmarks.common import DATA, QUIET, Row, compare, config_of, folder, in_turn, run
+
+IMPORTS = "import torch, lightning.pytorch"
+# Everything up to the first step, and as little as possible after it.
+ONE_STEP = ["trainer.max_epochs=1", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=0", "test=false"]
+
+
+def measure() -> list[Row]:
+    with folder() as place:
+        run_dir = f"hydra.run.dir={place}/run"
+        one_step = [*DATA, *QUIET, *ONE_STEP, "callbacks=null", "+trainer.enable_checkpointing=false", run_dir]
+        print("start-up, seconds")
+        figures = in_turn(
+            {
+                "imports": lambda: run("-c", IMPORTS, script=None)[0],
+                "first step": lambda: run(*one_step)[0],
+                "help": lambda: run("--help")[0],
+            }
+        )
+        helped = statistics.median(figures["help"])
+        rows = [
+            compare(
+                f"prompt to first step against {IMPORTS!r}",
+                "s",
+                figures["first step"],
+                figures["imports"],
+                target=1.5,
+                at_least=False,
+            ),
+            Row("python src/train.py --help", helped, None, helped, "s", 1.5, False),
+        ]
+        print("memory")
+        imported = run("-c", IMPORTS, script=None)[1]
+        used = run(*DATA, *QUIET, "experiment=notebook/attention", "trainer.max_epochs=1", run_dir)[1]
+    rows.append(Row("peak memory of a run against imports", used, imported, used / imported, "MB", 1.5, False))
+    return [*rows, *tokenising()]
+
+
+def tokenising() -> list[Row]:
+    """Training the default tokenizer and encoding every split; and the same out of the cache."""
+    print("tokenising, seconds")
+    config = config_of(*DATA)
+    source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
+    splits = split_corpus(source.load(), source)
+    texts = {name: split.texts for name, split in splits.items()}
+
+    def seconds(place: Path) -> float:
+        start = time.perf_counter()
+        tokenize(texts, recipe, place)
+        return time.perf_counter() - start
+
+    with folder() as place:
+        figures = in_turn(
+            {
+                "cold": lambda: seconds(place / str(time.perf_counter())),
+                "cached": lambda: seconds(place / "cache"),
+            }
+        )
+    cold, cached = (statistics.median(figures[name]) for name in ("cold", "cached"))
+    articles = f"{sum(map(len, texts.values())):,} articles"
+    return [
+        Row(f"training the tokenizer and encoding {articles}", cold, None, cold, "s", 6.0, False),
+        Row(f"the same {articles} out of the cache", cached, None, cached, "s", 0.3, False),
+    ]

@@ -1,0 +1,26 @@
+"""How throughput grows with the number of articles, their length and the width of the model."""
+
+from benchmarks.common import DATA, QUIET, Row, config_of, data_of
+from benchmarks.speed import MODELS, bare_loop, ours
+
+SIZES = {
+    "data.limit": (10_000, 20_000, 40_000, 57_000),
+    "tokenizer.max_length": (16, 32, 64, 128),
+    "model.embed_dim": (32, 100, 256, 512),
+}
+
+
+def measure() -> list[Row]:
+    """One run each, of our run and the bare loop in turn."""
+    rows = []
+    for name, overrides in MODELS.items():
+        for setting, values in SIZES.items():
+            for value in values:
+                size = {"data.limit": 6400} | {setting: value}
+                arguments = [*overrides, *(f"{key}={number}" for key, number in size.items())]
+                config = config_of(*DATA, *QUIET, "trainer.max_epochs=1", *arguments)
+                data = data_of(config)
+                mine, bare = ours(config, data), bare_loop(config, data)
+                print(f"  {name} {setting}={value}: {mine:,.0f} samples/s, bare loop {bare:,.0f}", flush=True)
+                rows.append(Row(f"{name} {setting}={value}", mine, bare, mine / bare, "samples/s"))
+    return rows

@@ -1,0 +1,135 @@
+"""Training throughput: our run against the transformers Trainer as the notebook used it, and against a bare loop."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnlab.config import instantiate
+from attnlab.data.datamodule import TextDataModule
+from attnlab.training.module import TextClassification
+from attnlab.training.run import make_trainer, tidy_process
+from benchmarks.common import DATA, QUIET, Row, compare, config_of, data_of, folder, in_turn
+
+ARTICLES = 12_800
+MODELS = {
+    "attention": ["experiment=notebook/positions", "pe=learned"],
+    "mean": ["experiment=notebook/baseline"],
+}
+TARGETS = {"attention": (3.0, 0.95), "mean": (4.0, 0.85)}
+
+
+class NotebookModel(nn.Module):
+    """The notebook's models, in its own form: run 1, or run 4 (learned positions, attention, max pooling)."""
+
+    def __init__(self, vocab_size: int, num_classes: int, attention: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, 100, padding_idx=3)
+        self.positions = nn.Embedding(128, 100) if attention else None
+        self.attention = nn.MultiheadAttention(100, 2) if attention else None
+        self.head = nn.Linear(100, num_classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        x = self.embedding(input_ids)
+        if self.attention is None or self.positions is None:
+            pooled = x.mean(dim=1)
+        else:
+            x = (x + self.positions.weight[: x.size(1)]).transpose(0, 1)
+            x, _ = self.attention(x, x, x, key_padding_mask=~attention_mask.bool())
+            pooled = x.transpose(0, 1).max(dim=1).values
+        logits = self.head(pooled)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def measure() -> list[Row]:
+    rows = []
+    for name, overrides in MODELS.items():
+        print(f"training throughput of the {name} model, samples/s")
+        config = config_of(*DATA, *overrides, *QUIET, "trainer.max_epochs=1", f"data.limit={ARTICLES}")
+        data = data_of(config)
+        systems: dict[str, Callable[[], float]] = {
+            "ours": partial(ours, config, data),
+            "bare loop": partial(bare_loop, config, data),
+            "transformers": transformers_trainer(config, data, attention=name == "attention"),
+        }
+        figures = in_turn(systems)
+        for peer, target in zip(("transformers", "bare loop"), TARGETS[name], strict=True):
+            what = f"{name} model against {'the transformers Trainer' if peer == 'transformers' else 'a bare loop'}"
+            rows.append(compare(what, "samples/s", figures["ours"], figures[peer], target=target))
+    return rows
+
+
+def ours(config: dict[str, Any], data: TextDataModule) -> float:
+    """As `src/train.py` trains it."""
+    with folder() as place, tidy_process():
+        seed_everything(0, verbose=False)
+        module = new_module(config, data)
+        trainer = make_trainer(config, place, timer := Timer())
+        trainer.fit(module, data)
+        return len(data.datasets["train"]) / (timer.time_elapsed("train") - timer.time_elapsed("validate"))
+
+
+def bare_loop(config: dict[str, Any], data: TextDataModule) -> float:
+    """The same model, batches, optimizer, schedule and clipping, without Lightning."""
+    seed_everything(0, verbose=False)
+    module = new_module(config, data).train()
+    loader = data.train_dataloader()
+    optimizer = instantiate(config["optimizer"], params=module.parameters())
+    scheduler = instantiate(config["scheduler"], optimizer=optimizer, total_steps=len(loader))
+    start = time.perf_counter()
+    for batch in loader:
+        loss = F.cross_entropy(module(batch.input_ids, batch.attention_mask), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), config["trainer"]["gradient_clip_val"])
+        optimizer.step()
+        scheduler.step()
+    return len(data.datasets["train"]) / (time.perf_counter() - start)
+
+
+def transformers_trainer(config: dict[str, Any], data: TextDataModule, attention: bool) -> Callable[[], float]:
+    """The notebook's pipeline: every article padded to 128, in a data set of the `datasets` library."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, logging
+
+    logging.set_verbosity_error()
+    pad = data.datasets["train"].pad_id
+    encodings = data.tokenizer.encode_batch_fast(data.splits["train"].texts)
+    for encoding in encodings:
+        encoding.pad(128, pad_id=pad)
+    columns = {
+        "input_ids": [encoding.ids for encoding in encodings],
+        "attention_mask": [encoding.attention_mask for encoding in encodings],
+        "label": data.splits["train"].labels,
+    }
+    articles = Dataset.from_dict(columns)
+
+    def train() -> float:
+        torch.manual_seed(0)
+        with folder() as place:
+            settings = TrainingArguments(
+                output_dir=str(place),
+                learning_rate=config["optimizer"]["lr"],
+                per_device_train_batch_size=32,
+                num_train_epochs=1,
+                save_strategy="no",
+                report_to="none",
+                use_cpu=True,
+                disable_tqdm=True,
+            )
+            model = NotebookModel(data.tokenizer.get_vocab_size(), len(data.label_names), attention)
+            result = Trainer(model=model, args=settings, train_dataset=articles).train()
+        return result.metrics["train_samples_per_second"]
+
+    return train
+
+
+def new_module(config: dict[str, Any], data: TextDataModule) -> TextClassification:
+    parts = config["model"], config["optimizer"], config["scheduler"]
+    return TextClassification(*parts, data.label_names, data.tokenizer.to_str())
