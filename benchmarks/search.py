@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 SEARCHES = {
     "notebook": ["experiment=notebook/search"],
     "random": ["hparams_search=random"],
+    "unpruned": ["hparams_search=optuna", "hparams_search/pruner=none"],
     "pruned": ["hparams_search=optuna"],
 }
 SEEDS = (0, 1, 2)
@@ -59,7 +60,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     columns = ("seed", "against", "its best", "its epochs", "its s", "ours", "epochs to it", "s to it", "epochs, ratio")
     table = Table(*columns, title="A pruned search against unpruned ones", title_justify="left")
-    ratios: dict[str, list[float]] = {"notebook": [], "random": []}
+    ratios: dict[str, list[float]] = {kind: [] for kind in SEARCHES if kind != "pruned"}
     for seed in SEEDS:
         trials = {kind: run_search(kind, seed, arguments, folder) for kind in SEARCHES}
         for other, found in ratios.items():

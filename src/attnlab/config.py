@@ -17,6 +17,7 @@ EXECUTION_WHITELIST = [
     "attnlab.model.*",
     "attnlab.search.pruning.ReportToStudy",
     "attnlab.training.callbacks.*",
+    "attnlab.training.checkpoints.LastCheckpoint",
     "attnlab.training.schedules.*",
     "attnlab.training.tracking.wandb_logger",
     "lightning.pytorch.callbacks.*",

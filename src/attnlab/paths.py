@@ -8,10 +8,26 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from attnlab.errors import UserError
+
 
 def run_id() -> str:
     """`<date>_<time>_<short id>`: two runs that start in the same second do not share a folder."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
+
+
+def choose_run_dir(resume: str | None, parent: str) -> str:
+    """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`."""
+    if resume is None:
+        return str(Path(parent, run_id()))
+    if resume != "latest":
+        if not Path(resume, "config.yaml").is_file():
+            raise UserError(f"resume={resume} is no run's folder: it has no config.yaml; runs are below {parent}")
+        return resume
+    runs = sorted(file.parent for file in Path(parent).glob("*/config.yaml"))
+    if not runs:
+        raise UserError(f"resume=latest: there is no run in {parent} yet")
+    return str(runs[-1])
 
 
 def make_run_dir(config: dict[str, Any]) -> Path:
@@ -33,3 +49,4 @@ def shown(folder: Path) -> Path:
 
 
 OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
+OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)

@@ -100,7 +100,9 @@ class BucketLoader(DataLoader[Batch]):
 
     def __init__(self, dataset: TokenDataset, sampler: BucketSampler, num_workers: int = 0) -> None:
         # batch_size=None: the sampler has made the batches and the dataset builds each at once.
-        super().__init__(dataset, sampler=sampler, batch_size=None, num_workers=num_workers)
+        # A generator of its own: each epoch draws a number for the workers, which would shift dropout's.
+        generator = torch.Generator()
+        super().__init__(dataset, sampler=sampler, batch_size=None, num_workers=num_workers, generator=generator)
         self.position = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

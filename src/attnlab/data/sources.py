@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from attnlab.data import headlines
 from attnlab.errors import UserError, first_line
@@ -50,8 +51,8 @@ class Source(ABC):
     batch_size: int
     validation: float | Literal["test"] = 0.1
     limit: int | None = None
-    split_seed: int = 0
-    num_workers: int = 0
+    split_seed: Annotated[int, Ge(0)] = 0
+    num_workers: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         if self.validation != "test" and not (isinstance(self.validation, float) and 0 < self.validation <= 0.5):
@@ -75,7 +76,7 @@ class Headlines(Source):
     test_size: int
     noise: float
     order_share: float
-    corpus_seed: int = 0
+    corpus_seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,10 @@
 """Text classifiers: embedding -> positions -> blocks -> pooling -> head. Each file in `conf/model` configures one."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,9 +45,9 @@ class TextClassifier(nn.Module):
         embed_dim: int,
         pe: Callable[..., PositionalEncoding],
         pooling: str,
-        num_layers: int = 0,
+        num_layers: Annotated[int, Interval(ge=0, le=1000)] = 0,
         num_heads: int = 1,
-        feed_forward: int = 0,
+        feed_forward: Annotated[int, Ge(0)] = 0,
         layer_norm: bool = False,
         residual: bool = False,
         dropout: float = 0.0,

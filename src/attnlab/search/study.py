@@ -7,9 +7,10 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import optuna
+from annotated_types import Ge, Interval
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,6 +19,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from attnlab.checking import check_config
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
 
@@ -30,6 +32,15 @@ SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose v
 # What may change when a search is continued; everything else makes another study.
 ELSEWHERE = ("hydra", "logger", "paths")
 FREE = ("n_trials", "n_jobs", "max_failure_share", "study_name", "storage", "trial")
+
+
+SETTINGS: dict[str, Any] = {
+    "hparams_search.n_trials": Annotated[int, Ge(1)] | None,
+    "hparams_search.n_jobs": int,
+    "hparams_search.max_failure_share": Annotated[float, Interval(ge=0, le=1)],
+    "hparams_search.study_name": str | None,
+    "hparams_search.storage": str,
+}
 
 
 def prepare(config: DictConfig) -> DictConfig:
@@ -46,6 +57,7 @@ def prepare(config: DictConfig) -> DictConfig:
             "whole search again; use trainer=gpu (one device a trial), and hydra/launcher for several trials at once"
         )
     with open_dict(config):
+        check_config({"hparams_search": OmegaConf.to_container(search, resolve=True)}, SETTINGS)
         if search.study_name is None:
             settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
             settings["hparams_search"] = {key: value for key, value in search.items_ex(False) if key not in FREE}

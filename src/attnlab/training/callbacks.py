@@ -18,6 +18,9 @@ class PlainProgress(ProgressBar):
         """Lightning does so in all processes of a distributed run but the first."""
         self.enabled = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a run that is resumed in mid-epoch has no other start
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del trainer, pl_module
         self.epoch_start = time.monotonic()

@@ -21,8 +21,6 @@ from attnlab.data.batching import Batch
 from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, first_line
 
-VALIDATION_METRICS = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -75,6 +73,7 @@ class TextClassification(LightningModule):
         self.metrics = nn.ModuleDict({stage: metrics.clone(prefix=f"{stage}/") for stage in ("val", "test")})
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_loss.persistent(True)  # so that a run that goes on in mid-epoch has the epoch's mean
+        self.random_states: dict[str, Tensor] = {}
         self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -83,11 +82,26 @@ class TextClassification(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
+        step = self.trainer.global_step + 1
+        written = step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        # Every step where looking is free; a GPU would have to be waited for, so there when a line is written.
+        if (written or loss.device.type == "cpu") and not loss.isfinite():
+            self._explain_divergence(float(loss.detach()), step)
         # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
         self.train_loss.update(loss.detach(), len(batch.labels))
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/loss_step", loss)
+        if written:
+            # At once, where `log` would write it after the step's checkpoint: a resumed run would lack it.
+            row = {"train/loss_step": loss.item(), "epoch": self.current_epoch}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(row, step=step - 1)
         return loss
+
+    def _explain_divergence(self, loss: float, step: int) -> None:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise UserError(
+            f"the training loss is {loss} at step {step}, with a learning rate of {rate:.3g}; the last good checkpoint "
+            "is kept. Try a tenth of optimizer.lr, scheduler.warmup=0.1, or trainer.gradient_clip_val=1.0 if it is null"
+        )
 
     def on_validation_epoch_start(self) -> None:
         self.log("train/loss", self.train_loss.compute())  # of all articles since the last validation
@@ -130,8 +144,24 @@ class TextClassification(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint says what its weights reached on validation: `metrics`."""
+        """A checkpoint says what its weights reached on validation (`metrics`) and what chance would bring next."""
+        if not bool(self.train_loss.mean_value.isfinite()):
+            self._explain_divergence(float(self.train_loss.mean_value), self.trainer.global_step)
         checkpoint["metrics"] = validation_metrics(self.trainer)
+        checkpoint["random_states"] = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            checkpoint["random_states"][self.device.type] = torch.get_device_module(self.device).get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.random_states = checkpoint.get("random_states", {})
+
+    def on_train_start(self) -> None:
+        """Dropout goes on where the checkpoint was made."""
+        for device, state in self.random_states.items():
+            if device == "cpu":
+                torch.set_rng_state(state)
+            elif device == self.device.type:
+                torch.get_device_module(self.device).set_rng_state(state)
 
     def predictions(self) -> Predictions:
         """What the last test run answered, gathered from every process."""

@@ -26,14 +26,18 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:
-    """Write metrics.json and, of a run that was tested, predictions.parquet, per_class.csv and the confusion matrix."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    if predictions is None:
-        return
-    _write_predictions(folder / "predictions.parquet", predictions, label_names)
-    _write_per_class(folder / "per_class.csv", predictions, label_names)
-    (folder / "figures").mkdir(exist_ok=True)
-    _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", predictions, label_names)
+    """Of a run that was tested, write predictions.parquet, per_class.csv and the confusion matrix; then metrics.json.
+
+    A folder that has metrics.json has all the rest.
+    """
+    if predictions is not None:
+        _write_predictions(folder / "predictions.parquet", predictions, label_names)
+        _write_per_class(folder / "per_class.csv", predictions, label_names)
+        (folder / "figures").mkdir(exist_ok=True)
+        _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", predictions, label_names)
+    partial = folder / "metrics.json.partial"
+    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "metrics.json")
 
 
 def _write_predictions(path: Path, predictions: Predictions, label_names: list[str]) -> None:

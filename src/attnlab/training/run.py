@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,12 +19,18 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 
+from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
-from attnlab.paths import make_run_dir
+from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
-from attnlab.training.module import VALIDATION_METRICS, TextClassification, validation_metrics
+from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
+from attnlab.training.environment import write_environment
+from attnlab.training.module import TextClassification, validation_metrics
+from attnlab.training.resume import resumed_config, resumed_folder
+
+log = logging.getLogger(__name__)
 
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
@@ -31,6 +38,21 @@ HARMLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
+
+
+# The settings of `conf/train.yaml` that belong to no part.
+SETTINGS: dict[str, Any] = {
+    "task_name": str,
+    "seed": Annotated[int, Interval(ge=0, lt=2**32)],
+    "monitor.metric": Literal["val/loss", "val/acc", "val/f1", "val/f1_macro"],
+    "monitor.mode": Literal["min", "max"],
+    "test": bool,
+    "halve_batch_on_oom": bool,
+    "tags": list[str],
+    "paths.log_dir": str,
+    "paths.cache_dir": str,
+    "paths.run_dir": str | None,
+}
 
 
 def train(cfg: DictConfig) -> results.Metrics:
@@ -42,34 +64,81 @@ def train(cfg: DictConfig) -> results.Metrics:
     Raises:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
-    config = resolve(cfg)
+    folder = resumed_folder(cfg)
+    config = resolve(cfg if folder is None else resumed_config(folder))
+    check_config(config, SETTINGS)
     with tidy_process():
-        recipe = instantiate(config["tokenizer"])
-        source = instantiate(config["data"])
-        _check_settings(config, recipe.max_length)
-        run_dir = make_run_dir(config)
-        trainer = make_trainer(config, run_dir, timer := Timer())
+        while True:
+            try:
+                return _train(config, folder)
+            except OutOfMemory as error:
+                if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
+                    raise
+                config["data"]["batch_size"] //= 2
+                log.warning("%s: starting again with data.batch_size=%d", error, config["data"]["batch_size"])
 
-        results.write_config(run_dir, config)
-        datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
-        datamodule.setup()
-        datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
 
-        seed_everything(config["seed"], workers=True, verbose=False)
-        module = TextClassification(
-            model=config["model"],
-            optimizer=config["optimizer"],
-            scheduler=config["scheduler"],
-            label_names=datamodule.label_names,
-            tokenizer=datamodule.tokenizer.to_str(),
-        )
-        for logger in trainer.loggers:
-            logger.log_hyperparams(config)
-        try:
-            trainer.fit(module, datamodule)
-        except MisconfigurationException as error:
-            raise UserError(str(error)) from error
-        return _finish(config, trainer, module, datamodule, timer, run_dir)
+def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
+    recipe = instantiate(config["tokenizer"])
+    source = instantiate(config["data"])
+    _check_settings(config, recipe.max_length)
+    run_dir = resumed or make_run_dir(config)
+    checkpoint = find_last(run_dir) if resumed else None
+    trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
+
+    results.write_config(run_dir, config)
+    datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
+    datamodule.setup()
+    datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
+    write_environment(run_dir, trainer)
+
+    seed_everything(config["seed"], workers=True, verbose=False)
+    module = TextClassification(
+        model=config["model"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+        label_names=datamodule.label_names,
+        tokenizer=datamodule.tokenizer.to_str(),
+    )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+    with _faults_in_one_line(config, run_dir):
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    return _finish(config, trainer, module, datamodule, stopwatch, run_dir)
+
+
+class OutOfMemory(UserError):
+    """The batch does not fit."""
+
+
+class Stopwatch(Timer):
+    """The time of training, also over interruptions; named apart from the Timer of `trainer.max_time`."""
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__
+
+
+@contextmanager
+def _faults_in_one_line(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
+    """Say what the user can do where training fails for want of memory, of a worker or of sense in the settings."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
+        message = first_line(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
+            raise OutOfMemory(
+                f"out of memory with data.batch_size={config['data']['batch_size']}; give a smaller one, a smaller "
+                "tokenizer.max_length, or halve_batch_on_oom=true"
+            ) from error
+        if "DataLoader worker" in message:
+            raise UserError(
+                f"a process that builds batches died ({message}); data.num_workers=0 does without them: "
+                f"resume={shown(run_dir)} data.num_workers=0"
+            ) from error
+        raise
 
 
 def _finish(
@@ -77,11 +146,11 @@ def _finish(
     trainer: Trainer,
     module: TextClassification,
     datamodule: TextDataModule,
-    timer: Timer,
+    stopwatch: Stopwatch,
     run_dir: Path,
 ) -> results.Metrics:
     """Evaluate the best checkpoint and write everything down."""
-    train_seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
+    train_seconds = stopwatch.time_elapsed("train") - stopwatch.time_elapsed("validate")
     num_batches = trainer.fit_loop.total_batch_idx + 1
     assert datamodule.train_loader is not None
     num_samples = num_batches * len(datamodule.splits["train"].texts) / len(datamodule.train_loader)
@@ -103,9 +172,10 @@ def _finish(
         predictions = module.predictions()
     metrics |= datamodule.ceilings
     if trainer.is_global_zero:
-        results.write_results(run_dir, metrics, predictions, datamodule.label_names)
         if (run_dir / "metrics.csv").exists():
             results.draw_curves(run_dir)
+        (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
+        results.write_results(run_dir, metrics, predictions, datamodule.label_names)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
@@ -126,7 +196,9 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     # The checkpoint callback writes below the folder of the first logger, so `run_dir` need not stand in the config.
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in config["logger"].values() if logger]
     try:
-        trainer: Trainer = instantiate(config["trainer"], callbacks=[*named, *callbacks], logger=loggers)
+        trainer: Trainer = instantiate(
+            config["trainer"], callbacks=[*named, *callbacks], logger=loggers, plugins=[WholeCheckpointIO()]
+        )
     except MisconfigurationException as error:
         raise UserError(f"{first_line(error)} trainer=auto takes what this machine has") from error
     in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -140,8 +212,6 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
 
 def _check_settings(config: dict[str, Any], max_length: int) -> None:
     """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
-    if (metric := config["monitor"]["metric"]) not in VALIDATION_METRICS:
-        raise UserError(f"monitor.metric={metric} is unknown; choose one of {', '.join(VALIDATION_METRICS)}")
     settings = config["trainer"]
     scaled = str(settings.get("precision")) in ("16", "16-mixed")
     if scaled and settings.get("gradient_clip_val") and config["optimizer"].get("fused"):

@@ -1,0 +1,73 @@
+"""Every setting against what it may be, before anything is done: by the annotations of what the config calls."""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from typing import Annotated, Any, get_type_hints
+
+from annotated_types import Ge
+from hydra.utils import get_object
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from attnlab.config import EXECUTION_WHITELIST
+from attnlab.errors import UserError
+
+# Other people's arguments that say their type but not that a number may be too small.
+NARROWER: dict[tuple[str, str], Any] = {
+    ("Trainer", "max_epochs"): Annotated[int, Ge(-1)] | None,
+    ("Trainer", "gradient_clip_val"): Annotated[float, Ge(0)] | None,
+    ("Trainer", "log_every_n_steps"): Annotated[int, Ge(1)],
+    ("Trainer", "num_sanity_val_steps"): Annotated[int, Ge(-1)],
+    ("EarlyStopping", "patience"): Annotated[int, Ge(0)],
+    ("RichModelSummary", "max_depth"): Annotated[int, Ge(-1)],
+}
+# What pydantic says of the classes in a union, which no plain value can be.
+ABOUT_CLASSES = ("is_instance_of", "needs_python_object")
+
+
+def check_config(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check every value of the config: by `settings`, key to annotation, or as an argument of what it is for.
+
+    Raises:
+        UserError: the first one that is of another type, or out of range.
+    """
+    for key, target, argument, value in _leaves(config):
+        if key in settings:
+            _check(key, value, settings[key])
+        elif target:
+            annotation = _annotations(target).get(argument, Any)
+            _check(key, value, NARROWER.get((target.split(".")[-1], argument), annotation))
+
+
+def _leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, str, Any]]:
+    """Key, target ("" where there is none), name and value of everything in a config but the targets themselves."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        elif not name.startswith("_"):
+            yield f"{path}{name}", node.get("_target_", ""), name, value
+
+
+def _annotations(target: str) -> dict[str, Any]:
+    if not any(fnmatch(target, allowed) for allowed in EXECUTION_WHITELIST):
+        return {}  # it will be refused when it is called; nothing is imported for it here
+    try:
+        called = get_object(target)
+        return get_type_hints(called.__init__ if inspect.isclass(called) else called, include_extras=True)
+    except (ImportError, NameError):  # a name that only a type checker imports
+        return {}
+
+
+def _check(key: str, value: Any, annotation: Any) -> None:
+    try:
+        # As JSON, where a list is as good as a tuple and a string as a path.
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        adapter.validate_json(json.dumps(value), strict=True)
+    except PydanticUserError:  # a class of its own, which no plain value can be; the call itself will say so
+        return
+    except ValidationError as error:
+        found = [detail for detail in error.errors() if detail["type"] not in ABOUT_CLASSES] or error.errors()
+        wanted = dict.fromkeys(detail["msg"].removeprefix("Input should be ") for detail in found)
+        raise UserError(f"{key}={value} should be {' or '.join(wanted)}") from error

@@ -1,0 +1,199 @@
+"""Checkpoints: each is on disk whole or not at all, and a run goes on from the last one exactly."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
+
+from attnlab.errors import UserError, first_line
+from attnlab.paths import shown
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+CURVES = "metrics.csv"  # the file's text at the time of the checkpoint
+# What a shell shows for Ctrl-C; and "try again later" (EX_TEMPFAIL of sysexits.h), for a scheduler to requeue.
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the file and renames, so that a kill or a full disk leaves the file that was there.
+
+    Of `last.ckpt` the one before is kept as `previous.ckpt`.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises `UserError` where the disk is full or can't be written; the old file stays."""
+        assert storage_options is None
+        path = Path(path)
+        partial = path.with_suffix(".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+            partial.unlink(missing_ok=True)
+            raise UserError(
+                f"can't write {shown(path)}: {first_line(error.__context__ or error)}. What was there before is whole: "
+                f"free some space, then go on with resume={shown(path.parent.parent)}"
+            ) from error
+        if path.name == LAST and path.exists():
+            path.replace(path.with_name(PREVIOUS))
+        partial.replace(path)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+        """Never anything but plain data. Paths in it are those of the folder that it lies in now.
+
+        Lightning deletes the files that a checkpoint names as older ones, so it must not name others.
+        """
+        del weights_only
+        checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        for state in checkpoint.get("callbacks", {}).values():
+            if "best_model_path" in state:
+                _point_to(Path(path).parent.resolve(), state)
+        return checkpoint
+
+
+def _point_to(folder: Path, state: dict[str, Any]) -> None:
+    """Have the state of a ModelCheckpoint name files of this folder alone."""
+    state["dirpath"] = str(folder)
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = str(folder / Path(state[key]).name) if state[key] else ""
+    state["best_k_models"] = {str(folder / Path(name).name): score for name, score in state["best_k_models"].items()}
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`: after every epoch, every so many steps or minutes, and when a signal ends the run.
+
+    A run that resumes from it ends as one that was never interrupted. SIGTERM and Ctrl-C finish the step, write it and
+    exit with 75 and 130; a second one ends at once, with the checkpoint before.
+
+    Args:
+        every_n_steps, every_n_minutes: besides the ends of epochs.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = None) -> None:
+        for name, number in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if number is not None and number <= 0:
+                raise UserError(f"callbacks.last_checkpoint.{name}={number} must be above 0, or null for epochs only")
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.signal: int | None = None
+        self.handlers: dict[int, Any] = {}
+        self.saved_step, self.saved_time = -1, time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        for callback in trainer.early_stopping_callbacks:
+            # A run that was killed after its last epoch would otherwise train another one.
+            if (
+                isinstance(callback, EarlyStopping)
+                and callback.stopped_epoch
+                and callback.wait_count >= callback.patience
+            ):
+                trainer.should_stop = True
+        if threading.current_thread() is threading.main_thread():
+            for number in EXIT_STATUS:
+                self.handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        del pl_module, outputs, batch
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == self.saved_step:
+            return
+        # Where a validation follows, the checkpoint waits for it, so as not to come between the two.
+        every = trainer.val_check_batch
+        validates = trainer.is_last_batch or (every is not None and (batch_idx + 1) % every == 0)
+        if not validates and self._is_due(trainer):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del pl_module
+        self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self._restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        del trainer, pl_module, exception
+        self._restore_handlers()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The curves up to here, so that a run that goes on has no gap and no step twice."""
+        del pl_module
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
+                file = Path(logger.log_dir, CURVES)
+                checkpoint[CURVES] = file.read_text(encoding="utf-8") if file.exists() else ""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        del pl_module
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and checkpoint.get(CURVES):
+                Path(logger.log_dir, CURVES).write_text(checkpoint[CURVES], encoding="utf-8")
+                logger.experiment.metrics_keys = checkpoint[CURVES].splitlines()[0].split(",")
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        minutes = (time.monotonic() - self.saved_time) / 60
+        return (
+            self.signal is not None
+            or (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
+            or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
+        )
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        trainer.save_checkpoint(folder / "checkpoints" / LAST)
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        if self.signal is not None:
+            log.warning("Stopped after step %d. Go on with resume=%s", trainer.global_step, shown(folder))
+            raise SystemExit(EXIT_STATUS[signal.Signals(self.signal)])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.signal = number
+        self._restore_handlers()  # the next one is not waited for
+        log.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+
+def find_last(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a run that can be read, and None where there is none yet.
+
+    Raises:
+        UserError: there are some, and all are damaged.
+    """
+    files = [file for name in (LAST, PREVIOUS) if (file := run_dir / "checkpoints" / name).exists()]
+    for file in files:
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can fail in any way
+            log.warning("%s is damaged (%s); trying the one before it", shown(file), first_line(error))
+        else:
+            return file
+    if files:
+        raise UserError(
+            f"every checkpoint in {shown(run_dir / 'checkpoints')} is damaged: remove that folder to train anew"
+        )
+    return None

@@ -1,0 +1,52 @@
+"""What besides the config and the seed can change a result: versions, device, threads."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
+FILE = "environment.json"
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """Of this process, as plain data."""
+    device = trainer.strategy.root_device
+    on_gpu = device.type == "cuda"
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type} {platform.machine()}",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "precision": trainer.precision,
+    }
+
+
+def write_environment(run_dir: Path, trainer: Trainer) -> None:
+    """environment.json."""
+    (run_dir / FILE).write_text(json.dumps(environment(trainer), indent=2) + "\n", encoding="utf-8")
+
+
+def differences(run_dir: Path, trainer: Trainer) -> list[str]:
+    """What differs now from when the run in `run_dir` was trained: "torch 2.13.0, now 2.14.0"."""
+    file = run_dir / FILE
+    if not file.is_file():
+        return []
+    then, now = json.loads(file.read_text(encoding="utf-8")), environment(trainer)
+    return [f"{key} {then[key]}, now {now[key]}" for key in then if key in now and then[key] != now[key]]
+
+
+def commit() -> str | None:
+    """The git commit of this program, with "+" where files differ from it; None outside of a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

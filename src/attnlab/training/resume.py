@@ -1,0 +1,68 @@
+"""Going on with a run in its own folder: `python src/train.py resume=<run folder>`, or `resume=latest`."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from attnlab.errors import UserError
+from attnlab.paths import choose_run_dir, shown
+
+# What may be given anew; all else decided what the run has learnt so far.
+MAY_CHANGE = ("trainer", "callbacks", "logger", "test", "tags", "data.num_workers")
+ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
+
+
+def resumed_folder(config: DictConfig) -> Path | None:
+    """The folder of the run to go on with, or None for a new run. Raises `UserError` in a multirun."""
+    if not config.get("resume"):
+        return None
+    if not HydraConfig.initialized():
+        return Path(choose_run_dir(config.resume, str(Path(config.paths.log_dir, config.task_name, "runs"))))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(
+            "resume= goes on with one run, so leave out -m; a search goes on with the command that began it"
+        )
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def resumed_config(folder: Path) -> DictConfig:
+    """The config of the run in `folder`, with what this command gives anew.
+
+    Raises:
+        UserError: the run has finished, or a setting was given that can't change in mid-run.
+    """
+    config = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(config, DictConfig)
+    changed = False
+    for key, value in _given_anew():
+        with open_dict(config):
+            OmegaConf.update(config, key, value)
+        changed = True
+    if (folder / "metrics.json").exists() and not changed:
+        raise UserError(
+            f"the run in {shown(folder)} has finished; to train it further give a higher limit: trainer.max_epochs=20"
+        )
+    return config
+
+
+def _given_anew() -> list[tuple[str, Any]]:
+    """The settings on the command line."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    given = []
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        key = override.key_or_group
+        if key.split(".")[0] in ABOUT_THE_COMMAND:
+            continue
+        if override.is_delete() or key in hydra.runtime.choices or not key.startswith(MAY_CHANGE):
+            raise UserError(
+                f"{override.input_line} can't be given with resume=: the run keeps its parts and settings; only those "
+                f"under {', '.join(MAY_CHANGE)} can change, one by one"
+            )
+        given.append((key, override.value()))
+    return given

@@ -1,0 +1,262 @@
+"""A run that was killed ends, when it is resumed, as one that never was: weights, curves, metrics and predictions."""
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from attnlab.errors import UserError
+from attnlab.training.run import train
+from tests.conftest import ROOT, TINY
+
+Compose = Callable[..., DictConfig]
+TIMING = {"train/seconds", "train/samples_per_second"}
+LONG = [
+    "data.train_size=1500",
+    "data.batch_size=16",
+    "model.dropout=0.3",
+    "model.pooling=mean",
+    "trainer.max_epochs=3",
+    "trainer.log_every_n_steps=1",
+    "callbacks.last_checkpoint.every_n_steps=5",
+]
+
+
+def start(config: DictConfig) -> Any:
+    """Train in a process of its own, which begins with everything imported."""
+    process = multiprocessing.get_context("fork").Process(target=_quietly_train, args=(config,))
+    process.start()
+    return process
+
+
+def _quietly_train(config: DictConfig) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    train(config)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """To the last bit, but for the time that it took."""
+    for name in ("last", "best"):
+        ours, theirs = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for run in (one, other))
+        for key in (
+            "state_dict",
+            "optimizer_states",
+            "lr_schedulers",
+            "random_states",
+            "metrics",
+            "epoch",
+            "global_step",
+        ):
+            _assert_equal(ours[key], theirs[key], key)
+    for file in ("metrics.csv", "predictions.parquet", "per_class.csv", "tokenizer.json"):
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+    ours, theirs = (json.loads((run / "metrics.json").read_text()) for run in (one, other))
+    assert {key: ours[key] for key in ours.keys() - TIMING} == {key: theirs[key] for key in theirs.keys() - TIMING}
+    assert {path.name for path in (other / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def _assert_equal(ours: Any, theirs: Any, where: str) -> None:
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            _assert_equal(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            _assert_equal(a, b, f"{where}.{number}")
+    else:
+        assert ours == theirs, where
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_change_nothing(kills: int, whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    start(tiny_config(*LONG, f"paths.run_dir={tmp_path}/again")).join()
+    seconds, moments = time.monotonic() - begin, random.Random(kills)
+    survived = finished = 0
+    while survived < kills or not finished:
+        run = tmp_path / f"killed-{finished}"
+        more = [f"resume={run}"] if (run / "config.yaml").exists() else [f"paths.run_dir={run}"]
+        process = start(tiny_config(*LONG, *more))
+        process.join(moments.uniform(0, seconds) if survived < kills else None)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            survived += 1
+            if not (run / "metrics.json").exists():
+                continue
+        else:
+            assert process.exitcode == 0
+        assert_same_run(whole, run)
+        finished += 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    with initialize_config_dir(str(ROOT / "conf")):
+        train(compose("train", overrides=[*TINY, *LONG, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
+    return folder / "run"
+
+
+def wait_for_a_checkpoint(run: Path, newer_than: int = 0) -> int:
+    """When it was written."""
+    file, deadline = run / "checkpoints" / "last.ckpt", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            if (written := file.stat().st_mtime_ns) > newer_than:
+                return written
+        time.sleep(0.005)
+    raise AssertionError("no checkpoint")
+
+
+def test_a_signal_ends_a_run_with_a_checkpoint(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+    """SIGTERM says "try again later" by its status, Ctrl-C as any shell does; the run goes on from that very step."""
+    run, written = tmp_path / "run", 0
+    process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
+    for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        written = wait_for_a_checkpoint(run, newer_than=written)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == status
+        written = wait_for_a_checkpoint(run, newer_than=written)
+        process = start(tiny_config(f"resume={run}"))
+    process.join(60)
+    assert process.exitcode == 0
+    assert_same_run(whole, run)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
+    wait_for_a_checkpoint(run)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.002)
+    process.join(60)
+    assert process.exitcode in (1, 130)
+    train(tiny_config(f"resume={run}"))
+    assert_same_run(whole, run)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    whole: Path, tiny_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
+    wait_for_a_checkpoint(run, newer_than=wait_for_a_checkpoint(run))
+    process.kill()
+    process.join()
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    train(tiny_config(f"resume={run}"))
+    assert f"{last} is damaged" in caplog.text
+    assert_same_run(whole, run)
+    for file in (run / "checkpoints").iterdir():
+        file.write_bytes(b"")
+    (run / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        train(tiny_config(f"resume={run}"))
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: writing fails half-way."""
+    run = tmp_path / "run"
+    process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
+    wait_for_a_checkpoint(run)
+    process.kill()
+    process.join()
+
+    size = (run / "checkpoints" / "last.ckpt").stat().st_size
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+        with pytest.raises(UserError, match=r"can't write .*last\.ckpt: .*free some space, then go on with resume="):
+            train(tiny_config(f"resume={run}"))
+
+    process = multiprocessing.get_context("fork").Process(target=limited)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert not list(run.rglob("*.partial"))
+    train(tiny_config(f"resume={run}"))
+    assert_same_run(whole, run)
+
+
+def test_two_runs_of_one_seed_are_equal_on_any_number_of_workers(
+    whole: Path, tiny_config: Compose, tmp_path: Path
+) -> None:
+    train(tiny_config(*LONG, "data.num_workers=2", f"paths.run_dir={tmp_path}/workers"))
+    assert_same_run(whole, tmp_path / "workers")
+
+
+def test_early_stopping_stays_stopped(tiny_config: Compose, tmp_path: Path) -> None:
+    """Killed after its last epoch and before its results, a run does not train another epoch."""
+    settings = [
+        "monitor.metric=val/acc",
+        "monitor.mode=min",
+        "trainer.max_epochs=50",
+        "callbacks.early_stopping.patience=1",
+    ]
+    train(tiny_config(*settings, "optimizer.lr=0.02", "data.train_size=600", f"paths.run_dir={tmp_path}"))
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    assert before["train/epochs"] < 50
+    (tmp_path / "metrics.json").unlink()
+    after = train(tiny_config(f"resume={tmp_path}"))
+    assert {key: after[key] for key in after.keys() - TIMING} == {key: before[key] for key in before.keys() - TIMING}
+
+
+def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: Path) -> None:
+    def command(*overrides: str) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(ROOT / "src" / "train.py"), *overrides]
+        return subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+
+    assert command(*TINY).returncode == 0
+    (run,) = (tmp_path / "logs/train/runs").iterdir()
+    first = [row for row in csv.DictReader((run / "metrics.csv").open()) if not row["test/acc"]]
+    finished = command("resume=latest")
+    assert finished.returncode == 1 and "has finished; to train it further give a higher limit" in finished.stderr
+    refused = command(f"resume={run}", "model.pooling=max")
+    assert refused.returncode == 1 and "model.pooling=max can't be given with resume=" in refused.stderr
+    more = command("resume=latest", "trainer.max_epochs=3", "+trainer.max_time=00:01:00:00")
+    assert more.returncode == 0, more.stderr
+    assert list(csv.DictReader((run / "metrics.csv").open()))[: len(first)] == first and "epoch 3/3" in more.stdout
+    assert json.loads((run / "metrics.json").read_text())["train/epochs"] == 3
+    assert list((tmp_path / "logs/train/runs").iterdir()) == [run]
+    assert "Traceback" not in finished.stderr + refused.stderr
+
+
+def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, tmp_path: Path) -> None:
+    """Lightning removes the files that a checkpoint calls its older best ones."""
+    run, victim = tmp_path / "run", tmp_path / "victim.ckpt"
+    victim.write_text("keep me")
+    train(tiny_config(f"paths.run_dir={run}"))
+    file = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    for state in checkpoint["callbacks"].values():
+        if "best_model_path" in state:
+            state |= {"best_model_path": str(victim), "best_k_models": {str(victim): torch.tensor(99.0)}}
+            state |= {"kth_best_model_path": str(victim), "kth_value": torch.tensor(99.0), "dirpath": str(tmp_path)}
+    torch.save(checkpoint, file)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("max_epochs: 2", "max_epochs: 4"))
+    (run / "metrics.json").unlink()
+    assert train(tiny_config(f"resume={run}"))["train/epochs"] == 4
+    assert victim.read_text() == "keep me"
