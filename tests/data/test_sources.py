@@ -76,17 +76,20 @@ def test_without_network_two_ways_out_are_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "topic"}, r"data\.label=topic is no column of the train split; it has body, kind"),
+        ({"label": "topic"}, r"data\.label=topic is no column of .*train\.jsonl; it has body, kind"),
         ({"text": "title"}, r"data\.text=title is no column"),
         ({"train": "nowhere.csv"}, r"data\.train=nowhere\.csv is no file"),
         ({"train": "notes.txt"}, r"data\.train=notes\.txt: files end in one of \.csv, \.tsv"),
-        ({"train_rows": [*ROWS, {"body": " ", "kind": "sport"}]}, "row 6 of the train split has an empty text"),
+        ({"train_rows": [*ROWS, {"body": " ", "kind": "sport"}]}, r"train\.jsonl, row 6: the text is empty"),
         (
             {"test_rows": [{"body": "x", "kind": "chess"}]},
-            "row 0 of the test split has the label 'chess'.*sport, weather",
+            r"test\.jsonl, row 0: the label 'chess' is none of the training set; give it one of sport, weather",
         ),
-        ({"train_rows": [{"body": "x", "kind": 0.5}]}, r"data\.label=kind holds 0\.5"),
-        ({"train_rows": [{"body": 1, "kind": "a"}]}, r"data\.text=body holds int, not text"),
+        ({"train_rows": [{"body": "x", "kind": 0.5}]}, r"data\.label=kind of .*train\.jsonl holds 0\.5"),
+        (
+            {"train_rows": [{"body": 1, "kind": "a"}]},
+            r"data\.text=body of .*train\.jsonl holds int \(row 0\), no text",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -56,6 +56,19 @@ def test_padding_changes_nothing(model: str, pe: str, pooling: str) -> None:
     torch.testing.assert_close(classifier(ids.masked_fill(~mask, 9), mask), logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("model", "pe", "pooling"), [case for case in EVERY if case[2] in ("cls", "mean")])
+def test_the_shorter_ways_give_the_same_logits_and_gradients(model: str, pe: str, pooling: str) -> None:
+    """Pooling of every token's vector, where the other takes the first alone, or rows of the table."""
+    classifier, plain = build(model, pe, pooling), build(model, pe, pooling)
+    plain.is_plain_mean = plain.pools_the_first = False
+    ids, mask = batch([3, 7, 5], width=7)
+    for each in (classifier, plain):
+        each(ids, mask).square().sum().backward()
+    torch.testing.assert_close(classifier(ids, mask), plain(ids, mask), atol=1e-6, rtol=0)
+    for ours, theirs in zip(classifier.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
+
+
 def test_counted_padding_is_the_notebooks_mean_over_all_positions() -> None:
     model = build("bag", "none", "mean", count_padding=True)
     ids, mask = batch([3, 7], width=7)

@@ -16,9 +16,9 @@ def build(**changes: Any) -> NgramBag:
     return NgramBag(**{**sizes, **settings, **changes}).eval()
 
 
-@pytest.mark.parametrize("ngrams", [1, 2, 3])
-def test_padding_changes_nothing(ngrams: int) -> None:
-    model = build(ngrams=ngrams)
+@pytest.mark.parametrize(("ngrams", "leads"), [(1, []), (2, []), (3, [2, 4]), (1, [3])])
+def test_padding_changes_nothing(ngrams: int, leads: list[int]) -> None:
+    model = build(ngrams=ngrams, leads=leads)
     logits = model(*batch([3, 7, 5], width=7))
     assert logits.shape == (3, CLASSES)
     ids, mask = batch([3, 7, 5], width=12)
@@ -55,6 +55,17 @@ def test_an_ngram_has_one_row_wherever_it_stands_and_different_ones_rarely_share
     assert rows[:, 2].min() >= VOCAB and rows[:, 2].max() < VOCAB + 100_000
     # 10,000 balls thrown into 100,000 urns fill 9,516 of them on average, with a deviation of 21.
     assert len(set(rows[:, 2].tolist())) > 9_400
+
+
+def test_a_lead_token_has_a_row_of_its_own_which_it_loses_further_back() -> None:
+    model = build(ngrams=1, leads=[2, 3], buckets=100_000)
+    ids = torch.tensor([[7, 8, 9, 6], [9, 8, 7, 6]])
+    rows, present = model._rows(ids, torch.tensor([[True] * 4, [True, False, False, False]]))
+    first, second = rows[:, 4:6], rows[:, 6:]
+    assert rows.shape == (2, 4 + 2 + 3) and present.sum(dim=1).tolist() == [9, 3]
+    assert first[0, 1] == first[1, 1] and second[0].tolist() == second[1].flip(0).tolist()
+    assert len({*rows[0].tolist()}) == 9 and min(*first[0], *second[0]) >= VOCAB
+    assert not torch.allclose(model(ids[:1], present[:1, :4]), model(ids[:1].flip(1), present[:1, :4]))
 
 
 def test_articles_shorter_than_an_ngram_have_tokens() -> None:

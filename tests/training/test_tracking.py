@@ -69,7 +69,7 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     assert config["model"]["pooling"] == "cls" and config["seed"] == 0 and config["data"]["noise"] == 0.05
 
     values = history(found)
-    for curve in ("train/loss", "val/loss", "val/acc", "test/acc", "lr-AdamW"):
+    for curve in ("train/loss", "val/loss", "val/acc", "test/acc", "lr"):
         assert values[curve], curve
     assert any(key.startswith("test/confusion_matrix") for key in values)
     summary = {item.key or "/".join(item.nested_key) for record in found for item in record.summary.update}

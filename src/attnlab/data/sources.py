@@ -1,7 +1,7 @@
 """Where articles come from. A source is a dataclass with a `load()`; each file in `conf/data` configures one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -136,7 +136,9 @@ class Hub(Source):
             if split is not None and split not in tables:
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(tables)}")
         val = self.val or ("validation" if "validation" in tables else None)
-        return _corpus(tables[self.train], tables[val] if val else None, tables[self.test], self.text, self.label)
+        splits = {"train": self.train, "val": val, "test": self.test}
+        chosen = {key: (tables[split], f"the {split} split") for key, split in splits.items() if split}
+        return _corpus(chosen, self.text, self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,17 +152,14 @@ class Files(Source):
     label: str = "label"
 
     def load(self) -> Corpus:
-        train, val, test = (
-            _read(key, path) if path else None
-            for key, path in (("train", self.train), ("val", self.val), ("test", self.test))
-        )
-        assert train is not None and test is not None
-        return _corpus(train, val, test, self.text, self.label)
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return _corpus({key: (_read(key, path), path) for key, path in splits.items() if path}, self.text, self.label)
 
 
+AS_WRITTEN = {"keep_default_na": False}  # an article or a label may well be "NA", "null" or "None"
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
+    ".csv": ("csv", AS_WRITTEN),
+    ".tsv": ("csv", {"sep": "\t", **AS_WRITTEN}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
@@ -178,57 +177,80 @@ def _read(key: str, path: str) -> "datasets.Dataset":
     builder, options = READERS[suffix]
     try:
         return datasets.load_dataset(builder, data_files=path, split="train", **options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"can't read data.{key}={path}: {first_line(error.__cause__ or error)}") from error
+    except Exception as error:  # a file from outside can fail in any way
+        message = first_line(error.__cause__ or error)
+        if "corresponds to no data" in message:
+            message = "it has no rows"
+        elif isinstance(error.__cause__, UnicodeDecodeError):
+            message += "; save the file as UTF-8"
+        raise UserError(
+            f"can't read data.{key}={path}: {message.rstrip('.')}. Mend the file or get it again"
+        ) from error
 
 
-def _corpus(
-    train: "datasets.Dataset", val: "datasets.Dataset | None", test: "datasets.Dataset", text: str, label: str
-) -> Corpus:
-    tables = {"train": train, "val": val, "test": test}
-    columns: dict[str, tuple[list[str], Sequence[Any]]] = {}
-    for split, table in tables.items():
-        if table is None:
-            continue
-        for key, column in (("text", text), ("label", label)):
-            if column not in table.column_names:
-                raise UserError(
-                    f"data.{key}={column} is no column of the {split} split; it has {', '.join(table.column_names)}"
-                )
-        columns[split] = table[text][:], table[label][:]
-        for row, value in enumerate(columns[split][0]):
+def _corpus(tables: "dict[str, tuple[datasets.Dataset, str]]", text: str, label: str) -> Corpus:
+    """The articles of each split's table, of which the other entry is its name in messages. Rows count from 0."""
+    labels: dict[str, Sequence[Any]] = {}
+    texts: dict[str, list[str]] = {}
+    for split, (table, name) in tables.items():
+        _check_columns(table, name, text, label)
+        try:
+            texts[split], labels[split] = table[text][:], table[label][:]
+        except Exception as error:  # damage that shows only when the values are read
+            raise UserError(f"can't read {name}: {first_line(error)}. Mend the file or get it again") from error
+        for row, value in enumerate(texts[split]):
             if not isinstance(value, str | None):
-                raise UserError(f"data.text={text} holds {type(value).__name__}, not text; name another column")
+                raise UserError(
+                    f"data.text={text} of {name} holds {type(value).__name__} (row {row}), no text; name another column"
+                )
             if not value or value.isspace():
-                raise UserError(f"row {row} of the {split} split has an empty text; remove it from the data")
-
-    names, numbers = _number_labels(
-        {split: labels for split, (_, labels) in columns.items()}, train.features[label], label
-    )
-    splits = {split: Split(texts, numbers[split]) for split, (texts, _) in columns.items()}
-    return Corpus(names, splits["train"], splits["test"], splits.get("val"))
-
-
-def _number_labels(
-    values: dict[str, Sequence[Any]], feature: Any, column: str
-) -> tuple[list[str], dict[str, headlines.Labels]]:
-    """Class names, in order, and each split's labels as class numbers."""
-    classes: list[Any]
-    if names := getattr(feature, "names", None):  # a ClassLabel knows its classes; labels are their numbers
-        classes = list(range(len(names)))
-    else:
-        if strange := next((v for v in values["train"] if not isinstance(v, str | int)), None):
-            raise UserError(f"data.label={column} holds {strange!r}; labels are strings or integers")
-        classes = sorted(set(values["train"]) - {None})
-        names = [str(value) for value in classes]
+                raise UserError(f"{name}, row {row}: the text is empty; remove the row from the data")
+    table, name = tables["train"]
+    classes = _find_classes(labels["train"], table.features[label], label, name)
     number = {value: index for index, value in enumerate(classes)}
-    numbers = {}
-    for split, labels in values.items():
-        unknown = next((row for row, value in enumerate(labels) if value not in number), None)
+    splits = {}
+    for split, values in labels.items():
+        unknown = next((row for row, value in enumerate(values) if value not in number), None)
         if unknown is not None:
+            missing = values[unknown] in (None, "")
             raise UserError(
-                f"row {unknown} of the {split} split has the label {labels[unknown]!r}; the classes are "
-                + ", ".join(map(str, names))
+                f"{tables[split][1]}, row {unknown}: "
+                + ("the label is missing" if missing else f"the label {values[unknown]!r} is none of the training set")
+                + f"; give it one of {_shortened(classes.values())} or remove the row"
             )
-        numbers[split] = np.array([number[value] for value in labels], dtype=np.int64)
-    return names, numbers
+        splits[split] = Split(texts[split], np.array([number[value] for value in values], dtype=np.int64))
+    return Corpus(list(classes.values()), splits["train"], splits["test"], splits.get("val"))
+
+
+def _check_columns(table: "datasets.Dataset", name: str, text: str, label: str) -> None:
+    for key, column in (("text", text), ("label", label)):
+        if column not in table.column_names:
+            raise UserError(f"data.{key}={column} is no column of {name}; it has {', '.join(table.column_names)}")
+        if f"{column}.1" in table.column_names:  # how pandas reads a second column of that name
+            raise UserError(f"{name} has two columns named {column}; rename one of them")
+
+
+def _find_classes(labels: Sequence[Any], feature: Any, column: str, name: str) -> dict[Any, str]:
+    """What stands for each class in the data, in order, and the classes' names."""
+    if names := getattr(feature, "names", None):  # a ClassLabel knows its classes; labels are their numbers
+        return dict(enumerate(names))
+    present = [value for value in labels if value not in (None, "")]
+    if strange := next((value for value in present if not isinstance(value, str | int)), None):
+        raise UserError(
+            f"data.label={column} of {name} holds {strange!r}; labels are strings or integers: rewrite them"
+        )
+    if len({isinstance(value, str) for value in present}) > 1:
+        raise UserError(f"data.label={column} of {name} holds strings and integers; write all labels as one of them")
+    classes = sorted(set(present))
+    if len(classes) > 20 and len(classes) > len(labels) / 2:
+        raise UserError(
+            f"data.label={column} of {name} holds {len(classes):,} different values in {len(labels):,} rows; "
+            "labels repeat, so name another column"
+        )
+    return {value: str(value) for value in classes}
+
+
+def _shortened(names: Iterable[str]) -> str:
+    """The names, unless there are many."""
+    listed = list(names)
+    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} others" if len(listed) > 20 else "")

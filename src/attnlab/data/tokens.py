@@ -14,6 +14,7 @@ from filelock import FileLock
 from tokenizers import Tokenizer
 
 from attnlab.data.tokenization import TokenizerRecipe
+from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,23 @@ def tokenize(
         texts: articles of each split; a recipe is trained on the one named "train".
         tokenizer: a recipe, or a tokenizer that is trained already.
         cache_dir: parent of the cache's folders, one for each pair of texts and tokenizer.
+
+    Raises:
+        UserError: the cache can't be written, for want of space or of permission.
     """
     folder = cache_dir / _key(texts, tokenizer)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    # Of several runs that start at once on new data one tokenises and the others wait for it.
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            _fill(folder, texts, tokenizer)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        # Of several runs that start at once on new data one tokenises and the others wait for it.
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _fill(folder, texts, tokenizer)
+    except OSError as error:
+        shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
+        raise UserError(
+            f"can't write the token cache in {cache_dir}: {first_line(error)}; free some space, or give another place "
+            "with paths.cache_dir=<folder>"
+        ) from error
     splits = {
         split: Tokens(np.load(folder / f"{split}.ids.npy", mmap_mode="r"), np.load(folder / f"{split}.offsets.npy"))
         for split in texts
@@ -78,5 +89,5 @@ def _fill(folder: Path, texts: Mapping[str, list[str]], tokenizer: TokenizerReci
         lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         np.save(partial / f"{split}.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
         np.save(partial / f"{split}.ids.npy", np.concatenate(encodings).astype(np.int32))
-    tokenizer.save(str(partial / "tokenizer.json"))
+    (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     partial.rename(folder)

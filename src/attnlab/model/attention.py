@@ -43,11 +43,12 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding) -> Tensor:
-        """x: [B, T, D] -> [B, T, D]."""
-        q, k, v = self._heads(x, pe)
+    def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding, queries: int | None = None) -> Tensor:
+        """x: [B, T, D] -> [B, T, D], or of the first `queries` tokens alone: [B, queries, D]."""
+        q, k, v = self._heads(x, pe, queries)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=score_mask, dropout_p=dropout)
+        mask = score_mask[:, :, :queries]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding) -> Tensor:
@@ -56,9 +57,16 @@ class SelfAttention(nn.Module):
         identity = torch.eye(x.size(1), dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
         return F.scaled_dot_product_attention(q, k, identity, attn_mask=score_mask)
 
-    def _heads(self, x: Tensor, pe: PositionalEncoding) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values: [B, H, T, D / H] each."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def _heads(self, x: Tensor, pe: PositionalEncoding, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (all or the first ones), keys and values: [B, H, T, D / H] each."""
+        if queries is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            width, weight, bias = x.size(-1), self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, :queries], weight[:width], bias[:width])
+            q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            kv = F.linear(x, weight[width:], bias[width:])
+            k, v = kv.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return pe.rotate(q), pe.rotate(k), v
 
 
@@ -95,9 +103,9 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding) -> Tensor:
-        """x: [B, T, D] -> [B, T, D]."""
-        x = self._join(x, self.dropout(self.attention(self.norm(x), score_mask, pe)))
+    def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding, queries: int | None = None) -> Tensor:
+        """x: [B, T, D] -> [B, T, D], or of the first `queries` tokens alone: [B, queries, D]."""
+        x = self._join(x[:, :queries], self.dropout(self.attention(self.norm(x), score_mask, pe, queries)))
         return x if self.feed_forward is None else self._join(x, self.feed_forward(x))
 
     def weights(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding) -> Tensor:

@@ -13,7 +13,7 @@ GROUPS = ("model", "pe", "tokenizer", "data", "optimizer", "scheduler")
 # What decides neither what is learned nor from what; `model.pe` is a copy of `pe`.
 IGNORED = (
     *("seed", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers"),
-    *("callbacks.progress", "callbacks.lr_monitor", "callbacks.model_summary", "callbacks.last_checkpoint"),
+    *("callbacks.progress", "callbacks.model_summary", "callbacks.last_checkpoint"),
     *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps"),
 )
 BUDGET = ("data.limit", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "callbacks.early_stopping")

@@ -1,5 +1,6 @@
 """A trained model on a test set."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
 from attnlab.training import results
+from attnlab.training.environment import differences
 from attnlab.training.module import load_checkpoint
 from attnlab.training.run import make_trainer, tidy_process
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> results.Metrics:
@@ -31,6 +35,8 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         module = load_checkpoint(checkpoint)
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
+        for difference in differences(checkpoint.parent.parent, trainer):
+            log.warning("Not as in training, and scores may differ for it: %s", difference)
         results.write_config(run_dir, config)
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from attnlab.config import instantiate
@@ -71,10 +71,18 @@ class TextClassification(LightningModule):
             }
         )
         self.metrics = nn.ModuleDict({stage: metrics.clone(prefix=f"{stage}/") for stage in ("val", "test")})
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.train_loss.persistent(True)  # so that a run that goes on in mid-epoch has the epoch's mean
+        # Sum of the losses of all articles since the last validation, and their number. A torchmetrics.MeanMetric costs
+        # a tenth of a small step; a buffer would take on the weights' precision.
+        self.loss_sum, self.num_losses = torch.zeros(()), 0
         self.random_states: dict[str, Tensor] = {}
         self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool -> logits: [B, C]."""
@@ -88,24 +96,27 @@ class TextClassification(LightningModule):
         if (written or loss.device.type == "cpu") and not loss.isfinite():
             self._explain_divergence(float(loss.detach()), step)
         # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
-        self.train_loss.update(loss.detach(), len(batch.labels))
+        self.loss_sum.add_(loss.detach(), alpha=len(batch.labels))
+        self.num_losses += len(batch.labels)
         if written:
             # At once, where `log` would write it after the step's checkpoint: a resumed run would lack it.
-            row = {"train/loss_step": loss.item(), "epoch": self.current_epoch}
+            row = {"train/loss_step": loss.item(), "lr": self._learning_rate(), "epoch": self.current_epoch}
             for logger in self.trainer.loggers:
                 logger.log_metrics(row, step=step - 1)
         return loss
 
+    def _learning_rate(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
     def _explain_divergence(self, loss: float, step: int) -> None:
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         raise UserError(
-            f"the training loss is {loss} at step {step}, with a learning rate of {rate:.3g}; the last good checkpoint "
-            "is kept. Try a tenth of optimizer.lr, scheduler.warmup=0.1, or trainer.gradient_clip_val=1.0 if it is null"
+            f"the training loss is {loss} at step {step}, with a learning rate of {self._learning_rate():.3g}; the "
+            "last good checkpoint is kept. Try a tenth of optimizer.lr, or scheduler.warmup=0.1"
         )
 
     def on_validation_epoch_start(self) -> None:
-        self.log("train/loss", self.train_loss.compute())  # of all articles since the last validation
-        self.train_loss.reset()
+        self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
+        self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
 
     def validation_step(self, batch: Batch) -> None:
         self._evaluate(batch, "val")
@@ -145,18 +156,21 @@ class TextClassification(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint says what its weights reached on validation (`metrics`) and what chance would bring next."""
-        if not bool(self.train_loss.mean_value.isfinite()):
-            self._explain_divergence(float(self.train_loss.mean_value), self.trainer.global_step)
+        if not bool(self.loss_sum.isfinite()):
+            self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
         checkpoint["metrics"] = validation_metrics(self.trainer)
+        checkpoint["train_loss"] = self.loss_sum, self.num_losses
         checkpoint["random_states"] = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
             checkpoint["random_states"][self.device.type] = torch.get_device_module(self.device).get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.random_states = checkpoint.get("random_states", {})
+        self.random_states = checkpoint["random_states"]
+        self.loss_sum, self.num_losses = checkpoint["train_loss"]
 
     def on_train_start(self) -> None:
-        """Dropout goes on where the checkpoint was made."""
+        """The mean loss of the epoch and dropout go on where the checkpoint was made."""
+        self.loss_sum = self.loss_sum.to(self.device)
         for device, state in self.random_states.items():
             if device == "cpu":
                 torch.set_rng_state(state)
@@ -208,7 +222,17 @@ def load_checkpoint(path: Path) -> TextClassification:
         UserError: the file is no checkpoint of this program.
     """
     try:
-        return TextClassification.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+        with torch.device("meta"):  # a model without memory, to learn how much the real one would take
+            shapes = {name: value.shape for name, value in TextClassification(**settings).state_dict().items()}
+        # A few bytes can be stored as a tensor of any shape.
+        size = sum(value.numel() * value.element_size() for value in weights.values())
+        if shapes != {name: value.shape for name, value in weights.items()} or size > path.stat().st_size:
+            raise UserError(f"{path} holds other weights than its model has")
+        module = TextClassification(**settings)
+        module.load_state_dict(weights)
+        return module
     except UserError:
         raise
     except UnpicklingError as error:  # torch's message advises to load it unsafely

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,16 +17,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
-from attnlab.paths import make_run_dir, shown
+from attnlab.paths import make_run_dir
 from attnlab.training import results
 from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
 from attnlab.training.environment import write_environment
+from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification, validation_metrics
 from attnlab.training.resume import resumed_config, resumed_folder
 
@@ -70,7 +72,8 @@ def train(cfg: DictConfig) -> results.Metrics:
     with tidy_process():
         while True:
             try:
-                return _train(config, folder)
+                with in_one_line(config):
+                    return _train(config, folder)
             except OutOfMemory as error:
                 if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
                     raise
@@ -102,13 +105,19 @@ def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
-    with _faults_in_one_line(config, run_dir):
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     return _finish(config, trainer, module, datamodule, stopwatch, run_dir)
 
 
-class OutOfMemory(UserError):
-    """The batch does not fit."""
+class NoProfiler(PassThroughProfiler):
+    """Lightning's own way to measure nothing makes a new context for each callback's every hook, 50 times a step."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        del action_name
+        return NOTHING
+
+
+NOTHING = nullcontext()
 
 
 class Stopwatch(Timer):
@@ -117,28 +126,6 @@ class Stopwatch(Timer):
     @property
     def state_key(self) -> str:
         return type(self).__qualname__
-
-
-@contextmanager
-def _faults_in_one_line(config: dict[str, Any], run_dir: Path) -> Iterator[None]:
-    """Say what the user can do where training fails for want of memory, of a worker or of sense in the settings."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
-        message = first_line(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:
-            raise OutOfMemory(
-                f"out of memory with data.batch_size={config['data']['batch_size']}; give a smaller one, a smaller "
-                "tokenizer.max_length, or halve_batch_on_oom=true"
-            ) from error
-        if "DataLoader worker" in message:
-            raise UserError(
-                f"a process that builds batches died ({message}); data.num_workers=0 does without them: "
-                f"resume={shown(run_dir)} data.num_workers=0"
-            ) from error
-        raise
 
 
 def _finish(
@@ -195,10 +182,11 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     named = [instantiate(callback) for callback in config["callbacks"].values() if callback]
     # The checkpoint callback writes below the folder of the first logger, so `run_dir` need not stand in the config.
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in config["logger"].values() if logger]
+    objects: dict[str, Any] = {"callbacks": [*named, *callbacks], "logger": loggers, "plugins": [WholeCheckpointIO()]}
+    if not config["trainer"].get("profiler"):
+        objects["profiler"] = NoProfiler()
     try:
-        trainer: Trainer = instantiate(
-            config["trainer"], callbacks=[*named, *callbacks], logger=loggers, plugins=[WholeCheckpointIO()]
-        )
+        trainer: Trainer = instantiate(config["trainer"], **objects)
     except MisconfigurationException as error:
         raise UserError(f"{first_line(error)} trainer=auto takes what this machine has") from error
     in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

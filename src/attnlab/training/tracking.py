@@ -33,9 +33,9 @@ def wandb_logger(
     in_sweep, experiment = _hydra_context()
     # A run that is resumed in its folder goes on as the same run of W&B.
     earlier = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
+    if earlier:
+        settings |= {"id": earlier[-1].name.rsplit("-", 1)[1], "resume": "allow"}
     return WandbLogger(
-        id=earlier[-1].name.rsplit("-", 1)[1] if earlier else None,
-        resume="allow",
         offline=mode == "offline",
         mode=mode,
         group=group or (folder.parent.name if in_sweep else experiment),

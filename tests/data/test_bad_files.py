@@ -1,0 +1,163 @@
+"""Files as they come: each is read as a user would expect, or refused with one line that names file, row and remedy."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from attnlab.data.datamodule import TextDataModule, split_corpus
+from attnlab.data.sources import Corpus, Files
+from attnlab.data.tokenization import BPE
+from attnlab.errors import UserError
+
+GOOD = "text,label\n" + "".join(f"word{i} is here,{'ab'[i % 2]}\n" for i in range(20))
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(
+        pa.table({"text": [f"w {i}" for i in range(999)], "label": ["a", "b", "c"] * 333}), buffer
+    )
+    return buffer.getvalue()
+
+
+def load(folder: Path, name: str, content: bytes | str) -> Corpus:
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return Files(batch_size=2, train=str(file), test=str(file)).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.parquet", parquet()[:500], "can't read data.train=.*cut.parquet: .*Mend the file or get it again"),
+        ("holed.parquet", parquet()[:100] + bytes(200) + parquet()[300:], "can't read data.train=.*holed.parquet: "),
+        ("empty.parquet", "", "can't read data.train=.*empty.parquet: Parquet file size is 0 bytes"),
+        ("empty.csv", "", "can't read data.train=.*empty.csv: No columns to parse"),
+        ("header_alone.csv", "text,label\n", "can't read data.train=.*header_alone.csv: it has no rows"),
+        ("wide_row.csv", GOOD + "one,two,three\n", "can't read data.train=.*wide_row.csv: .* line 22, saw 3"),
+        (
+            "short_row.csv",
+            GOOD + "lonely\n",
+            "short_row.csv, row 20: the label is missing; give it one of a, b or remove",
+        ),
+        (
+            "latin1.csv",
+            GOOD.replace("word3", "wörd").encode("latin1"),
+            "latin1.csv: 'utf-8' .*; save the file as UTF-8",
+        ),
+        ("utf16.csv", GOOD.encode("utf16"), "utf16.csv: 'utf-8' .*; save the file as UTF-8"),
+        ("open_quote.csv", 'text,label\n"never closed,a\nx,b\n', "open_quote.csv: .*EOF inside string"),
+        ("empty_text.csv", GOOD + ",a\n", "empty_text.csv, row 20: the text is empty; remove the row"),
+        ("white_text.csv", GOOD + " \u3000 ,a\n", "white_text.csv, row 20: the text is empty; remove the row"),
+        ("float.csv", "text,label\nx,1.5\ny,2.0\n", "label of .*float.csv holds 1.5; labels are strings or integers"),
+        ("missing.csv", GOOD + "foo,\n", "missing.csv, row 20: the label is missing"),
+        ("twice.csv", "text,text,label\nx,y,a\nz,w,b\n", "twice.csv has two columns named text; rename one"),
+        (
+            "wrong_column.csv",
+            "text,label\n" + "".join(f"a,text {i}\n" for i in range(50)),
+            "50 different values in 50 rows",
+        ),
+        ("cut.jsonl", '{"text": "x", "label": 1}\n{"text": ', "can't read data.train=.*cut.jsonl: JSON parse error"),
+        (
+            "nested.json",
+            json.dumps([{"text": {"a": 1}, "label": 1}] * 2),
+            r"nested.json holds dict \(row 0\), no text",
+        ),
+        ("number.csv", "text,label\n12,a\n13,b\n", r"data.text=text of .*number.csv holds int \(row 0\), no text"),
+        ("mixed.jsonl", '{"text":"x","label":1}\n{"text":"y","label":"a"}\n', "holds strings and integers; write all"),
+        ("surrogate.jsonl", '{"text":"\\ud800","label":1}\n', "surrogate.jsonl: JSON parse error: The surrogate pair"),
+        ("no_header.csv", "x,a\ny,b\n", "data.text=text is no column of .*no_header.csv; it has x, a"),
+        ("semicolon.csv", GOOD.replace(",", ";"), "data.text=text is no column of .*semicolon.csv; it has text;label"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value[-9:] and len(value) < 20 else "",
+)
+def test_what_cannot_be_read_is_refused_in_one_line(
+    name: str, content: bytes | str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path, name, content)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "first", "classes"),
+    [
+        ("nul.csv", GOOD.replace("word0", "wo\0rd0"), "wo\0rd0 is here", ["a", "b"]),
+        ("bom.csv", "\ufeff" + GOOD, "word0 is here", ["a", "b"]),
+        ("windows.csv", GOOD.replace("\n", "\r\n"), "word0 is here", ["a", "b"]),
+        ("long.csv", f"text,label\n{'x ' * 500_000},a\nshort,b\n", "x " * 500_000, ["a", "b"]),
+        ("scripts.csv", "text,label\n😀 שלום مرحبا,a\n👩‍👩‍👧 ok,b\n", "😀 שלום مرحبا", ["a", "b"]),
+        ("na.csv", "text,label\nNA,null\nnan,None\n", "NA", ["None", "null"]),
+        ("negative.csv", "text,label\nx,-1\ny,1\n", "x", ["-1", "1"]),
+        ("truth.json", '[{"text":"x","label":true},{"text":"y","label":false}]', "x", ["False", "True"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value[-9:] and len(value) < 20 else "",
+)
+def test_what_is_unusual_is_read_as_it_stands(
+    name: str, content: str, first: str, classes: list[str], tmp_path: Path
+) -> None:
+    corpus = load(tmp_path, name, content)
+    assert corpus.train.texts[0] == first and corpus.label_names == classes
+
+
+def test_an_article_of_a_megabyte_is_cut(tmp_path: Path) -> None:
+    rows = "".join(f"{'word ' * 200_000},a\nshort {i},b\n" for i in range(2))
+    (tmp_path / "long.csv").write_text("text,label\n" + rows + "one more,a\ntwo more,b\n")
+    source = Files(batch_size=2, train=str(tmp_path / "long.csv"), test=str(tmp_path / "long.csv"))
+    data = TextDataModule(source, BPE(vocab_size=100, max_length=20), tmp_path / "cache")
+    data.setup()
+    assert data.datasets["train"].tokens.lengths.max() == 20
+
+
+def test_one_class_and_one_article_of_a_class_are_refused(tmp_path: Path) -> None:
+    for content, message in (
+        ("text,label\nx,a\ny,a\n", "the training set has one class only"),
+        (GOOD + "z,lone\n", "the label 'lone' has one article"),
+    ):
+        source = Files(batch_size=2, train="", test="")
+        with pytest.raises(UserError, match=message):
+            split_corpus(load(tmp_path, "few.csv", content), source)
+
+
+# Characters that a UTF-8 file can hold.
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
+SCALAR = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | TEXT
+ANY_ROWS = st.lists(st.fixed_dictionaries({}, optional={"text": SCALAR, "label": SCALAR}), max_size=6)
+
+
+def _load_or_refuse(folder: Path, name: str, content: bytes) -> None:
+    try:
+        corpus = load(folder, name, content)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000
+    else:
+        assert all(text.strip() for text in corpus.train.texts)
+        assert set(corpus.train.labels) <= set(range(len(corpus.label_names)))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ANY_ROWS)
+def test_any_rows_are_read_or_refused(rows: list[dict[str, object]], tmp_path: Path) -> None:
+    _load_or_refuse(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)).encode(errors="replace"))
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200), suffix=st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]))
+def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
+    _load_or_refuse(tmp_path, f"bytes.{suffix}", b"text,label\n" + content if suffix in ("csv", "tsv") else content)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_a_parquet_file_with_one_wrong_byte(place: int, value: int, tmp_path: Path) -> None:
+    content = bytearray(parquet())
+    content[place % len(content)] = value
+    _load_or_refuse(tmp_path, "byte.parquet", bytes(content))
