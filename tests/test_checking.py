@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.checking import check_config
@@ -77,10 +79,11 @@ def compose_once(*overrides: str) -> dict[str, Any]:
         return resolve(compose("train", overrides=list(overrides)))
 
 
+COMPOSED = {variant: compose_once(variant) for variant in VARIANTS}
 LEAVES = {
     key: (variant, value)
     for variant in VARIANTS
-    for key, value in leaves(compose_once(variant))
+    for key, value in leaves(COMPOSED[variant])
     if not key.startswith("model.pe.")
 }
 NUMBERS = {
@@ -93,7 +96,7 @@ TEXTS = {key for key, (_, value) in LEAVES.items() if isinstance(value, str)}
 
 
 def changed(key: str, value: Any) -> DictConfig:
-    config = OmegaConf.create(compose_once(LEAVES[key][0]))
+    config = OmegaConf.create(COMPOSED[LEAVES[key][0]])
     OmegaConf.update(config, key, value)
     if key.startswith("pe."):
         OmegaConf.update(config, f"model.{key}", value)  # which repeats it
@@ -135,8 +138,8 @@ def test_a_number_out_of_range(key: str) -> None:
 
 
 def test_all_that_ships_is_allowed() -> None:
-    for variant in VARIANTS:
-        check_config(compose_once(variant), SETTINGS)
+    for config in COMPOSED.values():
+        check_config(config, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -155,3 +158,24 @@ def test_all_that_ships_is_allowed() -> None:
 def test_settings_of_a_search(override: str, message: str, tmp_path: Any) -> None:
     with pytest.raises(UserError, match=message):
         compose_search(tmp_path, override)
+
+
+ANYTHING = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(sorted(LEAVES)), value=ANYTHING)
+def test_any_value_of_any_setting_is_allowed_or_refused_in_one_line(key: str, value: Any) -> None:
+    config = dict(COMPOSED[LEAVES[key][0]])
+    *parents, name = key.split(".")
+    node = config
+    for parent in parents:
+        node[parent] = dict(node[parent])
+        node = node[parent]
+    node[name] = value
+    try:
+        check_config(config, SETTINGS)
+    except UserError as error:
+        assert str(error).startswith(f"{key}=") and "should be" in str(error)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attnlab.data.batching import BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.tokens import Tokens
@@ -67,3 +69,36 @@ def test_a_restored_loader_goes_on_where_it_was() -> None:
 def test_workers_do_not_change_the_batches(num_workers: int) -> None:
     loader = BucketLoader(dataset(), sampler(), num_workers)
     assert [batch.indices.tolist() for batch in loader] == list(sampler())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=60),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+    shuffle=st.booleans(),
+    skipped=st.integers(0, 5),
+)
+def test_any_batches_hold_every_article_once(
+    lengths: list[int], batch_size: int, world_size: int, epoch: int, shuffle: bool, skipped: int
+) -> None:
+    ids = np.arange(sum(lengths), dtype=np.int32)
+    tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
+    dataset = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id=-1)
+    seen: list[int] = []
+    for rank in range(world_size):
+        sampler = BucketSampler(tokens.lengths, batch_size, shuffle=shuffle, seed=3, rank=rank, world_size=world_size)
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        sampler.start = skipped
+        assert list(sampler) == batches[skipped:]
+        for indices in filter(None, batches):
+            batch = dataset[indices]
+            assert batch.input_ids[batch.attention_mask].tolist() == [
+                token for i in indices for token in range(*tokens.offsets[i : i + 2])
+            ]
+            assert (batch.input_ids[~batch.attention_mask] == -1).all() and len(indices) <= batch_size
+            seen += indices
+    assert sorted(seen) == list(range(len(lengths)))

@@ -207,3 +207,21 @@ def test_a_checkpoint_cannot_name_code_to_run(data: TextDataModule, tmp_path: Pa
         torch.save(checkpoint, tmp_path / "hostile.ckpt")
         with pytest.raises(UserError, match=rf"{target}: Target"):
             load_checkpoint(tmp_path / "hostile.ckpt")
+
+
+def test_a_checkpoint_cannot_ask_for_more_memory_than_it_holds(data: TextDataModule, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False, limit_train_batches=1)
+    trainer.fit(make_module(data), data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    huge = 10**7
+    checkpoint["hyper_parameters"]["model"] |= {"embed_dim": huge, "num_heads": 1}
+    torch.save(checkpoint, tmp_path / "settings.ckpt")
+    # One number that says it were the whole table.
+    for name, value in checkpoint["state_dict"].items():
+        sides = [{8: huge, 24: 3 * huge}.get(side, side) for side in value.shape]
+        checkpoint["state_dict"][name] = torch.zeros(1).expand(*sides)
+    torch.save(checkpoint, tmp_path / "weights.ckpt")
+    for kind in ("settings", "weights"):
+        with pytest.raises(UserError, match=rf"{kind}\.ckpt holds other weights than its model has"):
+            load_checkpoint(tmp_path / f"{kind}.ckpt")
