@@ -153,11 +153,14 @@ def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_jobs_of_a_search_run_at_once(tmp_path: Path) -> None:
-    at_once = ["hparams_search.n_trials=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=1"]
+    """And are pruned: what falls behind its neighbours ends before its last epoch."""
+    at_once = ["hparams_search.n_trials=8", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=6"]
     fixed = ["model.embed_dim=8", "model.num_heads=2"]
-    result = run("train.py", "-m", "hparams_search=random", *TINY, *at_once, *fixed, folder=tmp_path)
+    result = run("train.py", "-m", "hparams_search=optuna", *TINY, *at_once, *fixed, folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert len(list(tmp_path.glob("logs/train/searches/*/[01]/metrics.json"))) == 2
+    assert len(list(tmp_path.glob("logs/train/searches/*/[0-7]/metrics.json"))) == 8
+    found = re.search(r"8 trials: (.*)", result.stdout)
+    assert found is not None and "pruned" in found[1]
 
 
 @pytest.mark.slow

@@ -23,8 +23,9 @@ def server_programs() -> Path:
     """Where Debian puts initdb and pg_ctl; the package is installed where that is allowed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not found and getpass.getuser() == "root" and shutil.which("apt-get"):
-        install = ["apt-get", "install", "--yes", "--quiet", "postgresql"]
-        subprocess.run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, check=False, timeout=300)
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for arguments in (["update"], ["install", "--yes", "postgresql"]):
+            subprocess.run(["apt-get", "--quiet", *arguments], env=environment, check=False, timeout=300)
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not found:
         pytest.skip("no PostgreSQL server (Debian package postgresql)")

@@ -120,7 +120,8 @@ def _open_storage(url: str) -> RDBStorage:
                 url,
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+                # Not for ever: settings that take the process down each time would keep the search from its end.
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
             )
         except (IntegrityError, OperationalError, ProgrammingError):
             # Another search may be making the same tables at this moment; then they are there the next time.
