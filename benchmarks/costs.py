@@ -12,12 +12,14 @@ from benchmarks.common import DATA, QUIET, Row, compare, config_of, folder, in_t
 IMPORTS = "import torch, lightning.pytorch"
 # Everything up to the first step, and as little as possible after it.
 ONE_STEP = ["trainer.max_epochs=1", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=0", "test=false"]
+ONE_STEP += [f"callbacks.{name}=null" for name in ("early_stopping", "best_checkpoint", "last_checkpoint")]
+ONE_STEP += ["+trainer.enable_checkpointing=false"]
 
 
 def measure() -> list[Row]:
     with folder() as place:
         run_dir = f"hydra.run.dir={place}/run"
-        one_step = [*DATA, *QUIET, *ONE_STEP, "callbacks=null", "+trainer.enable_checkpointing=false", run_dir]
+        one_step = [*DATA, *QUIET, *ONE_STEP, run_dir]
         print("start-up, seconds")
         figures = in_turn(
             {

@@ -9,11 +9,11 @@ from attnlab.errors import report_in_one_line
 
 
 @hydra.main(config_path="../conf", config_name="train", execution_whitelist=EXECUTION_WHITELIST)
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     # Imported here so that --help and mistakes in the config do not wait for torch.
     from attnlab.training.run import train
 
-    return train(cfg)[cfg.monitor.metric]  # what a sweeper that searches goes by
+    return train(cfg).get(cfg.monitor.metric)  # what a sweeper that searches goes by
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 4096  # articles: a tokenizer's encodings take a hundred times the memory of the ids in them
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -85,9 +87,12 @@ def _fill(folder: Path, texts: Mapping[str, list[str]], tokenizer: TokenizerReci
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for split, articles in texts.items():
-        encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(articles)]
-        lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
-        np.save(partial / f"{split}.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]))
-        np.save(partial / f"{split}.ids.npy", np.concatenate(encodings).astype(np.int32))
+        lengths, ids = [0], []
+        for start in range(0, len(articles), AT_ONCE):
+            encodings = tokenizer.encode_batch_fast(articles[start : start + AT_ONCE])
+            lengths += map(len, encodings)
+            ids.append(np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings]))
+        np.save(partial / f"{split}.offsets.npy", np.cumsum(lengths))
+        np.save(partial / f"{split}.ids.npy", np.concatenate(ids))
     (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     partial.rename(folder)
