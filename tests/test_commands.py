@@ -208,7 +208,7 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
         (["model.pooling=foo"], "error: model.pooling=foo is unknown; choose one of cls, max, mean, attention"),
         (["pe=foo"], "Could not find 'pe/foo'"),
         (["model.foo=1"], "Key 'foo' is not in struct"),
-        (["resume=nowhere"], "error: resume=nowhere is no run's folder"),
+        (["resume=nowhere"], "error: resume=nowhere: there is no such run"),
         (["data=ag_news"], "or use data=headlines, which needs none"),
     ],
 )

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from attnlab.errors import UserError
 from attnlab.paths import choose_run_dir, make_run_dir, run_id
 
 
@@ -25,14 +24,12 @@ def test_a_run_id_sorts_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_run_to_go_on_with(tmp_path: Path) -> None:
     parent = str(tmp_path)
-    with pytest.raises(UserError, match=r"resume=latest: there is no run in"):
-        choose_run_dir("latest", parent)
-    with pytest.raises(UserError, match=r"resume=nowhere is no run's folder"):
-        choose_run_dir("nowhere", parent)
+    for resume in ("latest", "nowhere", None):
+        folder = Path(choose_run_dir(resume, parent))
+        assert folder.parent == tmp_path and not folder.exists()
     for name in ("2026-01-01_00-00-00_ffff", "2026-01-02_00-00-00_0000"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").touch()
     (tmp_path / "2026-01-03_00-00-00_aaaa").mkdir()  # not begun
     assert choose_run_dir("latest", parent) == str(tmp_path / "2026-01-02_00-00-00_0000")
-    assert choose_run_dir(str(tmp_path / name), parent) == str(tmp_path / name)
-    assert Path(choose_run_dir(None, parent)).parent == tmp_path
+    assert choose_run_dir(str(tmp_path / "2026-01-01_00-00-00_ffff"), parent).endswith("ffff")

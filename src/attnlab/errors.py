@@ -4,8 +4,6 @@ import os
 import sys
 from types import TracebackType
 
-from omegaconf.errors import OmegaConfBaseException
-
 
 class UserError(ValueError):
     """A mistake that the user can mend; the message says what was wrong, what is allowed and what to do."""
@@ -17,10 +15,8 @@ def first_line(error: BaseException) -> str:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, UserError | OmegaConfBaseException):
-        # What a resolver of the config raises comes wrapped in OmegaConf's words.
-        message = first_line(error).removeprefix("UserError raised while resolving interpolation: ")
-        print(f"error: {message}", file=sys.stderr)
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -8,8 +8,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from attnlab.errors import UserError
-
 
 def run_id() -> str:
     """`<date>_<time>_<short id>`: two runs that start in the same second do not share a folder."""
@@ -17,17 +15,14 @@ def run_id() -> str:
 
 
 def choose_run_dir(resume: str | None, parent: str) -> str:
-    """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`."""
-    if resume is None:
-        return str(Path(parent, run_id()))
-    if resume != "latest":
-        if not Path(resume, "config.yaml").is_file():
-            raise UserError(f"resume={resume} is no run's folder: it has no config.yaml; runs are below {parent}")
-        return resume
-    runs = sorted(file.parent for file in Path(parent).glob("*/config.yaml"))
-    if not runs:
-        raise UserError(f"resume=latest: there is no run in {parent} yet")
-    return str(runs[-1])
+    """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`.
+
+    Where there is no such run, a new one too: Hydra has no short way to say so at this point, `resumed_folder` has.
+    """
+    runs = sorted(Path(parent).glob("*/config.yaml")) if resume == "latest" else [Path(resume or "", "config.yaml")]
+    if resume is not None and runs and runs[-1].is_file():
+        return str(runs[-1].parent)
+    return str(Path(parent, run_id()))
 
 
 def make_run_dir(config: dict[str, Any]) -> Path:

@@ -39,7 +39,8 @@ def validate(callback: ReportToStudy, epoch: int, loss: float, max_epochs: int =
 
 def make(folder: Path, pruner: str) -> tuple[optuna.Study, Any]:
     """A study in which twelve trials went well, and what makes the callback of another one."""
-    config = compose_search(folder, f"hparams_search/pruner={pruner}")
+    # A name of its own, as hyperband draws by it how patient to be with a trial.
+    config = compose_search(folder, f"hparams_search/pruner={pruner}", "hparams_search.study_name=pruned")
     settings = resolve(config.hparams_search)
     study = optuna.create_study(study_name=settings["study_name"], storage=settings["storage"])
 

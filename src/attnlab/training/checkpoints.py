@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from attnlab.errors import UserError, first_line
@@ -49,9 +49,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"can't write {shown(path)}: {first_line(error.__context__ or error)}. What was there before is whole: "
                 f"free some space, then go on with resume={shown(path.parent.parent)}"
             ) from error
-        if path.name == LAST and path.exists():
-            path.replace(path.with_name(PREVIOUS))
-        partial.replace(path)
+        _replace(partial, path)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Never anything but plain data. Paths in it are those of the folder that it lies in now.
@@ -64,6 +62,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
             if "best_model_path" in state:
                 _point_to(Path(path).parent.resolve(), state)
         return checkpoint
+
+
+def _replace(partial: Path, path: Path) -> None:
+    if path.name == LAST and path.exists():
+        path.replace(path.with_name(PREVIOUS))
+    partial.replace(path)
 
 
 def _point_to(folder: Path, state: dict[str, Any]) -> None:
@@ -160,11 +164,28 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.log_dir or trainer.default_root_dir)
-        trainer.save_checkpoint(folder / "checkpoints" / LAST)
+        self._write(trainer, folder / "checkpoints" / LAST)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         if self.signal is not None:
             log.warning("Stopped after step %d. Go on with resume=%s", trainer.global_step, shown(folder))
             raise SystemExit(EXIT_STATUS[signal.Signals(self.signal)])
+
+    @staticmethod
+    def _write(trainer: Trainer, file: Path) -> None:
+        """As a second name of the best checkpoint where that was made at this very step: half of the writing."""
+        best = trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best._last_global_step_saved == trainer.global_step:
+            partial = file.with_suffix(".partial")
+            try:
+                if trainer.is_global_zero:
+                    partial.unlink(missing_ok=True)
+                    partial.hardlink_to(best.best_model_path)
+                    _replace(partial, file)
+                trainer.strategy.barrier()
+                return
+            except OSError:  # a file system without hard links
+                log.debug("%s is written twice", file)
+        trainer.save_checkpoint(file)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame

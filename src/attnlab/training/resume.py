@@ -17,16 +17,24 @@ ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
-    """The folder of the run to go on with, or None for a new run. Raises `UserError` in a multirun."""
+    """The folder of the run to go on with, or None for a new run.
+
+    Raises:
+        UserError: there is no such run, or this is a multirun.
+    """
     if not config.get("resume"):
         return None
-    if not HydraConfig.initialized():
-        return Path(choose_run_dir(config.resume, str(Path(config.paths.log_dir, config.task_name, "runs"))))
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
+    folder = Path(choose_run_dir(config.resume, runs))
+    if HydraConfig.initialized():
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError("resume= takes one run, so leave out -m; a search goes on with the command that began it")
+        folder = Path(HydraConfig.get().runtime.output_dir)
+    if not (folder / "config.yaml").is_file():
         raise UserError(
-            "resume= goes on with one run, so leave out -m; a search goes on with the command that began it"
+            f"resume={config.resume}: there is no such run; give the folder of one, as in {runs}, or latest"
         )
-    return Path(HydraConfig.get().runtime.output_dir)
+    return folder
 
 
 def resumed_config(folder: Path) -> DictConfig:
