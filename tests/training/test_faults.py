@@ -137,6 +137,7 @@ def test_a_full_disk_leaves_no_half_of_a_cache(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir() if path.name != "filled"] in ([".lock"], [])
 
 
+@pytest.mark.slow
 def test_a_read_only_data_folder_is_enough(tmp_path: Path) -> None:
     """Mounted read-only in a name space of its own, as permissions do not hold root back."""
     source, mounted = tmp_path / "source", tmp_path / "mounted"

@@ -18,9 +18,13 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
+from attnlab.config import resolve
 from attnlab.errors import UserError
+from attnlab.training.results import write_config
+from attnlab.training.resume import resumed_config, resumed_folder
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 
@@ -226,6 +230,41 @@ def test_early_stopping_stays_stopped(tiny_config: Compose, tmp_path: Path) -> N
     assert {key: after[key] for key in after.keys() - TIMING} == {key: before[key] for key in before.keys() - TIMING}
 
 
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """As if this were a job of Hydra's with these overrides."""
+
+    def given(*overrides: str, mode: str = "RUN") -> None:
+        with initialize_config_dir(str(ROOT / "conf")):
+            config = compose("train", overrides=[*overrides, f"hydra.mode={mode}"], return_hydra_config=True)
+        config.hydra.runtime.output_dir = str(tmp_path)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", OmegaConf.masked_copy(config, "hydra"))
+
+    return given
+
+
+def test_what_a_resumed_run_takes_from_the_command_line(
+    command_line: Callable[..., None], tiny_config: Compose, tmp_path: Path
+) -> None:
+    write_config(tmp_path, resolve(tiny_config("model.pooling=max")))
+    command_line("resume=latest", "trainer.max_epochs=7", "+trainer.max_time=00:00:10:00", "data.num_workers=1")
+    config = resumed_config(tmp_path)
+    assert (config.model.pooling, config.trainer.max_epochs, config.data.num_workers) == ("max", 7, 1)
+    assert config.trainer.max_time == "00:00:10:00" and config.model.embed_dim == 8
+    for override in ("model.pooling=cls", "pe=none", "trainer=gpu", "seed=1", "data.batch_size=1", "~trainer.devices"):
+        command_line("resume=latest", override)
+        with pytest.raises(UserError, match=rf"{override} can't be given with resume="):
+            resumed_config(tmp_path)
+    command_line("resume=latest")
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(UserError, match="has finished; to train it further give a higher limit"):
+        resumed_config(tmp_path)
+    command_line("resume=latest", mode="MULTIRUN")
+    with pytest.raises(UserError, match="takes one run, so leave out -m"):
+        resumed_folder(tiny_config("resume=latest"))
+
+
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: Path) -> None:
     def command(*overrides: str) -> subprocess.CompletedProcess[str]:
         script = [sys.executable, str(ROOT / "src" / "train.py"), *overrides]
