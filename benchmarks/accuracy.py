@@ -126,7 +126,9 @@ def svm(corpus: Corpus, characters: bool) -> tuple[Right, float]:
 
     features = [TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)]
     if characters:
-        features.append(TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=400_000))
+        features.append(
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=400_000)
+        )
     model = make_pipeline(make_union(*features), LinearSVC(C=0.3 if characters else 0.5))
     start = time.perf_counter()
     model.fit(corpus.train.texts, corpus.train.labels)

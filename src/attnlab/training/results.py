@@ -22,7 +22,9 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
     config = {key: value for key, value in config.items() if key != "hparams_search"}
     config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    partial = folder / "config.yaml.partial"
+    OmegaConf.save(OmegaConf.create(config), partial)
+    partial.replace(folder / "config.yaml")  # whole or not at all: a run that is killed is resumed by it
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.profilers import PassThroughProfiler
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config
@@ -26,6 +24,7 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir
 from attnlab.training import results
+from attnlab.training.callbacks import NoProfiler, Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, in_one_line
@@ -40,7 +39,6 @@ HARMLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
-
 
 # The settings of `conf/train.yaml` that belong to no part.
 SETTINGS: dict[str, Any] = {
@@ -107,25 +105,6 @@ def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
         logger.log_hyperparams(config)
     trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     return _finish(config, trainer, module, datamodule, stopwatch, run_dir)
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own way to measure nothing makes a new context for each callback's every hook, 50 times a step."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        del action_name
-        return NOTHING
-
-
-NOTHING = nullcontext()
-
-
-class Stopwatch(Timer):
-    """The time of training, also over interruptions; named apart from the Timer of `trainer.max_time`."""
-
-    @property
-    def state_key(self) -> str:
-        return type(self).__qualname__
 
 
 def _finish(
