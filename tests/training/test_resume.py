@@ -285,6 +285,17 @@ def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: P
     assert "Traceback" not in finished.stderr + refused.stderr
 
 
+def test_a_run_that_was_moved_keeps_its_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
+    """With a learning rate of 0 no later epoch is better than the first."""
+    train(tiny_config("optimizer.lr=0.0", f"paths.run_dir={tmp_path}/run"))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    (moved / "metrics.json").unlink()
+    (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace("max_epochs: 2", "max_epochs: 3"))
+    train(tiny_config(f"resume={moved}"))
+    assert torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
+
+
 def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, tmp_path: Path) -> None:
     """Lightning removes the files that a checkpoint calls its older best ones."""
     run, victim = tmp_path / "run", tmp_path / "victim.ckpt"

@@ -60,7 +60,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         for state in checkpoint.get("callbacks", {}).values():
             if "best_model_path" in state:
-                _point_to(Path(path).parent.resolve(), state)
+                _point_to(Path(path).parent, state)
         return checkpoint
 
 

@@ -34,7 +34,7 @@ def resumed_folder(config: DictConfig) -> Path | None:
         raise UserError(
             f"resume={config.resume}: there is no such run; give the folder of one, as in {runs}, or latest"
         )
-    return folder
+    return folder.absolute()
 
 
 def resumed_config(folder: Path) -> DictConfig:
