@@ -5,7 +5,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,18 +87,23 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+# A small process between: a child's peak memory begins with what its parent holds.
+WATCH = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+sys.exit(status)
+"""
+
+
 def run(*arguments: str, script: str | None = "train.py") -> tuple[float, float]:
     """Seconds that a process takes from prompt to end, and its peak memory in MB."""
     command = [sys.executable, *([str(ROOT / "src" / script)] if script else []), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{errors}")
-    return seconds, usage.ru_maxrss / 1024
+    watch = [sys.executable, "-c", WATCH, *command]
+    result = subprocess.run(watch, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{result.stderr}")
+    seconds, memory = map(float, result.stdout.split())
+    return seconds, memory

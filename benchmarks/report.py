@@ -79,5 +79,8 @@ def _draw_scaling(file: Path, rows: list[Row]) -> None:
                 label=f"{model}, bare loop",
             )
         axis.set(xlabel=setting, ylabel="samples/s", xscale="log", yscale="log")
+        sizes = sorted(table[table["setting"] == setting]["value"].astype(int).unique())
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
     axes[0].legend(fontsize=7)
     figure.savefig(file, dpi=120)
