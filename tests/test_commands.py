@@ -208,8 +208,6 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
         (["model.pooling=foo"], "error: model.pooling=foo is unknown; choose one of cls, max, mean, attention"),
         (["pe=foo"], "Could not find 'pe/foo'"),
         (["model.foo=1"], "Key 'foo' is not in struct"),
-        (["resume=nowhere"], "error: resume=nowhere: there is no such run"),
-        (["data=ag_news"], "or use data=headlines, which needs none"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_1(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _load_or_refuse(folder: Path, name: str, content: bytes) -> None:
         assert set(corpus.train.labels) <= set(range(len(corpus.label_names)))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ANY_ROWS)
 def test_any_rows_are_read_or_refused(rows: list[dict[str, object]], tmp_path: Path) -> None:
     _load_or_refuse(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)).encode(errors="replace"))

@@ -89,7 +89,7 @@ def _assert_equal(ours: Any, theirs: Any, where: str) -> None:
         assert ours == theirs, where
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_change_nothing(kills: int, whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
     begin = time.monotonic()
     start(tiny_config(*LONG, f"paths.run_dir={tmp_path}/again")).join()
@@ -148,6 +148,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(whole: Path, tiny_config: Compose
     assert_same_run(whole, run)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
@@ -262,6 +263,12 @@ def test_what_a_resumed_run_takes_from_the_command_line(
     command_line("resume=latest", mode="MULTIRUN")
     with pytest.raises(UserError, match="takes one run, so leave out -m"):
         resumed_folder(tiny_config("resume=latest"))
+
+
+def test_a_run_that_is_not_there_is_one_line(tiny_config: Compose) -> None:
+    for resume in ("nowhere", "latest"):
+        with pytest.raises(UserError, match=rf"^resume={resume}: there is no such run; give the folder of one"):
+            train(tiny_config(f"resume={resume}"))
 
 
 @pytest.mark.slow
