@@ -107,6 +107,7 @@ def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_p
     assert finished == [2, 3, 6, 7]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_compared(tmp_path: Path) -> None:
     sweep = ["-m", "experiment=notebook/pooling", "model.pooling=cls,max", "seed=0,1", *TINY, "trainer.max_epochs=1"]
     trained = run("train.py", *sweep, folder=tmp_path)

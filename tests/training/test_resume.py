@@ -208,6 +208,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(whole: Path, tiny_conf
     assert_same_run(whole, run)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_seed_are_equal_on_any_number_of_workers(
     whole: Path, tiny_config: Compose, tmp_path: Path
 ) -> None:
