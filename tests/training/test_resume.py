@@ -304,6 +304,21 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(tiny_config: Compose, tmp_pat
     assert torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
 
 
+@pytest.mark.parametrize(
+    "kept", ["+callbacks.best_checkpoint.save_top_k=2", "+callbacks.best_checkpoint.save_weights_only=true"]
+)
+def test_the_last_checkpoint_is_the_last_and_whole_whatever_is_kept_beside_it(
+    kept: str, tiny_config: Compose, tmp_path: Path
+) -> None:
+    train(
+        tiny_config(
+            kept, "callbacks.best_checkpoint.filename='kept-{epoch}'", "optimizer.lr=0.0", f"paths.run_dir={tmp_path}"
+        )
+    )
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1 and last["optimizer_states"]
+
+
 def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, tmp_path: Path) -> None:
     """Lightning removes the files that a checkpoint calls its older best ones."""
     run, victim = tmp_path / "run", tmp_path / "victim.ckpt"

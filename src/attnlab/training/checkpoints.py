@@ -172,14 +172,18 @@ class LastCheckpoint(Checkpoint):
 
     @staticmethod
     def _write(trainer: Trainer, file: Path) -> None:
-        """As a second name of the best checkpoint where that was made at this very step: half of the writing."""
+        """As a second name of what another callback wrote whole at this very step: half of the writing."""
         best = trainer.checkpoint_callback
-        if isinstance(best, ModelCheckpoint) and best._last_global_step_saved == trainer.global_step:
+        if (
+            isinstance(best, ModelCheckpoint)
+            and not best.save_weights_only
+            and best._last_global_step_saved == trainer.global_step
+        ):
             partial = file.with_suffix(".partial")
             try:
                 if trainer.is_global_zero:
                     partial.unlink(missing_ok=True)
-                    partial.hardlink_to(best.best_model_path)
+                    partial.hardlink_to(best._last_checkpoint_saved)  # of several kept, not always the best one
                     _replace(partial, file)
                 trainer.strategy.barrier()
                 return
