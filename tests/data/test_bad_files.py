@@ -131,7 +131,7 @@ SCALAR = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() 
 ANY_ROWS = st.lists(st.fixed_dictionaries({}, optional={"text": SCALAR, "label": SCALAR}), max_size=6)
 
 
-def _load_or_refuse(folder: Path, name: str, content: bytes) -> None:
+def assert_read_or_refused(folder: Path, name: str, content: bytes) -> None:
     try:
         corpus = load(folder, name, content)
     except UserError as error:
@@ -144,14 +144,16 @@ def _load_or_refuse(folder: Path, name: str, content: bytes) -> None:
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ANY_ROWS)
 def test_any_rows_are_read_or_refused(rows: list[dict[str, object]], tmp_path: Path) -> None:
-    _load_or_refuse(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)).encode(errors="replace"))
+    assert_read_or_refused(tmp_path, "rows.jsonl", "\n".join(map(json.dumps, rows)).encode(errors="replace"))
 
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), suffix=st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]))
 def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, tmp_path: Path) -> None:
-    _load_or_refuse(tmp_path, f"bytes.{suffix}", b"text,label\n" + content if suffix in ("csv", "tsv") else content)
+    assert_read_or_refused(
+        tmp_path, f"bytes.{suffix}", b"text,label\n" + content if suffix in ("csv", "tsv") else content
+    )
 
 
 @pytest.mark.slow
@@ -160,4 +162,4 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, tmp_path: Pa
 def test_a_parquet_file_with_one_wrong_byte(place: int, value: int, tmp_path: Path) -> None:
     content = bytearray(parquet())
     content[place % len(content)] = value
-    _load_or_refuse(tmp_path, "byte.parquet", bytes(content))
+    assert_read_or_refused(tmp_path, "byte.parquet", bytes(content))

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,13 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     folder = tmp_path / "my-run"
     train(tiny_config("logger=[wandb,tensorboard]", "tags=[first,try]", f"paths.run_dir={folder}"))
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found = list(records(file))
-    kinds = {record.WhichOneof("record_type") for record in found}
+    deadline = time.monotonic() + 20
+    while True:  # W&B's own process may write the last of it a moment after it has said that the run is finished
+        found = list(records(file))
+        kinds = {record.WhichOneof("record_type") for record in found}
+        if "exit" in kinds or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
     assert "exit" in kinds  # finished, not left open
 
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")

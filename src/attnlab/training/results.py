@@ -22,9 +22,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
     config = {key: value for key, value in config.items() if key != "hparams_search"}
     config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    partial = folder / "config.yaml.partial"
-    OmegaConf.save(OmegaConf.create(config), partial)
-    partial.replace(folder / "config.yaml")  # whole or not at all: a run that is killed is resumed by it
+    _write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:
@@ -37,9 +35,14 @@ def write_results(folder: Path, metrics: Metrics, predictions: Predictions | Non
         _write_per_class(folder / "per_class.csv", predictions, label_names)
         (folder / "figures").mkdir(exist_ok=True)
         _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", predictions, label_names)
-    partial = folder / "metrics.json.partial"
-    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "metrics.json")
+    _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Whole or not at all: a run that is killed is resumed by its config, and has finished where it has metrics."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def _write_predictions(path: Path, predictions: Predictions, label_names: list[str]) -> None:
