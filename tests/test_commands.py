@@ -217,6 +217,7 @@ def test_a_mistake_is_one_line_and_status_1(arguments: list[str], message: str, 
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow  # in one process: tests/training/test_run.py
 def test_a_runs_own_config_runs_again(tmp_path: Path) -> None:
     tiny = [*TINY, "trainer.max_epochs=1"]
     assert run("train.py", "hydra.run.dir=first", *tiny, folder=tmp_path).returncode == 0
