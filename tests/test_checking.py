@@ -54,6 +54,7 @@ OUT_OF_RANGE: dict[str, Any] = {
     "callbacks.last_checkpoint.every_n_steps": 0,
     "callbacks.last_checkpoint.every_n_minutes": 0,
     "callbacks.model_summary.max_depth": -2,
+    "logger.wandb.finish_timeout": -1,
 }
 # Settings that are null by default and numbers otherwise.
 NUMBERS_OR_NULL = {"data.limit", "pe.max_len"} | {
@@ -61,7 +62,7 @@ NUMBERS_OR_NULL = {"data.limit", "pe.max_len"} | {
 }
 # Groups that hold one option at a time; the others are covered by the composed defaults.
 VARIANTS = ["data=headlines", "model=attention", "model=bag", "model=ngram_bag", "model=transformer", "pe=learned"]
-VARIANTS += ["optimizer=sgd", "scheduler=cosine", "tokenizer=wordlevel", "logger=tensorboard"]
+VARIANTS += ["optimizer=sgd", "scheduler=cosine", "tokenizer=wordlevel", "logger=tensorboard", "logger=wandb"]
 
 
 def leaves(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

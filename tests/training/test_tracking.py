@@ -1,18 +1,28 @@
 """What a W&B run holds, read back from the file that an offline run writes."""
 
+import gzip
 import json
+import os
 import struct
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
-from attnlab.training import tracking
+from attnlab.errors import UserError
+from attnlab.training import run, tracking
+from attnlab.training.callbacks import Stopwatch
 from attnlab.training.run import train
+from tests.conftest import ROOT
 
 
 def records(file: Path) -> Iterator[Record]:
@@ -105,11 +115,13 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     ],
 )
 def test_online_exactly_where_there_is_a_key(
-    environment: dict[str, str], mode: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    environment: dict[str, str], mode: Any, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    logger = tracking.wandb_logger(mode=mode, group=None, name=None, save_dir=str(tmp_path), project="p")
+    logger = tracking.wandb_logger(
+        mode=mode, group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p"
+    )
     assert logger._wandb_init["mode"] == expected
 
 
@@ -127,9 +139,13 @@ def test_runs_are_grouped_by_sweep_or_experiment(
 ) -> None:
     monkeypatch.setattr(tracking, "_hydra_context", lambda: context)
     folder = str(tmp_path / "my-sweep" / "3")
-    chosen = tracking.wandb_logger(mode=None, group=None, name=None, save_dir=folder, project="p")._wandb_init
+    chosen = tracking.wandb_logger(
+        mode=None, group=None, name=None, finish_timeout=1, save_dir=folder, project="p"
+    )._wandb_init
     assert (chosen["group"], chosen["name"]) == (group, name)
-    given = tracking.wandb_logger(mode=None, group="g", name="n", save_dir=folder, project="p")._wandb_init
+    given = tracking.wandb_logger(
+        mode=None, group="g", name="n", finish_timeout=1, save_dir=folder, project="p"
+    )._wandb_init
     assert (given["group"], given["name"]) == ("g", "n")
 
 
@@ -137,3 +153,122 @@ def test_runs_are_grouped_by_sweep_or_experiment(
 def test_a_disabled_logger_does_no_harm(tiny_config: Callable[..., DictConfig], tmp_path: Path) -> None:
     train(tiny_config("logger=wandb", "logger.wandb.mode=disabled", f"paths.run_dir={tmp_path}/run"))
     assert not list((tmp_path / "run").glob("wandb/*/*.wandb"))
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """As much of W&B's server as takes in a run. `server.received` has the path and the content of each request."""
+
+    server: Any
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Content-Encoding") == "gzip":
+            content = gzip.decompress(content)
+        self.server.received.append((self.path, content))
+        answer = self.answer(**json.loads(content)) if self.path == "/graphql" else {}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_GET = do_POST
+
+    def answer(self, query: str, variables: dict[str, Any] | None = None, **_: Any) -> dict[str, Any]:
+        variables, data = variables or {}, {}
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": "attnlab", "entity": {"id": "e", "name": "me"}}
+            bucket = {"id": "b", "name": variables.get("name"), "displayName": "d", "config": "{}", "project": project}
+            data = {"upsertBucket": {"bucket": bucket | {"historyLineCount": 0}, "inserted": True}}
+        elif "viewer" in query:
+            data = {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+        elif "CreateRunFiles" in query:
+            address = f"http://127.0.0.1:{self.server.server_port}/file"
+            files = [{"name": name, "uploadUrl": address} for name in variables["files"]]
+            data = {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        return {"data": data}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not in the output of the tests."""
+
+
+class Server:
+    """The stand-in on a port of this machine, which can go away and come back there."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, bytes]] = []
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self.http = ThreadingHTTPServer(("127.0.0.1", self.port), StandIn)
+        self.port = self.http.server_port
+        vars(self.http)["received"] = self.received
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def history(self) -> set[float]:
+        """The validation losses that have arrived."""
+        files = (json.loads(content).get("files") or {} for path, content in self.received if "file_stream" in path)
+        lines = (json.loads(line) for f in files for line in f.get("wandb-history.jsonl", {}).get("content", []))
+        return {line["val/loss"] for line in lines if "val/loss" in line}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server()
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    yield server
+    server.stop()
+
+
+def after_the_first_epoch(do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interruption(Stopwatch):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            if trainer.current_epoch == 0:
+                do()
+
+    monkeypatch.setattr(run, "Stopwatch", Interruption)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_a_run_nothing_and_has_the_rest_later(
+    tiny_config: Callable[..., DictConfig], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_the_first_epoch(server.stop, monkeypatch)
+    config = tiny_config("logger=wandb", "logger.wandb.finish_timeout=1", f"paths.run_dir={tmp_path}")
+    start = time.monotonic()
+    train(config)
+    assert time.monotonic() - start < 60
+    (file,) = tmp_path.glob("wandb/run-*/run-*.wandb")
+    losses = set(history(list(records(file)))["val/loss"])
+    assert json.loads((tmp_path / "metrics.json").read_text())["val/loss"] in losses
+    assert losses - server.history()
+
+    server.start()
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(file.parent)]
+    subprocess.run(command, check=True, env=os.environ | {"WANDB_SILENT": "true"}, timeout=120)
+    assert losses == server.history()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_account")
+def test_where_wandb_itself_dies_the_run_can_go_on(
+    tiny_config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own process beside ours, as by the kernel where memory is short."""
+    after_the_first_epoch(lambda: subprocess.run(["pkill", "-9", "wandb-core", "-P", str(os.getpid())]), monkeypatch)
+    with pytest.raises(UserError, match=r"W&B's own process has died .*; resume=latest goes on"):
+        train(tiny_config("logger=wandb", f"paths.run_dir={tmp_path}"))
+    command = [sys.executable, str(ROOT / "src/train.py"), f"resume={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert json.loads((tmp_path / "metrics.json").read_text())["train/epochs"] == 2
+    runs = {file.stem for file in tmp_path.glob("wandb/*/run-*.wandb")}
+    assert len(runs) == 1  # it is the same one of W&B

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from attnlab.training import results
 from attnlab.training.callbacks import NoProfiler, Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
 from attnlab.training.environment import write_environment
-from attnlab.training.faults import OutOfMemory, in_one_line
+from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
 from attnlab.training.module import TextClassification, validation_metrics
 from attnlab.training.resume import resumed_config, resumed_folder
 
@@ -147,7 +146,8 @@ def _finish(
                 from attnlab.training.tracking import log_results
 
                 texts = datamodule.splits["test"].texts
-                log_results(logger, run_dir, metrics, predictions, texts, datamodule.label_names)
+                with outliving_wandb():
+                    log_results(logger, run_dir, metrics, predictions, texts, datamodule.label_names)
         results.print_summary(run_dir, metrics)
     return metrics
 
@@ -212,7 +212,6 @@ def tidy_process() -> Iterator[None]:
             yield
         exit_code = 0
     finally:
-        if "wandb" in sys.modules:
-            sys.modules["wandb"].finish(exit_code)
+        finish_wandb(exit_code)
         os.environ.clear()
         os.environ.update(environment)

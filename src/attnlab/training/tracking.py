@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import requests.utils
+from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import WandbLogger
@@ -15,7 +16,14 @@ NUM_MISTAKES = 50
 
 
 def wandb_logger(
-    *, mode: str | None, group: str | None, name: str | None, save_dir: str, **settings: Any
+    *,
+    project: str,
+    mode: Literal["online", "offline", "disabled"] | None,
+    group: str | None,
+    name: str | None,
+    finish_timeout: Annotated[float, Ge(0)],
+    save_dir: str,
+    **settings: Any,
 ) -> WandbLogger:
     """A logger that works without an account: offline where no key is found, and never prompting.
 
@@ -23,12 +31,13 @@ def wandb_logger(
         mode: "online", "offline" or "disabled"; None takes `WANDB_MODE`, or else online exactly where there is a key.
         group: None takes the sweep's folder in a multirun, the experiment's name otherwise.
         name: None takes the run's folder, after its sweep's in a multirun.
+        finish_timeout: seconds that the end of a run waits for its upload; 0 waits for ever.
         save_dir: the run's folder.
         settings: passed on to `wandb.init`.
     """
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     has_key = bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(server))
-    mode = mode or os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
+    chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
     folder = Path(save_dir)
     in_sweep, experiment = _hydra_context()
     # A run that is resumed in its folder goes on as the same run of W&B.
@@ -36,11 +45,13 @@ def wandb_logger(
     if earlier:
         settings |= {"id": earlier[-1].name.rsplit("-", 1)[1], "resume": "allow"}
     return WandbLogger(
-        offline=mode == "offline",
-        mode=mode,
+        project=project,
+        offline=chosen == "offline",
+        mode=chosen,
         group=group or (folder.parent.name if in_sweep else experiment),
         name=name or (f"{folder.parent.name}/{folder.name}" if in_sweep else folder.name),
         save_dir=save_dir,
+        settings={"finish_timeout": finish_timeout},
         **settings,
     )
 
