@@ -335,3 +335,17 @@ def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, t
     (run / "metrics.json").unlink()
     assert train(tiny_config(f"resume={run}"))["train/epochs"] == 4
     assert victim.read_text() == "keep me"
+
+
+def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, tmp_path: Path) -> None:
+    train(tiny_config(f"paths.run_dir={tmp_path}"))
+    (tmp_path / "metrics.json").unlink()
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    weights = {name: tensor[:1] for name, tensor in checkpoint["state_dict"].items()}
+    others = [{}, [1], checkpoint | {"state_dict": weights}, checkpoint | {"optimizer_states": [{}]}]
+    others += [{k: v for k, v in checkpoint.items() if k != key} for key in ("loops", "random_states", "train_loss")]
+    for other in others:
+        torch.save(other, file)
+        with pytest.raises(UserError, match=r"is no checkpoint of this run \(|every checkpoint .* is damaged"):
+            train(tiny_config(f"resume={tmp_path}"))

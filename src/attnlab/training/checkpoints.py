@@ -212,7 +212,7 @@ def find_last(run_dir: Path) -> Path | None:
     files = [file for name in (LAST, PREVIOUS) if (file := run_dir / "checkpoints" / name).exists()]
     for file in files:
         try:
-            torch.load(file, map_location="cpu", weights_only=True)
+            torch.load(file, map_location="cpu", weights_only=True)["loops"]  # or Lightning would begin at step 0
         except Exception as error:  # a damaged file can fail in any way
             log.warning("%s is damaged (%s); trying the one before it", shown(file), first_line(error))
         else:

@@ -21,7 +21,7 @@ from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
-from attnlab.paths import make_run_dir
+from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
 from attnlab.training.callbacks import NoProfiler, Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
@@ -102,7 +102,15 @@ def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if checkpoint and stopwatch.start_time() is None and not isinstance(error, torch.OutOfMemoryError):
+            raise UserError(
+                f"{shown(checkpoint)} is no checkpoint of this run ({type(error).__name__}: {first_line(error)}); "
+                "put the run's own there, or remove it to go on from an older one"
+            ) from error
+        raise
     return _finish(config, trainer, module, datamodule, stopwatch, run_dir)
 
 
