@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from attnlab.config import instantiate
@@ -65,6 +65,7 @@ class TextClassification(LightningModule):
         )
         metrics = MetricCollection(
             {
+                "loss": MeanMetric(nan_strategy="disable"),
                 "acc": MulticlassAccuracy(len(label_names), average="micro", validate_args=False),
                 "f1": MulticlassF1Score(len(label_names), average="weighted", validate_args=False),
                 "f1_macro": MulticlassF1Score(len(label_names), average="macro", validate_args=False),
@@ -121,6 +122,9 @@ class TextClassification(LightningModule):
     def validation_step(self, batch: Batch) -> None:
         self._evaluate(batch, "val")
 
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
     def on_test_epoch_start(self) -> None:
         self.test_outputs = []
 
@@ -128,15 +132,23 @@ class TextClassification(LightningModule):
         logits = self._evaluate(batch, "test")
         self.test_outputs.append((batch.indices, batch.labels, logits.float().softmax(dim=1)))
 
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         logits = self(batch.input_ids, batch.attention_mask)
-        loss = F.cross_entropy(logits, batch.labels)
-        self.log(f"{stage}/loss", loss, batch_size=len(batch.labels), sync_dist=True, prog_bar=True)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        metrics.update(logits, batch.labels)
-        self.log_dict(metrics, batch_size=len(batch.labels))
+        metrics.update(preds=logits, target=batch.labels, value=losses)
         return logits
+
+    def _log_metrics(self, stage: str) -> None:
+        """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
+        for name, metric in metrics.items():
+            self.log(name, metric, prog_bar=name == f"{stage}/loss")
 
     def configure_gradient_clipping(
         self,
