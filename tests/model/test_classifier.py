@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnlab.errors import UserError
+from attnlab.model import pooling as pooling_module
 from attnlab.model.attention import Block
 from attnlab.model.classifier import TextClassifier
 from attnlab.model.pooling import POOLINGS
@@ -57,8 +58,12 @@ def test_padding_changes_nothing(model: str, pe: str, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "pe", "pooling"), [case for case in EVERY if case[2] in ("cls", "mean")])
-def test_the_shorter_ways_give_the_same_logits_and_gradients(model: str, pe: str, pooling: str) -> None:
-    """Pooling of every token's vector, where the other takes the first alone, or rows of the table."""
+@pytest.mark.parametrize("few_rows", [0, pooling_module.FEW_ROWS])
+def test_the_shorter_ways_give_the_same_logits_and_gradients(
+    model: str, pe: str, pooling: str, few_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pooling of every token's vector, where the other takes the first alone, rows of the table, or all of it."""
+    monkeypatch.setattr(pooling_module, "FEW_ROWS", few_rows)
     classifier, plain = build(model, pe, pooling), build(model, pe, pooling)
     plain.is_plain_mean = plain.pools_the_first = False
     ids, mask = batch([3, 7, 5], width=7)

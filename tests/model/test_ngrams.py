@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnlab.errors import UserError
-from attnlab.model.ngrams import NgramBag
+from attnlab.model.ngrams import SCORE_SCALE, NgramBag
 from attnlab.model.positional import Learned, PositionalEncoding
 from tests.model.test_classifier import CLASSES, MAX_LENGTH, PAD, VOCAB, batch
 
@@ -16,9 +16,16 @@ def build(**changes: Any) -> NgramBag:
     return NgramBag(**{**sizes, **settings, **changes}).eval()
 
 
+def give_scores(model: NgramBag) -> NgramBag:
+    if model.scores is not None:
+        torch.nn.init.normal_(model.scores.weight)
+    return model
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize(("ngrams", "leads"), [(1, []), (2, []), (3, [2, 4]), (1, [3])])
-def test_padding_changes_nothing(ngrams: int, leads: list[int]) -> None:
-    model = build(ngrams=ngrams, leads=leads)
+def test_padding_changes_nothing(ngrams: int, leads: list[int], pooling: str) -> None:
+    model = give_scores(build(ngrams=ngrams, leads=leads, pooling=pooling))
     logits = model(*batch([3, 7, 5], width=7))
     assert logits.shape == (3, CLASSES)
     ids, mask = batch([3, 7, 5], width=12)
@@ -32,6 +39,19 @@ def test_with_unigrams_alone_it_is_the_mean_of_the_embeddings() -> None:
     for row, length in enumerate([3, 7]):
         expected = model.head(model.embedding.weight[ids[row, :length]].mean(dim=0))
         torch.testing.assert_close(model(ids, mask)[row], expected)
+
+
+def test_attention_is_the_mean_until_it_has_learnt_scores_and_then_weights_with_their_softmax() -> None:
+    model, mean = build(pooling="attention"), build(pooling="mean")
+    ids, mask = batch([3, 7], width=7)
+    assert model.scores is not None
+    mean.load_state_dict({name: value for name, value in model.state_dict().items() if name != "scores.weight"})
+    torch.testing.assert_close(model(ids, mask), mean(ids, mask))
+    rows = model._rows(ids, mask)[0][0, [0, 1, 2, 7, 8]]  # of the first article: three tokens and two pairs
+    give_scores(model)
+    weights = (SCORE_SCALE * model.scores.weight[rows, 0]).softmax(dim=0)
+    expected = model.head(weights @ model.embedding.weight[rows])
+    torch.testing.assert_close(model(ids, mask)[0], expected)
 
 
 @pytest.mark.parametrize(("ngrams", "sees"), [(1, False), (2, True), (3, True)])
@@ -74,8 +94,9 @@ def test_articles_shorter_than_an_ngram_have_tokens() -> None:
     torch.testing.assert_close(model(ids, mask)[0], model.head(model.embedding.weight[ids[0, 0]]))
 
 
-def test_gradients_touch_only_what_the_batch_holds_and_dropout_only_training() -> None:
-    model = build(ngram_dropout=0.5)
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_gradients_touch_only_what_the_batch_holds_and_dropout_only_training(pooling: str) -> None:
+    model = give_scores(build(ngram_dropout=0.5, pooling=pooling))
     ids, mask = batch([7], width=7)
     torch.testing.assert_close(model(ids, mask), model(ids, mask))
     model(ids, mask).sum().backward()
@@ -95,6 +116,7 @@ def test_gradients_touch_only_what_the_batch_holds_and_dropout_only_training() -
         ({"embed_dim": 0}, r"model.embed_dim=0 must be at least 1"),
         ({"ngram_dropout": 1.0}, r"model.ngram_dropout=1.0 is a share: give a number from 0 to below 1"),
         ({"dropout": -0.1}, r"model.dropout=-0.1 is a share"),
+        ({"pooling": "max"}, r"model.pooling=max is not for model=ngram_bag; choose one of mean, attention"),
         ({"pe": Learned}, r"takes no positions: use pe=none"),
     ],
 )

@@ -1,17 +1,21 @@
 """A bag of n-grams: as fast as fastText and, with few articles, better than attention."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.errors import UserError
-from attnlab.model.pooling import mean_of_rows
 from attnlab.model.positional import PositionalEncoding
 
 MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: multiplying by it spreads neighbouring ids
+# Adagrad's steps are as large for a score as for a value of an embedding, and should be larger: chosen on AG News'
+# validation articles among 1, 3, 6 and 10.
+SCORE_SCALE = 3.0
 
 
 class NgramBag(nn.Module):
@@ -28,6 +32,8 @@ class NgramBag(nn.Module):
         buckets: rows of the table for n-grams of two tokens and more; several n-grams may share one.
         leads: for each number here, an article's first so many tokens also count as tokens of another kind, hashed into
             the same table: the titles of news weigh more than what follows (zone weighting; Manning et al., 2008, 6.1).
+        pooling: "mean", or "attention": each row also learns a score, and the mean is weighted with the softmax of an
+            article's scores (Lin et al., 2017, with a score to look up where theirs is computed).
         ngram_dropout: share of an article's tokens and n-grams that a training step leaves out.
         dropout: share of values dropped before the head.
         pe: "none"; order is in the n-grams.
@@ -48,6 +54,7 @@ class NgramBag(nn.Module):
         buckets: int,
         pe: Callable[..., PositionalEncoding],
         leads: Sequence[Annotated[int, Ge(1)]] = (),
+        pooling: str = "mean",
         ngram_dropout: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
@@ -66,6 +73,11 @@ class NgramBag(nn.Module):
         rows = vocab_size + (buckets if ngrams > 1 or leads else 0)
         self.embedding = nn.Embedding(rows, embed_dim, sparse=True)
         nn.init.uniform_(self.embedding.weight, -1 / embed_dim, 1 / embed_dim)
+        if pooling not in ("mean", "attention"):
+            raise UserError(f"model.pooling={pooling} is not for model=ngram_bag; choose one of mean, attention")
+        self.scores = nn.Embedding(rows, 1, sparse=True) if pooling == "attention" else None
+        if self.scores is not None:
+            nn.init.zeros_(self.scores.weight)  # the plain mean
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_classes)
 
@@ -74,8 +86,17 @@ class NgramBag(nn.Module):
         rows, present = self._rows(input_ids, attention_mask)
         if self.training and self.ngram_dropout:
             present = present & (torch.rand(present.shape, device=present.device) >= self.ngram_dropout)
-        mean = mean_of_rows(self.embedding.weight, rows, present, sparse=True)
-        return self.head(self.dropout(mean))
+        return self.head(self.dropout(self._pool(rows, present)))
+
+    def _pool(self, rows: Tensor, present: Tensor) -> Tensor:
+        """[B, N], [B, N] bool -> [B, D]; nothing present gives zeros."""
+        counts = present.sum(dim=1)
+        bag = partial(F.embedding_bag, rows[present], self.embedding.weight, counts.cumsum(0) - counts, sparse=True)
+        if self.scores is None:
+            return bag(mode="mean")
+        scores = SCORE_SCALE * self.scores(rows).squeeze(-1)
+        weights = scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1)
+        return bag(mode="sum", per_sample_weights=weights[present])
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each token and n-gram, and whether it is one: [B, N], [B, N] bool."""
