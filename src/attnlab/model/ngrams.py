@@ -71,7 +71,7 @@ class NgramBag(nn.Module):
         self.vocab_size, self.ngrams, self.buckets, self.ngram_dropout = vocab_size, ngrams, buckets, ngram_dropout
         self.leads = tuple(leads)
         rows = vocab_size + (buckets if ngrams > 1 or leads else 0)
-        self.embedding = nn.Embedding(rows, embed_dim, sparse=True)
+        self.embedding = nn.utils.skip_init(nn.Embedding, rows, embed_dim, sparse=True)
         nn.init.uniform_(self.embedding.weight, -1 / embed_dim, 1 / embed_dim)
         if pooling not in ("mean", "attention"):
             raise UserError(f"model.pooling={pooling} is not for model=ngram_bag; choose one of mean, attention")

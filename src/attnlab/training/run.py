@@ -136,7 +136,7 @@ def _finish(
     }
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
-        metrics |= torch.load(best, map_location="cpu", weights_only=True)["metrics"]
+        metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
     else:  # fast_dev_run keeps no checkpoint; its last weights are its best
         metrics |= validation_metrics(trainer)
     predictions = None
