@@ -67,20 +67,24 @@ def _draw_scaling(file: Path, rows: list[Row]) -> None:
     )
     table[["setting", "value"]] = table["size"].str.split("=", expand=True)
     settings = list(dict.fromkeys(table["setting"]))
-    figure, axes = pyplot.subplots(1, len(settings), figsize=(4 * len(settings), 3.5), layout="constrained")
-    for axis, setting in zip(axes, settings, strict=True):
-        for model, part in table[table["setting"] == setting].groupby("model"):
+    memory = table["model"] == "memory"
+    figure, axes = pyplot.subplots(1, len(settings) + 1, figsize=(4 * len(settings) + 4, 3.5), layout="constrained")
+    panels = [(setting, "samples/s", table[~memory & (table["setting"] == setting)]) for setting in settings]
+    for axis, (setting, unit, shown) in zip(axes, [*panels, ("data.limit", "peak MB", table[memory])], strict=True):
+        for model, part in shown.groupby("model"):
             (line,) = axis.plot(part["value"].astype(int), part["ours"], marker="o", label=model)
-            axis.plot(
-                part["value"].astype(int),
-                part["bare"],
-                linestyle="--",
-                color=line.get_color(),
-                label=f"{model}, bare loop",
-            )
-        axis.set(xlabel=setting, ylabel="samples/s", xscale="log", yscale="log")
-        sizes = sorted(table[table["setting"] == setting]["value"].astype(int).unique())
+            if part["bare"].notna().all():
+                axis.plot(
+                    part["value"].astype(int),
+                    part["bare"],
+                    linestyle="--",
+                    color=line.get_color(),
+                    label=f"{model}, bare loop",
+                )
+        axis.set(xlabel=setting, ylabel=unit, xscale="log", yscale="linear" if unit == "peak MB" else "log")
+        sizes = sorted(shown["value"].astype(int).unique())
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
     axes[0].legend(fontsize=7)
+    axes[-1].set_ylim(bottom=0)
     figure.savefig(file, dpi=120)

@@ -1,6 +1,7 @@
-"""How throughput grows with the number of articles, their length and the width of the model."""
+"""How throughput, tokenising and memory grow with the number of articles, their length and the width of the model."""
 
-from benchmarks.common import DATA, QUIET, Row, config_of, data_of
+from benchmarks.common import DATA, QUIET, Row, config_of, data_of, folder, run
+from benchmarks.costs import tokenising_seconds
 from benchmarks.speed import MODELS, bare_loop, ours
 
 SIZES = {
@@ -12,7 +13,7 @@ SIZES = {
 
 def measure() -> list[Row]:
     """One run each, of our run and the bare loop in turn."""
-    rows = []
+    rows = costs()
     for name, overrides in MODELS.items():
         for setting, values in SIZES.items():
             for value in values:
@@ -23,4 +24,19 @@ def measure() -> list[Row]:
                 mine, bare = ours(config, data), bare_loop(config, data)
                 print(f"  {name} {setting}={value}: {mine:,.0f} samples/s, bare loop {bare:,.0f}", flush=True)
                 rows.append(Row(f"{name} {setting}={value}", mine, bare, mine / bare, "samples/s"))
+    return rows
+
+
+def costs() -> list[Row]:
+    """Articles a second through the default tokenizer, its training included, and the peak memory of a run."""
+    rows = []
+    for value in SIZES["data.limit"]:
+        size = f"data.limit={value}"
+        with folder() as place:
+            seconds, number = tokenising_seconds(place / "cache", size)
+            arguments = [*MODELS["mean"], *QUIET, "trainer.max_epochs=1", size, f"hydra.run.dir={place}/run"]
+            memory = run(*DATA, *arguments)[1]
+        print(f"  {size}: {number / seconds:,.0f} articles/s, {memory:,.0f} MB", flush=True)
+        rows.append(Row(f"tokenising {size}", number / seconds, None, number / seconds, "articles/s"))
+        rows.append(Row(f"memory {size}", memory, None, memory, "MB"))
     return rows
