@@ -254,7 +254,7 @@ def test_a_server_that_goes_away_costs_a_run_nothing_and_has_the_rest_later(
 
     server.start()
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(file.parent)]
-    subprocess.run(command, check=True, env=os.environ | {"WANDB_SILENT": "true"}, timeout=120)
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"WANDB_SILENT": "true"}, timeout=120)
     assert losses == server.history()
 
 

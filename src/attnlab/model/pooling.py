@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from attnlab.errors import UserError
 
-# Up to here a product with the whole table is faster than gathering from it: for 1,000 rows by a half, forth and back.
+# Up to about here a product with the whole table is faster than gathering from it, forth and back, on CPU.
 FEW_ROWS = 2048
 
 
@@ -60,7 +60,7 @@ class AttentionPooling(Pooling):
 
 
 def mean_of_rows(table: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-    """`MeanPooling` of `table[rows]` without making the latter, five to eight times as fast on CPU.
+    """`MeanPooling` of `table[rows]` without making the latter, many times as fast on CPU.
 
     table: [V, D], rows: [B, T] int64, mask: [B, T] bool, False on what does not count -> [B, D].
     """
