@@ -107,7 +107,7 @@ class BucketLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.position = self.sampler.start
-        # Without workers torch's own iterator has nothing to do, and takes time that shows in the step of a small model.
+        # Without workers torch's own iterator has nothing to do, and its time shows in the step of a small model.
         for batch in super().__iter__() if self.num_workers else map(self.dataset.__getitem__, self.sampler):
             self.position += 1
             yield batch
