@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from lightning.pytorch import LightningModule, Trainer
 from omegaconf import DictConfig
 from wandb.proto.wandb_internal_pb2 import Record
@@ -221,6 +222,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
+    wandb.teardown()  # it keeps the address and the process of the first test that used it
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
