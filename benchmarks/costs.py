@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from functools import cache
 from pathlib import Path
 
 from attnlab.config import instantiate
@@ -51,14 +50,15 @@ def measure() -> list[Row]:
 def tokenising() -> list[Row]:
     """Training the default tokenizer and encoding every split; and the same out of the cache."""
     print("tokenising, seconds")
+    texts = texts_of()
+    number = sum(map(len, texts.values()))
     with folder() as place:
         figures = in_turn(
             {
-                "cold": lambda: tokenising_seconds(place / str(time.perf_counter()))[0],
-                "cached": lambda: tokenising_seconds(place / "cache")[0],
+                "cold": lambda: tokenising_seconds(texts, place / str(time.perf_counter())),
+                "cached": lambda: tokenising_seconds(texts, place / "cache"),
             }
         )
-        number = tokenising_seconds(place / "cache")[1]
     cold, cached = (statistics.median(figures[name]) for name in ("cold", "cached"))
     return [
         Row(f"training the tokenizer and encoding {number:,} articles", cold, None, cold, "s", 6.0, False),
@@ -66,15 +66,15 @@ def tokenising() -> list[Row]:
     ]
 
 
-@cache
-def _texts(overrides: tuple[str, ...]) -> dict[str, list[str]]:
+def texts_of(*overrides: str) -> dict[str, list[str]]:
+    """The articles of each split."""
     source = instantiate(config_of(*DATA, *overrides)["data"])
     return {name: split.texts for name, split in split_corpus(source.load(), source).items()}
 
 
-def tokenising_seconds(place: Path, *overrides: str) -> tuple[float, int]:
-    """Seconds that the default tokenizer takes, and the number of articles."""
-    texts, recipe = _texts(overrides), instantiate(config_of(*DATA)["tokenizer"])
+def tokenising_seconds(texts: dict[str, list[str]], place: Path) -> float:
+    """What the default tokenizer takes, into a cache or out of it."""
+    recipe = instantiate(config_of(*DATA)["tokenizer"])
     start = time.perf_counter()
     tokenize(texts, recipe, place)
-    return time.perf_counter() - start, sum(map(len, texts.values()))
+    return time.perf_counter() - start

@@ -6,16 +6,14 @@ Steps of the model alone, without Lightning: the same as the bare loop of `speed
 import itertools
 import sys
 import time
+from functools import partial
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from attnlab.config import instantiate
-from attnlab.data.batching import Batch
 from benchmarks.common import DATA, QUIET, THREADS, config_of, data_of
-from benchmarks.speed import ARTICLES, MODELS, new_module
+from benchmarks.speed import ARTICLES, MODELS, bare_step, new_module
 
 WARM_UP, STEPS = 20, 100
 
@@ -28,13 +26,7 @@ def main(name: str) -> None:
     optimizer = instantiate(config["optimizer"], params=module.parameters())
     batches = list(itertools.islice(data.train_dataloader(), WARM_UP + STEPS))
 
-    def step(batch: Batch) -> None:
-        loss = F.cross_entropy(module(batch.input_ids, batch.attention_mask), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), config["trainer"]["gradient_clip_val"])
-        optimizer.step()
-
+    step = partial(bare_step, module, optimizer, max_norm=config["trainer"]["gradient_clip_val"])
     for batch in batches[:WARM_UP]:
         step(batch)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
 """How throughput, tokenising and memory grow with the number of articles, their length and the width of the model."""
 
 from benchmarks.common import DATA, QUIET, Row, config_of, data_of, folder, run
-from benchmarks.costs import tokenising_seconds
+from benchmarks.costs import texts_of, tokenising_seconds
 from benchmarks.speed import MODELS, bare_loop, ours
 
 SIZES = {
@@ -33,10 +33,11 @@ def costs() -> list[Row]:
     for value in SIZES["data.limit"]:
         size = f"data.limit={value}"
         with folder() as place:
-            seconds, number = tokenising_seconds(place / "cache", size)
+            texts = texts_of(size)
+            speed = sum(map(len, texts.values())) / tokenising_seconds(texts, place / "cache")
             arguments = [*MODELS["mean"], *QUIET, "trainer.max_epochs=1", size, f"hydra.run.dir={place}/run"]
             memory = run(*DATA, *arguments)[1]
-        print(f"  {size}: {number / seconds:,.0f} articles/s, {memory:,.0f} MB", flush=True)
-        rows.append(Row(f"tokenising {size}", number / seconds, None, number / seconds, "articles/s"))
+        print(f"  {size}: {speed:,.0f} articles/s, {memory:,.0f} MB", flush=True)
+        rows.append(Row(f"tokenising {size}", speed, None, speed, "articles/s"))
         rows.append(Row(f"memory {size}", memory, None, memory, "MB"))
     return rows

@@ -10,8 +10,10 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from attnlab.config import instantiate
+from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.training.module import TextClassification
 from attnlab.training.run import make_trainer, tidy_process
@@ -84,13 +86,18 @@ def bare_loop(config: dict[str, Any], data: TextDataModule) -> float:
     scheduler = instantiate(config["scheduler"], optimizer=optimizer, total_steps=len(loader))
     start = time.perf_counter()
     for batch in loader:
-        loss = F.cross_entropy(module(batch.input_ids, batch.attention_mask), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), config["trainer"]["gradient_clip_val"])
-        optimizer.step()
+        bare_step(module, optimizer, batch, config["trainer"]["gradient_clip_val"])
         scheduler.step()
     return len(data.datasets["train"]) / (time.perf_counter() - start)
+
+
+def bare_step(module: nn.Module, optimizer: Optimizer, batch: Batch, max_norm: float) -> None:
+    """Forth, back, clip and step, in torch alone."""
+    loss = F.cross_entropy(module(batch.input_ids, batch.attention_mask), batch.labels)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    optimizer.step()
 
 
 def transformers_trainer(config: dict[str, Any], data: TextDataModule, attention: bool) -> Callable[[], float]:

@@ -1,15 +1,14 @@
 """A bag of n-grams: as fast as fastText and, with few articles, better than attention."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnlab.errors import UserError
+from attnlab.model.pooling import mean_of_rows
 from attnlab.model.positional import PositionalEncoding
 
 MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: multiplying by it spreads neighbouring ids
@@ -86,17 +85,15 @@ class NgramBag(nn.Module):
         rows, present = self._rows(input_ids, attention_mask)
         if self.training and self.ngram_dropout:
             present = present & (torch.rand(present.shape, device=present.device) >= self.ngram_dropout)
-        return self.head(self.dropout(self._pool(rows, present)))
+        mean = mean_of_rows(self.embedding.weight, rows, present, self._weights(rows, present), sparse=True)
+        return self.head(self.dropout(mean))
 
-    def _pool(self, rows: Tensor, present: Tensor) -> Tensor:
-        """[B, N], [B, N] bool -> [B, D]; nothing present gives zeros."""
-        counts = present.sum(dim=1)
-        bag = partial(F.embedding_bag, rows[present], self.embedding.weight, counts.cumsum(0) - counts, sparse=True)
+    def _weights(self, rows: Tensor, present: Tensor) -> Tensor | None:
+        """[B, N], [B, N] bool -> [B, N], each row summing to 1 over what is present; None for equal ones."""
         if self.scores is None:
-            return bag(mode="mean")
+            return None
         scores = SCORE_SCALE * self.scores(rows).squeeze(-1)
-        weights = scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1)
-        return bag(mode="sum", per_sample_weights=weights[present])
+        return scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1)
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each token and n-gram, and whether it is one: [B, N], [B, N] bool."""

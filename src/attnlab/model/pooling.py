@@ -1,6 +1,7 @@
 """From one vector a token to one an article; padding never counts."""
 
 from abc import abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,17 +60,21 @@ class AttentionPooling(Pooling):
         return torch.einsum("btd,bt->bd", x, scores.softmax(dim=1))
 
 
-def mean_of_rows(table: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+def mean_of_rows(
+    table: Tensor, rows: Tensor, mask: Tensor, weights: Tensor | None = None, sparse: bool = False
+) -> Tensor:
     """`MeanPooling` of `table[rows]` without making the latter, many times as fast on CPU.
 
-    table: [V, D], rows: [B, T] int64, mask: [B, T] bool, False on what does not count -> [B, D].
+    table: [V, D], rows: [B, N] int64, mask: [B, N] bool, False on what does not count -> [B, D]. With
+    `weights`, [B, N], it is the rows' sum so weighted; with `sparse` the table's gradient is sparse.
     """
-    if len(table) <= FEW_ROWS:  # how often each row occurs, times the table
-        weights = mask.to(table.dtype)
-        occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, weights)
-        return occurrences @ table / weights.sum(dim=1, keepdim=True)
+    if weights is None and not sparse and len(table) <= FEW_ROWS:  # how often each row occurs, times the table
+        present = mask.to(table.dtype)
+        occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, present)
+        return occurrences @ table / present.sum(dim=1, keepdim=True)
     counts = mask.sum(dim=1)
-    return F.embedding_bag(rows[mask], table, counts.cumsum(0) - counts, mode="mean")
+    bag = partial(F.embedding_bag, rows[mask], table, counts.cumsum(0) - counts, sparse=sparse)
+    return bag(mode="mean") if weights is None else bag(mode="sum", per_sample_weights=weights[mask])
 
 
 POOLINGS: dict[str, type[Pooling]] = {

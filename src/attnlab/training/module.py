@@ -147,15 +147,8 @@ class TextClassification(LightningModule):
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        for name, metric in metrics.items():
+        for name, metric in sorted(metrics.items(), key=lambda item: item[0] != f"{stage}/loss"):  # it leads the table
             self.log(name, metric, prog_bar=name == f"{stage}/loss")
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        """Without the entry in a profile that `zero_grad` makes, which costs more than the rest of it."""
-        del epoch, batch_idx
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def configure_gradient_clipping(
         self,
