@@ -349,3 +349,14 @@ def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, tmp_pa
         torch.save(other, file)
         with pytest.raises(UserError, match=r"is no checkpoint of this run \(|every checkpoint .* is damaged"):
             train(tiny_config(f"resume={tmp_path}"))
+
+
+def test_the_curves_go_on_after_the_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
+    """Testing loads the best checkpoint, which knows the curves up to there only."""
+    settings = ["monitor.metric=val/acc", "monitor.mode=min", "trainer.max_epochs=4", "callbacks.early_stopping=null"]
+    train(tiny_config(*settings, "optimizer.lr=0.02", "data.train_size=600", f"paths.run_dir={tmp_path}"))
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] < 3
+    with (tmp_path / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert epochs == ["0", "1", "2", "3"]

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
 from attnlab.paths import shown
@@ -147,6 +148,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         del pl_module
+        if trainer.state.fn != TrainerFn.FITTING:  # testing the best epoch must not take away what came after it
+            return
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) and checkpoint.get(CURVES):
                 Path(logger.log_dir, CURVES).write_text(checkpoint[CURVES], encoding="utf-8")
