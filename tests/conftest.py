@@ -47,6 +47,18 @@ def tiny_config(compose_config: Compose) -> Compose:
 
 
 @pytest.fixture
+def resume(tmp_path: Path) -> Compose:
+    """`resume(run, "trainer.max_epochs=3")`: the config of the command that goes on with a run."""
+
+    def make(run: Path | str, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf")):
+            given = [f"paths.log_dir={tmp_path}/logs", f"resume={run}", *overrides]
+            return compose("train", overrides=given, return_hydra_config=True)
+
+    return make
+
+
+@pytest.fixture
 def ag_news_path() -> str:
     """The folder that `AG_NEWS_PATH` names; tests that want it are skipped without it."""
     path = os.environ.get("AG_NEWS_PATH")

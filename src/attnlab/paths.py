@@ -1,4 +1,4 @@
-"""Where a run writes. Importing this module registers the resolver that `conf/hydra` uses."""
+"""Where a run writes. Importing this module registers the resolvers that `conf/` uses."""
 
 import secrets
 from datetime import datetime
@@ -7,6 +7,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+
+import attnlab.metrics  # noqa: F401  (registers `direction`)
+from attnlab.errors import UserError
+
+CONFIG = "config.yaml"  # a run's resolved config, the first file that it writes
 
 
 def run_id() -> str:
@@ -37,6 +42,25 @@ def make_run_dir(config: dict[str, Any]) -> Path:
     return folder
 
 
+def holds_a_run(folder: Path) -> bool:
+    """Whether a run has begun there; a folder belongs to one run."""
+    return any((folder / name).exists() for name in (CONFIG, "metrics.json", "checkpoints"))
+
+
+def taken(folder: Path) -> UserError:
+    """For a new run in the folder of another."""
+    return UserError(
+        f"{shown(folder)} holds another run, whose results would stand beside this one's config: give another folder "
+        f"with hydra.run.dir=<folder> (-m: hydra.sweep.dir), go on with that run with resume={shown(folder)}, or "
+        "remove it"
+    )
+
+
+def hydra_subdir(output_dir: str) -> str | None:
+    """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays."""
+    return None if holds_a_run(Path(output_dir)) else ".hydra"
+
+
 def shown(folder: Path) -> Path:
     """The folder as a user who stands in the working directory would name it."""
     here = Path.cwd()
@@ -45,3 +69,4 @@ def shown(folder: Path) -> Path:
 
 OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
 OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
+OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)

@@ -90,15 +90,17 @@ def _assert_equal(ours: Any, theirs: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_nothing(kills: int, whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+def test_kills_at_random_moments_change_nothing(
+    kills: int, whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
     begin = time.monotonic()
     start(tiny_config(*LONG, f"paths.run_dir={tmp_path}/again")).join()
     seconds, moments = time.monotonic() - begin, random.Random(kills)
     survived = finished = 0
     while survived < kills or not finished:
         run = tmp_path / f"killed-{finished}"
-        more = [f"resume={run}"] if (run / "config.yaml").exists() else [f"paths.run_dir={run}"]
-        process = start(tiny_config(*LONG, *more))
+        goes_on = (run / "config.yaml").exists()
+        process = start(resume(run) if goes_on else tiny_config(*LONG, f"paths.run_dir={run}"))
         process.join(moments.uniform(0, seconds) if survived < kills else None)
         if process.is_alive():
             process.kill()
@@ -132,7 +134,9 @@ def wait_for_a_checkpoint(run: Path, newer_than: int = 0) -> int:
     raise AssertionError("no checkpoint")
 
 
-def test_a_signal_ends_a_run_with_a_checkpoint(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_signal_ends_a_run_with_a_checkpoint(
+    whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
     """SIGTERM says "try again later" by its status, Ctrl-C as any shell does; the run goes on from that very step."""
     run, written = tmp_path / "run", 0
     process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
@@ -142,14 +146,16 @@ def test_a_signal_ends_a_run_with_a_checkpoint(whole: Path, tiny_config: Compose
         process.join(60)
         assert process.exitcode == status
         written = wait_for_a_checkpoint(run, newer_than=written)
-        process = start(tiny_config(f"resume={run}"))
+        process = start(resume(run))
     process.join(60)
     assert process.exitcode == 0
     assert_same_run(whole, run)
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(
+    whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
     wait_for_a_checkpoint(run)
@@ -158,12 +164,12 @@ def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tiny_config
         time.sleep(0.002)
     process.join(60)
     assert process.exitcode in (1, 130)
-    train(tiny_config(f"resume={run}"))
+    train(resume(run))
     assert_same_run(whole, run)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    whole: Path, tiny_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
     process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
@@ -174,17 +180,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     content = last.read_bytes()
     last.unlink()  # it may be another name of best.ckpt
     last.write_bytes(content[:-1000])
-    train(tiny_config(f"resume={run}"))
+    train(resume(run))
     assert f"{last} is damaged" in caplog.text
     assert_same_run(whole, run)
     for file in (run / "checkpoints").iterdir():
         file.write_bytes(b"")
     (run / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
-        train(tiny_config(f"resume={run}"))
+        train(resume(run))
 
 
-def test_a_full_disk_leaves_the_checkpoint_that_was_there(whole: Path, tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(
+    whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
     """A limit on the size of files stands for the full disk: writing fails half-way."""
     run = tmp_path / "run"
     process = start(tiny_config(*LONG, f"paths.run_dir={run}"))
@@ -197,14 +205,14 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(whole: Path, tiny_conf
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
         with pytest.raises(UserError, match=r"can't write .*last\.ckpt: .*free some space, then go on with resume="):
-            train(tiny_config(f"resume={run}"))
+            train(resume(run))
 
     process = multiprocessing.get_context("fork").Process(target=limited)
     process.start()
     process.join(60)
     assert process.exitcode == 0
     assert not list(run.rglob("*.partial"))
-    train(tiny_config(f"resume={run}"))
+    train(resume(run))
     assert_same_run(whole, run)
 
 
@@ -216,19 +224,14 @@ def test_two_runs_of_one_seed_are_equal_on_any_number_of_workers(
     assert_same_run(whole, tmp_path / "workers")
 
 
-def test_early_stopping_stays_stopped(tiny_config: Compose, tmp_path: Path) -> None:
+def test_early_stopping_stays_stopped(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
     """Killed after its last epoch and before its results, a run does not train another epoch."""
-    settings = [
-        "monitor.metric=val/acc",
-        "monitor.mode=min",
-        "trainer.max_epochs=50",
-        "callbacks.early_stopping.patience=1",
-    ]
-    train(tiny_config(*settings, "optimizer.lr=0.02", "data.train_size=600", f"paths.run_dir={tmp_path}"))
+    settings = ["trainer.max_epochs=50", "callbacks.early_stopping.patience=1", "optimizer.lr=0.5"]
+    train(tiny_config(*settings, "data.train_size=600", f"paths.run_dir={tmp_path}"))
     before = json.loads((tmp_path / "metrics.json").read_text())
     assert before["train/epochs"] < 50
     (tmp_path / "metrics.json").unlink()
-    after = train(tiny_config(f"resume={tmp_path}"))
+    after = train(resume(tmp_path))
     assert {key: after[key] for key in after.keys() - TIMING} == {key: before[key] for key in before.keys() - TIMING}
 
 
@@ -249,27 +252,27 @@ def test_what_a_resumed_run_takes_from_the_command_line(
     command_line: Callable[..., None], tiny_config: Compose, tmp_path: Path
 ) -> None:
     write_config(tmp_path, resolve(tiny_config("model.pooling=max")))
-    command_line("resume=latest", "trainer.max_epochs=7", "+trainer.max_time=00:00:10:00", "data.num_workers=1")
-    config = resumed_config(tmp_path)
+    command_line("resume=latest", "trainer.max_epochs=7", "trainer.max_time=00:00:10:00", "data.num_workers=1")
+    config = resumed_config(tmp_path, OmegaConf.create())
     assert (config.model.pooling, config.trainer.max_epochs, config.data.num_workers) == ("max", 7, 1)
     assert config.trainer.max_time == "00:00:10:00" and config.model.embed_dim == 8
     for override in ("model.pooling=cls", "pe=none", "trainer=gpu", "seed=1", "data.batch_size=1", "~trainer.devices"):
         command_line("resume=latest", override)
         with pytest.raises(UserError, match=rf"{override} can't be given with resume="):
-            resumed_config(tmp_path)
+            resumed_config(tmp_path, OmegaConf.create())
     command_line("resume=latest")
     (tmp_path / "metrics.json").touch()
     with pytest.raises(UserError, match="has finished; to train it further give a higher limit"):
-        resumed_config(tmp_path)
+        resumed_config(tmp_path, OmegaConf.create())
     command_line("resume=latest", mode="MULTIRUN")
     with pytest.raises(UserError, match="takes one run, so leave out -m"):
         resumed_folder(tiny_config("resume=latest"))
 
 
-def test_a_run_that_is_not_there_is_one_line(tiny_config: Compose) -> None:
-    for resume in ("nowhere", "latest"):
-        with pytest.raises(UserError, match=rf"^resume={resume}: there is no such run; give the folder of one"):
-            train(tiny_config(f"resume={resume}"))
+def test_a_run_that_is_not_there_is_one_line(resume: Compose) -> None:
+    for name in ("nowhere", "latest"):
+        with pytest.raises(UserError, match=rf"^resume={name}: there is no such run; give the folder of one"):
+            train(resume(name))
 
 
 @pytest.mark.slow
@@ -285,7 +288,7 @@ def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: P
     assert finished.returncode == 1 and "has finished; to train it further give a higher limit" in finished.stderr
     refused = command(f"resume={run}", "model.pooling=max")
     assert refused.returncode == 1 and "model.pooling=max can't be given with resume=" in refused.stderr
-    more = command("resume=latest", "trainer.max_epochs=3", "+trainer.max_time=00:01:00:00")
+    more = command("resume=latest", "trainer.max_epochs=3", "trainer.max_time=00:01:00:00")
     assert more.returncode == 0, more.stderr
     assert list(csv.DictReader((run / "metrics.csv").open()))[: len(first)] == first and "epoch 3/3" in more.stdout
     assert json.loads((run / "metrics.json").read_text())["train/epochs"] == 3
@@ -293,19 +296,19 @@ def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: P
     assert "Traceback" not in finished.stderr + refused.stderr
 
 
-def test_a_run_that_was_moved_keeps_its_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_run_that_was_moved_keeps_its_best_epoch(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
     """With a learning rate of 0 no later epoch is better than the first."""
     train(tiny_config("optimizer.lr=0.0", f"paths.run_dir={tmp_path}/run"))
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     (moved / "metrics.json").unlink()
     (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace("max_epochs: 2", "max_epochs: 3"))
-    train(tiny_config(f"resume={moved}"))
+    train(resume(moved))
     assert torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
     assert torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0
 
 
 @pytest.mark.parametrize(
-    "kept", ["+callbacks.best_checkpoint.save_top_k=2", "+callbacks.best_checkpoint.save_weights_only=true"]
+    "kept", ["callbacks.best_checkpoint.save_top_k=2", "+callbacks.best_checkpoint.save_weights_only=true"]
 )
 def test_the_last_checkpoint_is_the_last_and_whole_whatever_is_kept_beside_it(
     kept: str, tiny_config: Compose, tmp_path: Path
@@ -319,7 +322,7 @@ def test_the_last_checkpoint_is_the_last_and_whole_whatever_is_kept_beside_it(
     assert last["epoch"] == 1 and last["optimizer_states"]
 
 
-def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
     """Lightning removes the files that a checkpoint calls its older best ones."""
     run, victim = tmp_path / "run", tmp_path / "victim.ckpt"
     victim.write_text("keep me")
@@ -333,11 +336,11 @@ def test_a_checkpoint_names_no_files_but_those_beside_it(tiny_config: Compose, t
     torch.save(checkpoint, file)
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("max_epochs: 2", "max_epochs: 4"))
     (run / "metrics.json").unlink()
-    assert train(tiny_config(f"resume={run}"))["train/epochs"] == 4
+    assert train(resume(run))["train/epochs"] == 4
     assert victim.read_text() == "keep me"
 
 
-def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, tmp_path: Path) -> None:
+def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
     train(tiny_config(f"paths.run_dir={tmp_path}"))
     (tmp_path / "metrics.json").unlink()
     file = tmp_path / "checkpoints" / "last.ckpt"
@@ -348,13 +351,13 @@ def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, tmp_pa
     for other in others:
         torch.save(other, file)
         with pytest.raises(UserError, match=r"is no checkpoint of this run \(|every checkpoint .* is damaged"):
-            train(tiny_config(f"resume={tmp_path}"))
+            train(resume(tmp_path))
 
 
 def test_the_curves_go_on_after_the_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
     """Testing loads the best checkpoint, which knows the curves up to there only."""
-    settings = ["monitor.metric=val/acc", "monitor.mode=min", "trainer.max_epochs=4", "callbacks.early_stopping=null"]
-    train(tiny_config(*settings, "optimizer.lr=0.02", "data.train_size=600", f"paths.run_dir={tmp_path}"))
+    settings = ["monitor.metric=val/acc", "trainer.max_epochs=4", "callbacks.early_stopping=null", "optimizer.lr=0.5"]
+    train(tiny_config(*settings, "data.train_size=600", f"paths.run_dir={tmp_path}"))
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] < 3
     with (tmp_path / "metrics.csv").open() as file:

@@ -74,14 +74,23 @@ def test_the_seed_decides_the_weights_but_not_the_split(tiny_config: Compose, tm
     assert len(list((tmp_path / "logs" / "cache").glob("*.lock"))) == 1
 
 
-def test_metrics_are_those_of_the_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
-    """Asked for the highest loss, a run keeps the epoch that has it and reports that one's metrics."""
-    metrics = train(tiny_config("monitor.mode=max", "optimizer.lr=0.01", f"paths.run_dir={tmp_path}/run"))
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
-    assert metrics["val/loss"] == pytest.approx(max(losses), rel=1e-5)
-    best, last = (torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert (best["epoch"], last["epoch"]) == (losses.index(max(losses)), 1)
+def curve(run: Path, key: str) -> list[float]:
+    with (run / "metrics.csv").open() as file:
+        return [float(row[key]) for row in csv.DictReader(file) if row.get(key)]
+
+
+@pytest.mark.parametrize(("metric", "best_of"), [("val/loss", min), ("val/acc", max), ("val/f1_macro", max)])
+def test_the_metric_alone_says_which_epoch_is_the_best(
+    metric: str, best_of: Callable[[list[float]], float], tiny_config: Compose, tmp_path: Path
+) -> None:
+    """Which one that is shows in the metrics, in best.ckpt and in when early stopping stops."""
+    settings = [f"monitor.metric={metric}", "optimizer.lr=0.05", "trainer.max_epochs=6", "data.train_size=600"]
+    metrics = train(tiny_config(*settings, f"paths.run_dir={tmp_path}/run"))
+    scores = curve(tmp_path / "run", metric)
+    assert metrics[metric] == pytest.approx(best_of(scores), rel=1e-5) and len(set(scores)) > 2
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == scores.index(best_of(scores))
+    assert len(scores) == 6 or len(scores) - 1 - best["epoch"] == 3
 
 
 def test_the_second_run_does_not_tokenise(tiny_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

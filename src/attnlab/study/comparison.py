@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
+from attnlab.metrics import direction, is_share
 from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.runs import Run, correctness, read_runs
@@ -181,19 +182,15 @@ class _Comparer:
             return "no counterpart to compare with" if pd.isna(row.get("pairs")) else f"one {noun} can't show anything"
         pairs = f"{row['pairs']:.0f} {noun}{'s' if row['pairs'] != 1 else ''}"
         if row["p_holm"] < self.alpha:
-            good = (row["difference"] > 0) == is_higher_better(self.metric)
+            good = (row["difference"] > 0) == (direction(self.metric) == "max")
             return ("better" if good else "worse") + (f" on these articles; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])
         return f"no difference that {pairs} can show (smallest that they could: {smallest})"
 
 
-def is_higher_better(metric: str) -> bool:
-    return not metric.endswith("loss")
-
-
 def in_points(metric: str, value: float) -> str:
     """A difference of shares in points, any other as it is."""
-    return f"{value:.3f}" if metric.endswith("loss") else f"{100 * value:.1f} points"
+    return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
 
 
 def _pick_reference(

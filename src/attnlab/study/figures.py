@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from attnlab.study.comparison import Comparison, Study, is_higher_better
+from attnlab.metrics import direction
+from attnlab.study.comparison import Comparison, Study
 
 ACCENT, QUIET = "#1f5fa8", "#8a8f98"
 MAX_CURVES = 10  # more lines than that can't be told apart
@@ -79,7 +80,7 @@ def draw_time(study: Study, comparison: Comparison) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    sign = 1 if is_higher_better(metric) else -1
+    sign = 1 if direction(metric) == "max" else -1
     for i, (name, row) in enumerate(rows.iterrows()):
         seconds, score = row["train/seconds"], row[f"{metric} mean"]
         better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)

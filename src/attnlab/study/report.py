@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attnlab.metrics import direction, is_share
 from attnlab.paths import shown
-from attnlab.study.comparison import METRICS, Comparison, Study, is_higher_better
+from attnlab.study.comparison import METRICS, Comparison, Study
 from attnlab.study.figures import draw_figures
 
 METHOD = """Runs that differ in nothing but the seed make one setting; ± is half of the 95 % interval of its mean
@@ -58,7 +59,7 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
 
 
 def difference_header(metric: str) -> str:
-    return "difference" if metric.endswith("loss") else "difference, points"
+    return "difference, points" if is_share(metric) else "difference"
 
 
 def print_report(folder: Path, study: Study) -> None:
@@ -85,8 +86,8 @@ def print_report(folder: Path, study: Study) -> None:
 
 def _introduction(study: Study, comparison: Comparison) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in comparison.reference.items() if value != "-")
-    direction = "higher" if is_higher_better(study.metric) else "lower"
-    return f"{len(comparison.names)} runs, {study.metric} ({direction} is better), reference {settings or 'none'}"
+    better = {"max": "higher", "min": "lower"}[direction(study.metric)]
+    return f"{len(comparison.names)} runs, {study.metric} ({better} is better), reference {settings or 'none'}"
 
 
 def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:

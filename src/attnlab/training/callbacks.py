@@ -3,9 +3,10 @@
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, Timer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
 
 SHOWN = ("train/loss", "val/loss", "val/acc")
@@ -33,7 +34,8 @@ class PlainProgress(ProgressBar):
             return
         metrics, seconds = trainer.callback_metrics, time.monotonic() - self.epoch_start
         shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in SHOWN if key in metrics)
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  {shown}", flush=True)
+        of = "" if trainer.max_epochs is None or trainer.max_epochs < 0 else f"/{trainer.max_epochs}"
+        print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {shown}", flush=True)
 
 
 def progress() -> ProgressBar:
@@ -41,12 +43,43 @@ def progress() -> ProgressBar:
     return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
 
 
-class Stopwatch(Timer):
-    """The time of training, also over interruptions; named apart from the Timer of `trainer.max_time`."""
+class Stopwatch(Callback):
+    """Seconds of training without those of validation, also over interruptions.
+
+    No `Timer`: a Timer of any kind among the callbacks would switch `trainer.max_time` off.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.since: float | None = None  # when the clock began to run; None while it stands
+        self.began = False
 
     @property
-    def state_key(self) -> str:
-        return type(self).__qualname__
+    def elapsed(self) -> float:
+        """So far."""
+        return self.seconds if self.since is None else self.seconds + time.monotonic() - self.since
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.since, self.began = time.monotonic(), True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.seconds, self.paused, self.since = self.elapsed, self.since is not None, None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.since = time.monotonic() if self.paused else None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        del trainer, pl_module
+        self.seconds, self.since = self.elapsed, None
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.elapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict.get("seconds", 0.0)
 
 
 NOTHING = nullcontext()

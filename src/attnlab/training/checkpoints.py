@@ -7,22 +7,22 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
 from attnlab.paths import shown
+from attnlab.training.curves import CurvesLogger, Mark
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-CURVES = "metrics.csv"  # the file's text at the time of the checkpoint
+CURVES = "metrics.csv"  # how far it had come at the time of the checkpoint
 # What a shell shows for Ctrl-C; and "try again later" (EX_TEMPFAIL of sysexits.h), for a scheduler to requeue.
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
@@ -138,22 +138,19 @@ class LastCheckpoint(Checkpoint):
         self._restore_handlers()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The curves up to here, so that a run that goes on has no gap and no step twice."""
+        """How far the curves have come, so that a run that goes on has no gap and no step twice."""
         del pl_module
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                logger.save()
-                file = Path(logger.log_dir, CURVES)
-                checkpoint[CURVES] = file.read_text(encoding="utf-8") if file.exists() else ""
+            if isinstance(logger, CurvesLogger):
+                checkpoint[CURVES] = logger.mark()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         del pl_module
         if trainer.state.fn != TrainerFn.FITTING:  # testing the best epoch must not take away what came after it
             return
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and checkpoint.get(CURVES):
-                Path(logger.log_dir, CURVES).write_text(checkpoint[CURVES], encoding="utf-8")
-                logger.experiment.metrics_keys = checkpoint[CURVES].splitlines()[0].split(",")
+            if isinstance(logger, CurvesLogger) and isinstance(mark := checkpoint.get(CURVES), dict):
+                logger.go_back(cast(Mark, mark))
 
     def _is_due(self, trainer: Trainer) -> bool:
         minutes = (time.monotonic() - self.saved_time) / 60
@@ -166,7 +163,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = Path(trainer.default_root_dir)
         self._write(trainer, folder / "checkpoints" / LAST)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         if self.signal is not None:

@@ -24,7 +24,7 @@ def in_one_line(config: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
-        raise UserError(str(error)) from error
+        raise UserError(first_line(error)) from error
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         message = first_line(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message:

@@ -75,6 +75,8 @@ class TextClassification(LightningModule):
         # Sum of the losses of all articles since the last validation, and their number. A torchmetrics.MeanMetric costs
         # a tenth of a small step; a buffer would take on the weights' precision.
         self.loss_sum, self.num_losses = torch.zeros(()), 0
+        self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
+        self.seen = (0, 0)
         self.random_states: dict[str, Tensor] = {}
         self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -89,21 +91,33 @@ class TextClassification(LightningModule):
         """input_ids: [B, T] int64, attention_mask: [B, T] bool -> logits: [B, C]."""
         return self.model(input_ids, attention_mask)
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
-        step = self.trainer.global_step + 1
-        written = step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        trainer = self.trainer
+        step = trainer.global_step + 1
+        if (step, batch_idx) == self.seen:  # an optimizer such as LBFGS asks several times for one batch's loss
+            return loss
+        self.seen = step, batch_idx
+        count = batch_idx + 1
+        ends_step = count % trainer.accumulate_grad_batches == 0 or count == trainer.num_training_batches
+        written = ends_step and step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         # Every step where looking is free; a GPU would have to be waited for, so there when a line is written.
         if (written or loss.device.type == "cpu") and not loss.isfinite():
             self._explain_divergence(float(loss.detach()), step)
         # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
         self.loss_sum.add_(loss.detach(), alpha=len(batch.labels))
         self.num_losses += len(batch.labels)
+        self.step_losses.append(loss.detach())
         if written:
             # At once, where `log` would write it after the step's checkpoint: a resumed run would lack it.
-            row = {"train/loss_step": loss.item(), "lr": self._learning_rate(), "epoch": self.current_epoch}
-            for logger in self.trainer.loggers:
+            mean = torch.stack(self.step_losses).mean().item()
+            row = {"train/loss_step": mean, "lr": self._learning_rate(), "epoch": self.current_epoch}
+            for logger in trainer.loggers:
                 logger.log_metrics(row, step=step - 1)
+        if ends_step:
+            self.step_losses.clear()
+            if step == trainer.max_steps:  # the last one: let a validation follow, as after the last epoch
+                trainer.should_stop = True
         return loss
 
     def _learning_rate(self) -> float:
@@ -116,8 +130,9 @@ class TextClassification(LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
-        self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
-        self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
+        if self.num_losses:
+            self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
+            self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
 
     def validation_step(self, batch: Batch) -> None:
         self._evaluate(batch, "val")
@@ -202,7 +217,7 @@ class TextClassification(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer_config, params=self.parameters())
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -2,40 +2,90 @@
 
 import csv
 import json
-from collections import defaultdict
+import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
-from attnlab.paths import shown
+from attnlab.errors import first_line
+from attnlab.paths import CONFIG, holds_a_run, shown, taken
+from attnlab.training.figures import Counts, confused_pairs, draw_figures
 from attnlab.training.module import Predictions
+
+log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
+    _write_whole(folder / CONFIG, _config_text(config))
+
+
+def _config_text(config: dict[str, Any]) -> str:
     config = {key: value for key, value in config.items() if key != "hparams_search"}
-    config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    _write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    if config.get("callbacks"):
+        config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
+    return OmegaConf.to_yaml(OmegaConf.create(config))
+
+
+def claim(folder: Path, config: dict[str, Any]) -> None:
+    """Make the folder this new run's by writing its config there.
+
+    Raises:
+        UserError: the folder is another run's, be it one that has just begun.
+    """
+    if holds_a_run(folder):
+        raise taken(folder)
+    partial = folder / f"{CONFIG}.{os.getpid()}.partial"
+    partial.write_text(_config_text(config), encoding="utf-8")
+    try:
+        os.link(partial, folder / CONFIG)  # unlike a rename, it fails where there is one
+    except FileExistsError:
+        raise taken(folder) from None
+    except OSError:  # a file system without hard links
+        shutil.copy(partial, folder / CONFIG)
+    finally:
+        partial.unlink()
+
+
+def remove_results(folder: Path) -> None:
+    """Before a run that had finished goes on: no old result beside a new config."""
+    for name in ("metrics.json", "predictions.parquet", "per_class.csv", "confused_pairs.csv"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+
+
+def remove_training(folder: Path) -> None:
+    """Before a run starts again from its first step: its checkpoints and curves."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "metrics.csv").unlink(missing_ok=True)
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:
-    """Of a run that was tested, write predictions.parquet, per_class.csv and the confusion matrix; then metrics.json.
+    """Of a run that was tested, write predictions.parquet, per_class.csv and confused_pairs.csv; then metrics.json.
 
-    A folder that has metrics.json has all the rest.
+    A folder that has metrics.json has all of them. Figures come after, and never in their way.
     """
+    counts = None
     if predictions is not None:
         _write_predictions(folder / "predictions.parquet", predictions, label_names)
         _write_per_class(folder / "per_class.csv", predictions, label_names)
-        (folder / "figures").mkdir(exist_ok=True)
-        _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", predictions, label_names)
+        counts = multiclass_confusion_matrix(
+            predictions.probabilities, predictions.labels, num_classes=len(label_names)
+        ).numpy()
+        _write_confused_pairs(folder / "confused_pairs.csv", counts, label_names)
     _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    try:
+        draw_figures(folder, counts, label_names)
+    except Exception as error:  # whatever a plot can't do, the results are there
+        log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
 
 def _write_whole(file: Path, text: str) -> None:
@@ -73,38 +123,13 @@ def _write_per_class(path: Path, predictions: Predictions, label_names: list[str
             writer.writerow([name, *(f"{share:.4f}" for share in shares), support])
 
 
-def _draw_confusion_matrix(path: Path, predictions: Predictions, label_names: list[str]) -> None:
-    from matplotlib.figure import Figure
-
-    size = len(label_names)
-    figure = Figure(figsize=(0.9 * size + 2, 0.8 * size + 1.6), layout="constrained", dpi=150)
-    axes = figure.add_subplot(title=f"{len(predictions.labels):,} test articles")
-    counts = multiclass_confusion_matrix(predictions.probabilities, predictions.labels, num_classes=size)
-    # Beyond 20 classes the numbers in the cells would run into each other.
-    MulticlassConfusionMatrix(size).plot(counts, ax=axes, add_text=size <= 20, labels=label_names, cmap="Blues")
-    figure.savefig(path)
-
-
-def draw_curves(folder: Path) -> None:
-    """The loss and accuracy that `metrics.csv` holds, by training step: figures/curves.png."""
-    from matplotlib.figure import Figure
-
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for key in ("train/loss", "val/loss", "val/acc"):
-                if row.get(key):
-                    curves[key].append((int(row["step"]), float(row[key])))
-    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=150)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
-        for key, points in curves.items():
-            if key.endswith(name):
-                axes.plot(*zip(*points, strict=True), label=key, marker="." if key.startswith("val") else None)
-        axes.set(xlabel="training step", title={"loss": "Cross-entropy", "acc": "Accuracy"}[name])
-        axes.grid(alpha=0.3)
-        axes.legend()
-    (folder / "figures").mkdir(exist_ok=True)
-    figure.savefig(folder / "figures" / "curves.png")
+def _write_confused_pairs(path: Path, counts: Counts, label_names: list[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "predicted", "count", "share_of_class"])
+        for row, column, count in confused_pairs(counts):
+            share = count / counts[row].sum()
+            writer.writerow([label_names[row], label_names[column], count, f"{share:.4f}"])
 
 
 def print_summary(folder: Path, metrics: Metrics) -> None:
@@ -117,4 +142,4 @@ def print_summary(folder: Path, metrics: Metrics) -> None:
         )
     console = Console()
     console.print(table)
-    console.print(f"Everything is in {shown(folder)}", soft_wrap=True, highlight=False)
+    console.print(f"Everything is in {shown(folder)}", soft_wrap=True, highlight=False, markup=False)

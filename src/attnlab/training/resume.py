@@ -1,19 +1,25 @@
 """Going on with a run in its own folder: `python src/train.py resume=<run folder>`, or `resume=latest`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from attnlab.errors import UserError
-from attnlab.paths import choose_run_dir, shown
+from attnlab.paths import CONFIG, choose_run_dir, shown
 
 # What may be given anew; all else decided what the run has learnt so far.
 MAY_CHANGE = ("trainer", "callbacks", "logger", "test", "tags", "data.num_workers")
 ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
+# What a config of an earlier version names, and what has taken its place.
+REPLACED = {
+    "lightning.pytorch.loggers.CSVLogger": {"_target_": "attnlab.training.curves.CurvesLogger"},
+    "lightning.pytorch.callbacks.ModelCheckpoint": {"_target_": "attnlab.training.selection.BestCheckpoint"},
+}
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
@@ -26,27 +32,31 @@ def resumed_folder(config: DictConfig) -> Path | None:
         return None
     runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
     folder = Path(choose_run_dir(config.resume, runs))
-    if HydraConfig.initialized():
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if "hydra" not in config:  # a job of Hydra's, and not composed in Python
+        hydra = _hydra_node(config)
+        if hydra.mode == RunMode.MULTIRUN:
             raise UserError("resume= takes one run, so leave out -m; a search goes on with the command that began it")
-        folder = Path(HydraConfig.get().runtime.output_dir)
-    if not (folder / "config.yaml").is_file():
+        folder = Path(hydra.runtime.output_dir)
+    if not (folder / CONFIG).is_file():
         raise UserError(
             f"resume={config.resume}: there is no such run; give the folder of one, as in {runs}, or latest"
         )
     return folder.absolute()
 
 
-def resumed_config(folder: Path) -> DictConfig:
-    """The config of the run in `folder`, with what this command gives anew.
+def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
+    """The config of the run in `folder`, with what the command or the composed config `given` gives anew.
 
     Raises:
         UserError: the run has finished, or a setting was given that can't change in mid-run.
     """
-    config = OmegaConf.load(folder / "config.yaml")
+    config = OmegaConf.load(folder / CONFIG)
     assert isinstance(config, DictConfig)
+    for parts in (config.callbacks, config.logger):
+        for name, part in (parts or {}).items():
+            parts[name] = part and OmegaConf.merge(part, REPLACED.get(part.get("_target_"), {}))
     changed = False
-    for key, value in _given_anew():
+    for key, value in _given_anew(_hydra_node(given)):
         with open_dict(config):
             OmegaConf.update(config, key, value)
         changed = True
@@ -57,11 +67,17 @@ def resumed_config(folder: Path) -> DictConfig:
     return config
 
 
-def _given_anew() -> list[tuple[str, Any]]:
+def _hydra_node(config: DictConfig) -> DictConfig | HydraConf:
+    """What Hydra knows of the command, or of how `config` was composed."""
+    if "hydra" in config:
+        return cast(DictConfig, config.hydra)
+    if HydraConfig.initialized():
+        return HydraConfig.get()
+    raise UserError("resume= from Python has to know what is given anew: compose(..., return_hydra_config=True)")
+
+
+def _given_anew(hydra: DictConfig | HydraConf) -> list[tuple[str, Any]]:
     """The settings on the command line."""
-    if not HydraConfig.initialized():
-        return []
-    hydra = HydraConfig.get()
     given = []
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         key = override.key_or_group

@@ -1,12 +1,14 @@
 """One training run, from a config to the results on disk."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Interval
@@ -14,7 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar, Timer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config
@@ -23,18 +27,19 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
+from attnlab.training.averaging import refuse_other_averages
 from attnlab.training.callbacks import NoProfiler, Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
-from attnlab.training.module import TextClassification, validation_metrics
+from attnlab.training.module import TextClassification
 from attnlab.training.resume import resumed_config, resumed_folder
+from attnlab.training.selection import MONITORED, check_selection, name_the_best
 
 log = logging.getLogger(__name__)
 
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
-    "Experiment logs directory .* exists and is not empty",  # the run's folder holds more than metrics.csv
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
@@ -43,7 +48,7 @@ HARMLESS_WARNINGS = (
 SETTINGS: dict[str, Any] = {
     "task_name": str,
     "seed": Annotated[int, Interval(ge=0, lt=2**32)],
-    "monitor.metric": Literal["val/loss", "val/acc", "val/f1", "val/f1_macro"],
+    "monitor.metric": Literal[MONITORED],
     "monitor.mode": Literal["min", "max"],
     "test": bool,
     "halve_batch_on_oom": bool,
@@ -52,6 +57,17 @@ SETTINGS: dict[str, Any] = {
     "paths.cache_dir": str,
     "paths.run_dir": str | None,
 }
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run that has trained: the checkpoint that is its best, None where the last weights are."""
+
+    trainer: Trainer
+    module: TextClassification
+    datamodule: TextDataModule
+    best: Path | None
+    metrics: results.Metrics
 
 
 def train(cfg: DictConfig) -> results.Metrics:
@@ -63,30 +79,43 @@ def train(cfg: DictConfig) -> results.Metrics:
     Raises:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
-    folder = resumed_folder(cfg)
-    config = resolve(cfg if folder is None else resumed_config(folder))
+    resumed = resumed_folder(cfg)
+    config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
+    config.pop("hydra", None)  # of a config that was composed with it
     check_config(config, SETTINGS)
-    with tidy_process():
-        while True:
-            try:
-                with in_one_line(config):
-                    return _train(config, folder)
-            except OutOfMemory as error:
-                if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
-                    raise
-                config["data"]["batch_size"] //= 2
-                log.warning("%s: starting again with data.batch_size=%d", error, config["data"]["batch_size"])
+    check_selection(config)
+    with tidy_process(), in_one_line(config):
+        _check_settings(config)
+        run_dir = resumed or make_run_dir(config)
+        if not rank_zero_only.rank:  # type: ignore[attr-defined]  # the other processes of a distributed run share its folder
+            if resumed is None:
+                results.claim(run_dir, config)
+            else:
+                results.remove_results(run_dir)
+                results.write_config(run_dir, config)
+        return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
 
 
-def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
-    recipe = instantiate(config["tokenizer"])
-    source = instantiate(config["data"])
-    _check_settings(config, recipe.max_length)
-    run_dir = resumed or make_run_dir(config)
+def _fit_or_halve(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
+    """With `halve_batch_on_oom` start again with half of the batch as often as memory does not suffice."""
+    while True:
+        try:
+            with in_one_line(config):
+                return _fit(config, run_dir, resumed)
+        except OutOfMemory as error:
+            if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
+                raise
+            config["data"]["batch_size"] //= 2
+            log.warning("%s: starting again with data.batch_size=%d", error, config["data"]["batch_size"])
+            results.write_config(run_dir, config)
+            if not resumed:
+                results.remove_training(run_dir)
+
+
+def _fit(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
     checkpoint = find_last(run_dir) if resumed else None
     trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
-
-    results.write_config(run_dir, config)
+    source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
     datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
     datamodule.setup()
     datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
@@ -105,57 +134,55 @@ def _train(config: dict[str, Any], resumed: Path | None) -> results.Metrics:
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        if checkpoint and stopwatch.start_time() is None and not isinstance(error, torch.OutOfMemoryError):
+        if checkpoint and not stopwatch.began and not isinstance(error, torch.OutOfMemoryError):
             raise UserError(
                 f"{shown(checkpoint)} is no checkpoint of this run ({type(error).__name__}: {first_line(error)}); "
                 "put the run's own there, or remove it to go on from an older one"
             ) from error
         raise
-    return _finish(config, trainer, module, datamodule, stopwatch, run_dir)
+    if trainer.global_step == 0:
+        raise UserError("no step was trained: trainer.max_time or a limit of the Trainer's is too small for one")
+    metrics = _training_metrics(trainer, module, datamodule, stopwatch.elapsed)
+    best = name_the_best(trainer)
+    if best is not None:
+        metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
+    else:
+        log.warning("No best checkpoint was kept, so the last weights are tested")
+        metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]
+    if config["test"]:
+        metrics |= trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
+    return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
 
 
-def _finish(
-    config: dict[str, Any],
-    trainer: Trainer,
-    module: TextClassification,
-    datamodule: TextDataModule,
-    stopwatch: Stopwatch,
-    run_dir: Path,
+def _training_metrics(
+    trainer: Trainer, module: TextClassification, datamodule: TextDataModule, seconds: float
 ) -> results.Metrics:
-    """Evaluate the best checkpoint and write everything down."""
-    train_seconds = stopwatch.time_elapsed("train") - stopwatch.time_elapsed("validate")
     num_batches = trainer.fit_loop.total_batch_idx + 1
     assert datamodule.train_loader is not None
     num_samples = num_batches * len(datamodule.splits["train"].texts) / len(datamodule.train_loader)
-    metrics: results.Metrics = {
+    return {
         "train/epochs": trainer.current_epoch,
-        "train/seconds": train_seconds,
-        "train/samples_per_second": num_samples / train_seconds,
+        "train/seconds": seconds,
+        "train/samples_per_second": num_samples / seconds,
         "model/parameters": sum(parameter.numel() for parameter in module.model.parameters()),
         "data/test_duplicates": datamodule.num_duplicates,
     }
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if best:
-        metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
-    else:  # fast_dev_run keeps no checkpoint; its last weights are its best
-        metrics |= validation_metrics(trainer)
-    predictions = None
-    if config["test"]:
-        metrics |= trainer.test(module, datamodule, ckpt_path=best or None, weights_only=True, verbose=False)[0]
-        predictions = module.predictions()
-    metrics |= datamodule.ceilings
+
+
+def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Metrics:
+    """Write everything down."""
+    trainer, metrics, label_names = fitted.trainer, fitted.metrics, fitted.datamodule.label_names
+    predictions = fitted.module.predictions() if config["test"] else None
     if trainer.is_global_zero:
-        if (run_dir / "metrics.csv").exists():
-            results.draw_curves(run_dir)
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
-        results.write_results(run_dir, metrics, predictions, datamodule.label_names)
+        results.write_results(run_dir, metrics, predictions, label_names)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
-                texts = datamodule.splits["test"].texts
+                texts = fitted.datamodule.splits["test"].texts
                 with outliving_wandb():
-                    log_results(logger, run_dir, metrics, predictions, texts, datamodule.label_names)
+                    log_results(logger, run_dir, metrics, predictions, texts, label_names)
         results.print_summary(run_dir, metrics)
     return metrics
 
@@ -164,18 +191,28 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     """The Trainer with the config's callbacks and loggers, and with `callbacks`.
 
     Raises:
-        UserError: the machine has no such accelerator, or a distributed strategy was asked for in a multirun.
+        UserError: settings that Lightning refuses, or a distributed strategy in a multirun.
     """
-    named = [instantiate(callback) for callback in config["callbacks"].values() if callback]
-    # The checkpoint callback writes below the folder of the first logger, so `run_dir` need not stand in the config.
-    loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in config["logger"].values() if logger]
-    objects: dict[str, Any] = {"callbacks": [*named, *callbacks], "logger": loggers, "plugins": [WholeCheckpointIO()]}
-    if not config["trainer"].get("profiler"):
+    settings = config["trainer"]
+    named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
+    named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
+    refuse_other_averages(named)
+    timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
+    if timers and settings.get("max_time") is not None:
+        raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")
+    if "default_root_dir" in settings:
+        raise UserError("trainer.default_root_dir is the run's folder: give paths.run_dir=<folder>")
+    loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
+    objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
+    objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
+    if not settings.get("profiler"):
         objects["profiler"] = NoProfiler()
     try:
-        trainer: Trainer = instantiate(config["trainer"], **objects)
+        trainer: Trainer = instantiate(settings, **objects)
     except MisconfigurationException as error:
-        raise UserError(f"{first_line(error)} trainer=auto takes what this machine has") from error
+        no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
+        advice = "; trainer=auto takes what this machine has" if no_such_device else ""
+        raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
     in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if in_multirun and trainer.world_size > 1:
         raise UserError(
@@ -185,26 +222,42 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     return trainer
 
 
-def _check_settings(config: dict[str, Any], max_length: int) -> None:
+def _check_settings(config: dict[str, Any]) -> None:
     """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
     settings = config["trainer"]
+    for key in ("max_epochs", "max_steps", "limit_train_batches"):
+        if settings.get(key) == 0:
+            raise UserError(f"trainer.{key}=0 trains nothing; to test a trained model use src/evaluate.py")
     scaled = str(settings.get("precision")) in ("16", "16-mixed")
     if scaled and settings.get("gradient_clip_val") and config["optimizer"].get("fused"):
         raise UserError(
             f"trainer.precision={settings['precision']} scales gradients, which then can't be clipped for a fused "
             "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
         )
+    instantiate(config["data"])
+    max_length = instantiate(config["tokenizer"]).max_length
     model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())
-    instantiate(config["scheduler"], optimizer=optimizer, total_steps=1)
+    endless = settings.get("max_epochs") == -1 and settings.get("max_steps", -1) == -1
+    instantiate(config["scheduler"], optimizer=optimizer, total_steps=math.inf if endless else 1)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = model(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)).sum()
+        value.backward()
+        return cast(torch.Tensor, value)
+
     try:
-        model(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)).sum().backward()
-        optimizer.step()
+        optimizer.step(loss)
     except RuntimeError as error:
-        raise UserError(
-            f"this model and optimizer can't make a step: {first_line(error)}; sparse gradients (model=ngram_bag) want "
-            "optimizer=adagrad"
-        ) from error
+        advice = "; sparse gradients (model=ngram_bag) want optimizer=adagrad" if "sparse" in str(error) else ""
+        raise UserError(f"this model and optimizer can't make a step: {first_line(error)}{advice}") from error
+
+
+def _is_off(callback: Callback, settings: dict[str, Any]) -> bool:
+    """Whether a flag of the Trainer's, which would refuse the callback, switches it off."""
+    kinds = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
+    return any(settings.get(f"enable_{flag}") is False and isinstance(callback, kind) for flag, kind in kinds.items())
 
 
 @contextmanager

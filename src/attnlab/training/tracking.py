@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import WandbLogger
 
+from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.module import Predictions
 
 NUM_MISTAKES = 50
@@ -87,21 +88,23 @@ def log_results(
 
 
 def _log_predictions(run: Any, predictions: Predictions, texts: list[str], label_names: list[str]) -> None:
-    """The confusion matrix and the most confident mistakes."""
+    """The confusion matrix, unless it is too large to be read, and the most confident mistakes."""
     import wandb
 
     confidence, predicted = predictions.probabilities.max(dim=1)
     labels = predictions.labels
-    matrix = wandb.plot.confusion_matrix(
-        y_true=labels.tolist(), preds=predicted.tolist(), class_names=label_names, title="Test confusion matrix"
-    )
+    shown: dict[str, Any] = {}
+    if len(label_names) <= MATRIX_CLASSES:
+        shown["test/confusion_matrix"] = wandb.plot.confusion_matrix(
+            y_true=labels.tolist(), preds=predicted.tolist(), class_names=label_names, title="Test confusion matrix"
+        )
     order = confidence.argsort(descending=True)
     wrong = order[predicted[order] != labels[order]][:NUM_MISTAKES].tolist()
-    mistakes = wandb.Table(
+    shown["test/confident_mistakes"] = wandb.Table(
         columns=["text", "label", "predicted", "confidence"],
         data=[
             [texts[predictions.index[i]], label_names[labels[i]], label_names[predicted[i]], float(confidence[i])]
             for i in wrong
         ],
     )
-    run.log({"test/confusion_matrix": matrix, "test/confident_mistakes": mistakes})
+    run.log(shown)

@@ -1,0 +1,25 @@
+"""What a run measures: which way each of its numbers is better."""
+
+from typing import Literal
+
+from omegaconf import OmegaConf
+
+SHARES = ("acc", "f1", "f1_macro")
+HIGHER_IS_BETTER = (*SHARES, "samples_per_second")
+
+
+def direction(metric: str) -> Literal["min", "max"]:
+    """Whether less or more of `metric`, a key of metrics.json or of the curves, is better."""
+    return "max" if _name(metric) in HIGHER_IS_BETTER else "min"
+
+
+def is_share(metric: str) -> bool:
+    """Whether it goes from 0 to 1, so that differences are told in points."""
+    return _name(metric) in SHARES
+
+
+def _name(metric: str) -> str:
+    return metric.rsplit("/", 1)[-1]
+
+
+OmegaConf.register_resolver("direction", direction, replace=True)

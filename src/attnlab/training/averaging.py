@@ -1,0 +1,113 @@
+"""Averages of the weights over training. Each is used wherever the model is judged: validated, chosen, saved, tested.
+
+Lightning's own callbacks save averaged weights and then test raw ones (`WeightAveraging`), or choose among raw ones
+(`StochasticWeightAveraging`), and validate the first weights of all until averaging begins.
+"""
+
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import get_ema_avg_fn
+
+from attnlab.errors import UserError
+
+
+class WeightAverage(WeightAveraging):
+    """Lightning's, with the raw weights as the average until it begins, and the average in every test."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._begin(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # elsewhere the checkpoint's `state_dict`, the average, is wanted
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        average = self._average_model
+        if average is not None and not average.n_averaged:
+            average.module.load_state_dict(pl_module.state_dict())
+
+
+class EMA(WeightAverage):
+    """Exponential moving average of the weights (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017).
+
+    Args:
+        decay: share of the average that stays at each update.
+        update_every_n_steps: optimizer steps from one update to the next.
+        update_starting_at_step: optimizer steps before the first; until then the weights are used as they are.
+    """
+
+    def __init__(
+        self,
+        decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
+        update_every_n_steps: Annotated[int, Ge(1)] = 1,
+        update_starting_at_step: Annotated[int, Ge(0)] = 0,
+    ) -> None:
+        super().__init__(avg_fn=get_ema_avg_fn(decay))
+        self.update_every_n_steps, self.update_starting_at_step = update_every_n_steps, update_starting_at_step
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        del epoch_idx
+        return (
+            step_idx is not None
+            and step_idx >= self.update_starting_at_step
+            and step_idx % self.update_every_n_steps == 0
+        )
+
+
+class SWA(WeightAverage):
+    """Stochastic weight averaging (Izmailov et al., 2018): the mean of the weights at the ends of the last epochs.
+
+    It wants a learning rate that stays up: `scheduler=none`, which `callbacks=swa` brings.
+
+    Args:
+        swa_epoch_start: the first epoch that counts, as a number from 0 or as a share of `trainer.max_epochs`.
+    """
+
+    def __init__(self, swa_epoch_start: Annotated[int, Ge(0)] | Annotated[float, Interval(ge=0, lt=1)] = 0.5) -> None:
+        super().__init__()
+        self.swa_epoch_start = swa_epoch_start
+        self.first = 0
+        self.at_epoch_end = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises `UserError` where the first epoch can't be told, or would not come."""
+        del pl_module
+        start, last = self.swa_epoch_start, trainer.max_epochs
+        if isinstance(start, float) and (last is None or last < 0):
+            raise UserError(f"swa_epoch_start={start} is a share of trainer.max_epochs={last}: give a number of epochs")
+        self.first = int(start * (last or 0)) if isinstance(start, float) else start
+        if last is not None and 0 <= last <= self.first:
+            raise UserError(f"swa_epoch_start={start} is never reached: trainer.max_epochs={last}")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """With the last step of an epoch, before the epoch's validation."""
+        self.at_epoch_end = trainer.is_last_batch and trainer.current_epoch >= self.first
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        del epoch_idx
+        return step_idx is not None and self.at_epoch_end
+
+
+def refuse_other_averages(callbacks: dict[str, Callback]) -> None:
+    """Raise `UserError` for Lightning's own callbacks, which test other weights than they choose and save."""
+    for name, callback in callbacks.items():
+        others = isinstance(callback, WeightAveraging) and not isinstance(callback, WeightAverage)
+        if others or isinstance(callback, StochasticWeightAveraging):
+            raise UserError(
+                f"callbacks.{name}: {type(callback).__name__} tests other weights than it chooses or saves; use "
+                "callbacks=ema or callbacks=swa"
+            )

@@ -1,0 +1,81 @@
+"""metrics.csv: the curves of a run, to which the run adds when it goes on after an interruption."""
+
+import csv
+import logging
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class Mark(TypedDict):
+    """How far the curves had come: their columns and the number of rows."""
+
+    columns: list[str]
+    rows: int
+
+
+class _Writer(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's removes the curves that are there."""
+
+
+class CurvesLogger(CSVLogger):
+    """Lightning's, which writes `metrics.csv` into the run's folder and can go back to where a checkpoint was made.
+
+    A checkpoint holds a `mark()` rather than the curves: what is written for a run grows with its length alone.
+    """
+
+    def __init__(self, save_dir: str, flush_logs_every_n_steps: int = 100) -> None:
+        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+        self.file = Path(save_dir, ExperimentWriter.NAME_METRICS_FILE)
+        self._header, self._rows, self._offset = b"", 0, 0  # what has been counted
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment
+
+    def mark(self) -> Mark:
+        """Where the curves are now, all of it on disk."""
+        self.save()
+        if not self.file.exists():
+            return {"columns": [], "rows": 0}
+        with self.file.open("rb") as file:
+            header = file.readline()
+            if header != self._header:  # with a new column all rows are written anew
+                self._header, self._rows, self._offset = header, 0, len(header)
+            file.seek(self._offset)
+            more = file.read()
+            self._rows, self._offset = self._rows + more.count(b"\n"), self._offset + len(more)
+            os.fsync(file.fileno())
+        return {"columns": header.decode().strip().split(","), "rows": self._rows}
+
+    @rank_zero_only
+    def go_back(self, mark: Mark) -> None:
+        """Take away what was written after `mark`."""
+        self.experiment.metrics, self.experiment.metrics_keys = [], list(mark["columns"])
+        if not mark["rows"]:
+            self.file.unlink(missing_ok=True)
+            return
+        rows = []
+        if self.file.exists():
+            with self.file.open(encoding="utf-8", newline="") as file:
+                rows = list(islice(csv.DictReader(file), mark["rows"]))
+        if len(rows) < mark["rows"]:
+            log.warning("%s has lost %d rows of the curves", self.file, mark["rows"] - len(rows))
+        partial = self.file.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, mark["columns"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.file)

@@ -1,0 +1,104 @@
+"""The figures of one run, of a bounded size whatever the number of classes."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Counts = npt.NDArray[np.int64]
+
+MATRIX_CLASSES = 60  # more can't be told apart in one picture
+NUMBERED_CLASSES = 20  # above it the numbers in the cells would run into each other
+PAIRS = 30
+NAME_LENGTH = 24
+
+
+def draw_figures(folder: Path, counts: Counts | None, label_names: list[str]) -> None:
+    """figures/curves.png of a run with curves, and of one that was tested the confusion matrix.
+
+    Args:
+        folder: the run's.
+        counts: [C, C] test documents by class and predicted class; above `MATRIX_CLASSES` the most confused pairs are
+            drawn instead, figures/confused_pairs.png.
+    """
+    import matplotlib
+
+    (folder / "figures").mkdir(exist_ok=True)
+    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a label is a dollar
+        if counts is not None and len(counts) <= MATRIX_CLASSES:
+            _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", counts, label_names)
+        elif counts is not None and (pairs := confused_pairs(counts)):
+            _draw_confused_pairs(folder / "figures" / "confused_pairs.png", pairs, counts, label_names)
+        if (folder / "metrics.csv").exists():
+            _draw_curves(folder)
+
+
+def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
+    """(class, predicted class, how many) of every mistake that was made, the most frequent first.
+
+    counts: [C, C], rows are the classes, columns the predicted ones.
+    """
+    mistakes = counts.copy()
+    np.fill_diagonal(mistakes, 0)
+    rows, columns = np.nonzero(mistakes)
+    numbers = mistakes[rows, columns]
+    order = np.lexsort((columns, rows, -numbers))
+    return list(zip(*(array[order].tolist() for array in (rows, columns, numbers)), strict=True))
+
+
+def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -> None:
+    from matplotlib.figure import Figure
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    size = len(label_names)
+    side = min(0.9 * size, 6 + 0.2 * size)  # room for numbers in the cells, as long as there are any
+    figure = Figure(figsize=(side + 2, 0.9 * side + 1.6), layout="constrained", dpi=150)
+    axes = figure.add_subplot(title=f"{counts.sum():,} test documents")
+    names, numbered = _shortened(label_names), size <= NUMBERED_CLASSES
+    matrix = torch.from_numpy(counts)
+    MulticlassConfusionMatrix(size).plot(matrix, ax=axes, add_text=numbered, labels=names, cmap="Blues")
+    figure.savefig(path)
+
+
+def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: Counts, label_names: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    names, shown = _shortened(label_names), pairs[:PAIRS]
+    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=150)
+    axes = figure.add_subplot(title=f"The most confused of {len(label_names):,} classes", xlabel="test documents")
+    shares = [f"{100 * number / counts[row].sum():.0f} % of the class" for row, _, number in shown]
+    bars = axes.barh(range(len(shown)), [number for _, _, number in shown])
+    axes.bar_label(bars, shares, padding=3, fontsize=7)
+    axes.set_yticks(range(len(shown)), [f"{names[row]} → {names[column]}" for row, column, _ in shown], fontsize=7)
+    axes.invert_yaxis()
+    axes.margins(x=0.15, y=0.01)
+    figure.savefig(path)
+
+
+def _shortened(names: list[str]) -> list[str]:
+    return [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in names]
+
+
+def _draw_curves(folder: Path) -> None:
+    """The loss and accuracy that `metrics.csv` holds, by training step."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for key in ("train/loss", "val/loss", "val/acc"):
+                if row.get(key):
+                    curves[key].append((int(row["step"]), float(row[key])))
+    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=150)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
+        for key, points in curves.items():
+            if key.endswith(name):
+                axes.plot(*zip(*points, strict=True), label=key, marker="." if key.startswith("val") else None)
+        axes.set(xlabel="training step", title={"loss": "Cross-entropy", "acc": "Accuracy"}[name])
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.savefig(folder / "figures" / "curves.png")

@@ -1,0 +1,113 @@
+"""Which weights are the best: the direction of a metric, the checkpoint that is kept, and with it what is tested."""
+
+import inspect
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from attnlab.errors import UserError
+from attnlab.metrics import direction
+
+# What the module logs on validation; train/loss is the mean since the validation before.
+MONITORED = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
+LOGGED = (*MONITORED, "train/loss")
+BEST = "best.ckpt"
+
+
+def check_selection(config: dict[str, Any]) -> None:
+    """Make sure that everything which goes by a metric goes by one that there is, and in its direction.
+
+    A callback that takes a `mode` and was given none gets the metric's.
+
+    Raises:
+        UserError: a mode that contradicts its metric, an unknown metric, or no validation to measure one on.
+    """
+    monitor = config["monitor"]
+    _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
+    for name, callback in (config["callbacks"] or {}).items():
+        metric = (callback or {}).get("monitor")
+        if metric is None:
+            continue
+        if metric not in LOGGED:
+            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(LOGGED)}")
+        if config["trainer"].get("limit_val_batches") == 0:
+            raise UserError(
+                f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "
+                f"callbacks.{name}=null too"
+            )
+        if "mode" in callback:
+            _check_direction(f"callbacks.{name}.mode", callback["mode"], metric)
+        elif "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
+            callback["mode"] = direction(metric)
+
+
+def _check_direction(key: str, mode: str, metric: str) -> None:
+    if mode != direction(metric):
+        better = {"min": "less", "max": "more"}[direction(metric)]
+        raise UserError(f"{key}={mode} contradicts {metric}, of which {better} is better; leave it out: it follows")
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, whose best is `checkpoints/best.ckpt` however many are kept and whatever they are called.
+
+    The only one has that name alone; of several, and with a `filename`, each has its own and best.ckpt is a second
+    name of the best. In names that come out of a `filename`, "=" and "/" become "_", so that they are files of this
+    folder and can be given on a command line.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises `UserError` for another folder than the run's, and for a filename of a metric that there is not."""
+        if stage == "fit" and self.dirpath is None:
+            self.filename = self._template()
+            self.auto_insert_metric_name = False
+        elif stage == "fit":
+            raise UserError(f"dirpath={self.dirpath}: a run keeps its checkpoints in its own folder; leave it out")
+        super().setup(trainer, pl_module, stage)
+
+    def _template(self) -> str:
+        if self.filename in (None, "best"):
+            return "best" if self.save_top_k in (0, 1) else "epoch_{epoch:02d}-step_{step}"
+        names = re.findall(r"\{([^:}]*)", self.filename)
+        if strange := [name for name in names if name not in ("epoch", "step", *LOGGED)]:
+            known = ", ".join(("epoch", "step", *LOGGED))
+            raise UserError(f"filename={self.filename}: {strange[0]!r} is none of {known}")
+        template = re.sub(
+            r"\{([^:}]*)", lambda found: f"{found[1].replace('/', '_')}_{{{found[1]}", self.filename.replace("=", "_")
+        )
+        if "/" in re.sub(r"\{.*?\}", "", template):
+            raise UserError(f"filename={self.filename} is no name of a file: leave out the folder")
+        return template
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        name_the_best(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        name_the_best(trainer)
+
+
+def name_the_best(trainer: Trainer) -> Path | None:
+    """The best checkpoint, beside which best.ckpt stands as another name of it; None where none is kept.
+
+    The first checkpoint callback decides which one that is, as in Lightning.
+    """
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not path or not Path(path).exists():
+        return None
+    kept, best = Path(path), Path(path).with_name(BEST)
+    if trainer.is_global_zero and kept != best and not (best.exists() and best.samefile(kept)):
+        partial = best.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(kept, partial)
+        except OSError:  # a file system without hard links
+            shutil.copy(kept, partial)
+        partial.replace(best)
+    return kept
