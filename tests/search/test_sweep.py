@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from attnlab.errors import UserError
 from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS
 from attnlab.search.sweep import search
-from tests.search.test_study import compose_search
+from tests.search.test_study import compose_search, config_loader
 
 Settings = dict[str, str]
 
@@ -41,7 +41,8 @@ class FakeLauncher:
 
     def run(self, *ranges: str) -> "FakeLauncher":
         """`ranges` are what only a multirun takes on its command line."""
-        search(self.config, self, [*self.config.hydra.overrides.task, *ranges])  # type: ignore[arg-type]
+        arguments = [*self.config.hydra.overrides.task, *ranges]
+        search(self.config, self, config_loader(), arguments)  # type: ignore[arg-type]
         return self
 
     @property
@@ -203,7 +204,7 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     folder = Path(fake.config.hydra.sweep.dir)
     written = yaml.safe_load((folder / "experiment" / "best.yaml").read_text())
     best = fake.study.best_trial
-    assert written["defaults"] == ["ag_news", {"override /optimizer": "sgd"}, {"override /pe": best.params["pe"]}]
+    assert written["defaults"] == ["ag_news", {"override /optimizer": "sgd"}, {"override /pe": "none"}]
     assert float(written["optimizer"]["lr"]) == best.value and "hparams_search" not in written
     assert written["model"]["embed_dim"] == int(best.params["model.embed_dim"])
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
