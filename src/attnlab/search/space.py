@@ -220,10 +220,10 @@ class _SpaceMaker:
             with suppress(UserError):  # an option that needs more than its name
                 if _exists(self._load([*others, f"{group}={option}"]), name):
                     return
-        siblings = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else config
-        known = [str(key) for key in siblings if not str(key).startswith("_")] if siblings else []
-        where = group if choice is None else f"{group}={choice}"
-        raise UserError(f"{name} can't be searched: {where} has no such setting, but {', '.join(known) or 'none'}")
+        parent = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else None
+        known = ", ".join(str(key) for key in parent or () if not str(key).startswith("_"))
+        there = f"{group}={choice} has no such setting, but {known}" if known else "there is no such setting"
+        raise UserError(f"{name} can't be searched: {there}")
 
     def _note(self, reason: str, name: str) -> None:
         names = self.left.setdefault(reason, [])

@@ -67,7 +67,9 @@ def prepare(config: DictConfig) -> DictConfig:
             ranges = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
             text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
             search.study_name = f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+    # The second is the storage's own where the user gave another folder to the trials.
+    for folder in (config.hydra.sweep.dir, Path(config.paths.log_dir, config.task_name, "searches", search.study_name)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
     return config
 
 
@@ -152,7 +154,7 @@ def _make(name: str, settings: dict[str, Any], kind: type) -> Any:
     try:
         made = instantiate(settings)
     except UserError as error:
-        if "seed" in settings and "argument 'seed'" in str(error):  # a config's own, of no use to this one
+        if "seed" in settings and re.search("argument 'seed'|takes no arguments", str(error)):  # the config's own
             return _make(name, {key: value for key, value in settings.items() if key != "seed"}, kind)
         advice = f"; ~hparams_search.{name}.<argument> removes one" if "unexpected keyword" in str(error) else ""
         raise UserError(f"hparams_search.{name}: {error}{advice}") from error

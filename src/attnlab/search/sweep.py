@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -105,7 +106,7 @@ class _Searcher:
         jobs = [
             (
                 *overrides,
-                f"hparams_search.study_name={self.study.study_name}",
+                f"hparams_search.study_name={_quoted(self.study.study_name)}",
                 f"hparams_search.trial={trial.number}",
             )
             for trial, overrides in batch.items()
@@ -154,6 +155,11 @@ class _Searcher:
                 f"{len(failed)} of {n_trials} trials failed, more than hparams_search.max_failure_share={share}; "
                 f"the last one of {failed[-1].user_attrs[REASON]}"
             )
+
+
+def _quoted(name: str) -> str:
+    """As Hydra's command line takes it."""
+    return name if re.fullmatch(r"[\w./-]+", name) else "'" + name.replace("'", r"\'") + "'"
 
 
 def _rank(study: optuna.Study, trial: Trial) -> int:
