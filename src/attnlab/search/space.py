@@ -222,7 +222,7 @@ class _SpaceMaker:
                     return
         parent = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else None
         known = ", ".join(str(key) for key in parent or () if not str(key).startswith("_"))
-        there = f"{group}={choice} has no such setting, but {known}" if known else "there is no such setting"
+        there = f"{group}={choice} has no such setting; it has {known}" if known else "there is no such setting"
         raise UserError(f"{name} can't be searched: {there}")
 
     def _note(self, reason: str, name: str) -> None:
