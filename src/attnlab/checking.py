@@ -4,7 +4,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge
 from hydra.utils import get_object
@@ -22,6 +22,7 @@ NARROWER: dict[tuple[str, str], Any] = {
     ("Trainer", "num_sanity_val_steps"): Annotated[int, Ge(-1)],
     ("EarlyStopping", "patience"): Annotated[int, Ge(0)],
     ("RichModelSummary", "max_depth"): Annotated[int, Ge(-1)],
+    ("HyperbandPruner", "max_resource"): Annotated[int, Ge(1)] | Literal["auto"],
 }
 # What pydantic says of the classes in a union, which no plain value can be.
 ABOUT_CLASSES = ("is_instance_of", "needs_python_object")

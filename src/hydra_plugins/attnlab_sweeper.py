@@ -36,6 +36,7 @@ class SearchSweeper(Sweeper):
 
         with _one_line():
             self.search_config = prepare(config)
+        self.search_loader = hydra_context.config_loader
         self.search_launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -45,7 +46,7 @@ class SearchSweeper(Sweeper):
 
         with _one_line():
             given = [f"{name}={values}" for name, values in self.params.items()]
-            search(self.search_config, self.search_launcher, [*given, *arguments])
+            search(self.search_config, self.search_launcher, self.search_loader, [*given, *arguments])
 
 
 @contextmanager

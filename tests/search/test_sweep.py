@@ -5,14 +5,19 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
+from attnlab.config import resolve
 from attnlab.errors import UserError
+from attnlab.search.possible import refusal
 from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS
 from attnlab.search.sweep import search
-from tests.search.test_study import compose_search
+from tests.conftest import ROOT
+from tests.search.test_study import compose_search, config_loader
 
 Settings = dict[str, str]
 
@@ -41,7 +46,8 @@ class FakeLauncher:
 
     def run(self, *ranges: str) -> "FakeLauncher":
         """`ranges` are what only a multirun takes on its command line."""
-        search(self.config, self, [*self.config.hydra.overrides.task, *ranges])  # type: ignore[arg-type]
+        arguments = [*self.config.hydra.overrides.task, *ranges]
+        search(self.config, self, config_loader(), arguments)  # type: ignore[arg-type]
         return self
 
     @property
@@ -203,7 +209,7 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     folder = Path(fake.config.hydra.sweep.dir)
     written = yaml.safe_load((folder / "experiment" / "best.yaml").read_text())
     best = fake.study.best_trial
-    assert written["defaults"] == ["ag_news", {"override /optimizer": "sgd"}, {"override /pe": best.params["pe"]}]
+    assert written["defaults"] == ["ag_news", {"override /optimizer": "sgd"}, {"override /pe": "none"}]
     assert float(written["optimizer"]["lr"]) == best.value and "hparams_search" not in written
     assert written["model"]["embed_dim"] == int(best.params["model.embed_dim"])
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
@@ -242,3 +248,109 @@ def test_every_trial_and_the_search_are_wandb_runs_of_one_group(
     (settings,) = inits
     assert settings["group"] == fake.study.study_name and settings["job_type"] == "search"
     assert settings["mode"] == "offline" and wandb.run is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["model=bag"], ["model=ngram_bag"], ["experiment=ag_news", "data=headlines"], ["model=bag,attention"]],
+)
+def test_a_search_draws_what_its_model_has_and_its_best_trains(overrides: list[str], tmp_path: Path) -> None:
+    ranges = [override for override in overrides if "," in override]
+    fixed = [override for override in overrides if override not in ranges] + ["hparams_search.n_trials=4"]
+    fake = make(tmp_path, lr_is_the_loss, *fixed, "hparams_search/pruner=median", search="optuna").run(*ranges)
+    assert fake.states() == ["COMPLETE"] * 4
+    best = fake.jobs[fake.study.best_trial.number]
+    assert all(("model.num_heads" in job) == (job.get("model") == "attention") for job in fake.jobs)
+    folder = fake.config.hydra.sweep.dir
+    with initialize_config_dir(str(ROOT / "conf")):
+        add = [f"hydra.searchpath=[file://{folder}]", "experiment=best"]
+        config = compose("train", overrides=add)
+        again = compose("train", overrides=[f"{k}={v}" for k, v in best.items() if not k.startswith("hparams_search")])
+    for name in ("model", "pe", "optimizer", "tokenizer", "data"):
+        assert resolve(config)[name] == resolve(again)[name]
+    assert refusal(config, {}) is None
+    written = yaml.safe_load((Path(folder) / "optimization_results.yaml").read_text())["best_params"]
+    assert all(str(best[name]) == str(value) for name, value in written.items())
+
+
+@pytest.mark.parametrize(("model", "size"), [("model=bag", 8), ("model=bag,attention", 24)])
+def test_a_grid_has_each_combination_of_a_conditional_space_once(model: str, size: int, tmp_path: Path) -> None:
+    ranges, fixed = ([model], []) if "," in model else ([], [model])
+    fake = make(tmp_path, lr_is_the_loss, *fixed, search="grid").run(*ranges)
+    assert len(fake.jobs) == size and fake.states() == ["COMPLETE"] * size
+    drawn = {tuple(sorted(item for item in job.items() if item[0] != "hparams_search.trial")) for job in fake.jobs}
+    assert len(drawn) == size
+    assert len(make(tmp_path, lr_is_the_loss, *fixed, search="grid").run(*ranges).jobs) == 0
+
+
+def test_the_highest_is_first_where_more_is_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metric = ["monitor.metric=val/acc", "monitor.mode=max", "hparams_search.n_trials=4"]
+    fake = make(tmp_path, lr_is_the_loss, *metric).run()
+    values = [trial.value for trial in fake.study.trials]
+    assert fake.study.best_value == max(value for value in values if value is not None)
+    assert f"┃ #{fake.study.best_trial.number} " in capsys.readouterr().out.split("setting")[1].splitlines()[0]
+
+
+def test_a_random_search_has_to_end_somewhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"hparams_search\.n_trials=null is for a grid, which has an end"):
+        make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=null").run()
+
+
+def test_a_search_whose_trials_all_end_as_nan_has_no_best_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["hparams_search.n_trials=3", "hparams_search.max_failure_share=1"]
+    fake = make(tmp_path, lambda _: float("nan"), *settings).run()
+    assert fake.states() == ["FAIL"] * 3
+    assert "3 trials: 3 fail\nno trial has finished, so there is no best one" in capsys.readouterr().out
+
+
+def test_names_of_any_kind_reach_the_jobs_and_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "it's [/b] / mine"
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2")
+    fake.config.hparams_search.study_name = name
+    Path(fake.config.hydra.sweep.dir).mkdir(parents=True)
+    fake.run()
+    given = OverridesParser.create().parse_override(f"x={fake.jobs[0]['hparams_search.study_name']}").value()
+    assert given == name and f"Everything is in {fake.config.hydra.sweep.dir}\n" in capsys.readouterr().out
+
+
+def test_the_trials_may_have_another_folder(tmp_path: Path) -> None:
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2", f"hydra.sweep.dir={tmp_path}/mine").run()
+    assert fake.states() == ["COMPLETE"] * 2 and (tmp_path / "mine" / "experiment" / "best.yaml").is_file()
+
+
+def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(config: DictConfig) -> dict[str, float]:
+        folder = Path(config.paths.run_dir)
+        folder.mkdir()  # refuses what is there
+        (folder / config.ckpt_path.split("/")[-1]).touch()
+        return {"test/acc": 0.5}
+
+    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate)
+
+    def train(settings: Settings) -> float:
+        checkpoint = Path(fake.config.hydra.sweep.dir, settings["hparams_search.trial"], "checkpoints", "best.ckpt")
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        return -float(settings["hparams_search.trial"])
+
+    for n_trials in (2, 4):
+        fake = make(tmp_path, train, f"hparams_search.n_trials={n_trials}")
+        fake.run()
+        tested = [file.name for file in Path(fake.config.hydra.sweep.dir, "best").iterdir()]
+        assert tested == [str(n_trials - 1)]
+
+
+def test_what_of_other_libraries_is_private_is_there() -> None:
+    """Names that an upgrade of Optuna or of the sweeper may take away: this test says which."""
+    from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+    from optuna.storages._heartbeat import get_heartbeat_thread
+
+    assert create_params_from_overrides(["x=1"]) == ({}, {"x": "1"}, [])
+    study = optuna.create_study()
+    trial = study.ask()
+    assert study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number) == trial._trial_id
+    assert callable(get_heartbeat_thread(trial._trial_id, study._storage).start)

@@ -26,9 +26,9 @@ class ReportToStudy(Callback):
     """
 
     def __init__(
-        self, storage: str, study_name: str, trial: int | None, pruner: optuna.pruners.BasePruner, monitor: str
+        self, storage: str, study_name: str | None, trial: int | None, pruner: optuna.pruners.BasePruner, monitor: str
     ) -> None:
-        if trial is None:
+        if study_name is None or trial is None:
             raise UserError("a search is a multirun: python src/train.py -m hparams_search=...")
         study = optuna.load_study(study_name=study_name, storage=storage, pruner=pruner)
         trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)

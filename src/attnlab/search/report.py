@@ -1,12 +1,15 @@
 """What a search found: tables, figures, the test of its best trial and the command that trains it again."""
 
 import logging
+import shlex
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -16,12 +19,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab.config import instantiate, resolve
-from attnlab.search.study import REASON, SAME_AS, counted
+from attnlab.search.space import settings_of
+from attnlab.search.study import OVERRIDES, REASON, SAME_AS, counted
 
 log = logging.getLogger(__name__)
 
 
-def report(study: optuna.Study, config: DictConfig, fixed: list[str], finished: bool) -> None:
+def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     """Print the best five; write optimization_results.yaml, experiment/best.yaml and figures into its folder.
 
     Once the search has finished, the best trial's checkpoint, and no other, is tested.
@@ -40,15 +44,14 @@ def report(study: optuna.Study, config: DictConfig, fixed: list[str], finished: 
     importances = _importances(study, len(complete))
     _print_best(console, ranked[:5], config.monitor.metric)
     scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
-    overrides = [*fixed, *(f"{name.split(' of ')[0]}={value}" for name, value in best.params.items())]
-    groups = set(config.hydra.runtime.choices) - {"hparams_search"}
-    _write_experiment(folder / "experiment" / "best.yaml", overrides, groups)
+    groups = set(config.hydra.runtime.choices)
+    _write_experiment(folder / "experiment" / "best.yaml", best.user_attrs[OVERRIDES], groups)
     found = {
         "name": "optuna",
         "study": study.study_name,
         "best_trial": best.number,
         "best_value": best.value,
-        "best_params": best.params,
+        "best_params": settings_of(best),
         "test": scores,
         "importances": importances,
         "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
@@ -57,18 +60,19 @@ def report(study: optuna.Study, config: DictConfig, fixed: list[str], finished: 
     _draw(folder / "figures", study)
     if config.logger and "wandb" in config.logger:
         _log_to_wandb(config, folder, study, found)
+    again = shlex.join([f"--config-dir={folder}", "experiment=best"])
     if scores:
         console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
-    console.print(f"Train it again: python src/train.py --config-dir={folder} experiment=best", soft_wrap=True)
-    console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
+    for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}"):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> None:
-    names = list(dict.fromkeys(name for trial in ranked for name in trial.params))
+    drawn = [settings_of(trial) for trial in ranked]
     table = Table("setting", *(f"#{trial.number}" for trial in ranked), title="The best five", title_justify="left")
     table.add_row(f"[bold]{metric}", *(f"[bold]{trial.value:.4f}" for trial in ranked))
-    for name in names:
-        shown = [trial.params.get(name, "") for trial in ranked]
+    for name in dict.fromkeys(name for settings in drawn for name in settings):
+        shown = [settings.get(name, "") for settings in drawn]
         table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in shown))
     console.print(table)
 
@@ -90,6 +94,7 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     """Read the test set, once, with the best trial's checkpoint."""
     from attnlab.training.evaluation import evaluate  # torch waits until something was searched
 
+    shutil.rmtree(folder / "best", ignore_errors=True)  # of the best trial before the search was continued
     if not (folder / str(number) / "checkpoints" / "best.ckpt").is_file():
         return {}
     settings: dict[str, Any] = {
@@ -107,19 +112,19 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
 def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:
     """The overrides as an experiment: choices of parts in its defaults, settings below them."""
     defaults: list[Any] = []
-    settings = []
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "hparams_search":
+    settings = OmegaConf.create()
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key, value = override.key_or_group, override.value()
+        if key.split(".")[0].split("/")[0] == "hparams_search" or override.is_delete():
             continue
         if key == "experiment":
             defaults.insert(0, value)
         elif key in groups:
             defaults.append({f"override /{key}": value})
-        elif key.split(".")[0] != "hparams_search" and not override.startswith("~"):
-            settings.append(f"{key}={value}")
+        else:
+            OmegaConf.update(settings, key, value)
     content = OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
-    content += OmegaConf.to_yaml(OmegaConf.from_dotlist(settings)) if settings else ""
+    content += OmegaConf.to_yaml(settings) if settings else ""
     file.parent.mkdir(exist_ok=True)
     file.write_text(f"# @package _global_\n{content}", encoding="utf-8")
 

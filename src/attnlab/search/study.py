@@ -1,42 +1,44 @@
-"""The Optuna study behind a search: its name, its storage, its space, and which of its trials count."""
+"""The Optuna study behind a search: its name, its storage, its sampler, and which of its trials count."""
 
 import hashlib
 import json
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
 import optuna
 from annotated_types import Ge, Interval
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from attnlab.checking import check_config
-from attnlab.config import instantiate
+from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, first_line
+from attnlab.search.space import Space
 
 HEARTBEAT_SECONDS = 2
 GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial is taken for dead
 PRUNED_AFTER = "search/pruned_after"  # attribute of a pruned trial: its last epoch
 REASON = "search/reason"  # attribute of a failed trial: what its job raised
 SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
+OVERRIDES = "search/overrides"  # attribute of every trial: the command line of its job
 
 # What may change when a search is continued; everything else makes another study.
 ELSEWHERE = ("hydra", "logger", "paths")
 FREE = ("n_trials", "n_jobs", "max_failure_share", "study_name", "storage", "trial")
 
-
 SETTINGS: dict[str, Any] = {
     "hparams_search.n_trials": Annotated[int, Ge(1)] | None,
-    "hparams_search.n_jobs": int,
+    "hparams_search.n_jobs": Annotated[int, Ge(1)] | Literal[-1],  # all cores
     "hparams_search.max_failure_share": Annotated[float, Interval(ge=0, le=1)],
     "hparams_search.study_name": str | None,
     "hparams_search.storage": str,
@@ -57,7 +59,7 @@ def prepare(config: DictConfig) -> DictConfig:
             "whole search again; use trainer=gpu (one device a trial), and hydra/launcher for several trials at once"
         )
     with open_dict(config):
-        check_config({"hparams_search": OmegaConf.to_container(search, resolve=True)}, SETTINGS)
+        check_config({"hparams_search": resolve(search)}, SETTINGS)
         if search.study_name is None:
             settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
             settings["hparams_search"] = {key: value for key, value in search.items_ex(False) if key not in FREE}
@@ -65,51 +67,39 @@ def prepare(config: DictConfig) -> DictConfig:
             ranges = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
             text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
             search.study_name = f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+    # The second is the storage's own where the user gave another folder to the trials.
+    for folder in (config.hydra.sweep.dir, Path(config.paths.log_dir, config.task_name, "searches", search.study_name)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
     return config
 
 
-def make_space(settings: dict[str, Any], arguments: list[str]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """The space of a search and the command line's other overrides.
-
-    `arguments` add to the space of the settings, and a single value in them takes its setting out of it.
-
-    Raises:
-        UserError: a range can't be searched, or there is nothing to search.
-    """
-    given = [f"{key}={values}" for key, values in settings["space"].items()]
-    try:
-        space, fixed, deletions = create_params_from_overrides([*given, *arguments])
-    except (AssertionError, NotImplementedError, ValueError) as error:
-        raise UserError(f"hparams_search.space: {first_line(error)}") from error
-    space = {name: distribution for name, distribution in space.items() if name not in fixed}
-    if not space:
-        raise UserError("there is nothing to search: every setting of hparams_search.space was given a value")
-    return space, [*(f"{name}={value}" for name, value in fixed.items()), *deletions]
-
-
-def open_study(settings: dict[str, Any], mode: str, space: dict[str, BaseDistribution]) -> optuna.Study:
+def open_study(settings: dict[str, Any], mode: str, space: Space) -> optuna.Study:
     """Make the study or go on with it.
 
     Raises:
-        UserError: the storage can't be opened, or the study is one of another kind.
+        UserError: the sampler, the pruner or the storage can't be used, or the study is one of another kind.
     """
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats; all pinned here
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
+    direction: Literal["minimize", "maximize"] = "minimize" if mode == "min" else "maximize"
+    _rehearse(settings, space)
     try:
         study = optuna.create_study(
             study_name=settings["study_name"],
             storage=_open_storage(settings["storage"]),
-            pruner=instantiate(settings["pruner"]),
-            direction="minimize" if mode == "min" else "maximize",
+            pruner=make_pruner(settings),
+            direction=direction,
             load_if_exists=True,
         )
-    except UserError:
-        raise
     except Exception as error:  # a database fails in its driver's ways
         url = without_password(settings["storage"])
         raise UserError(f"hparams_search.storage={url} can't be opened: {first_line(error)}") from error
-    study.sampler = _make_sampler(settings["sampler"], len(study.trials), space)
+    if study.direction.name.lower() != direction:
+        raise UserError(
+            f"the study {study.study_name} is there and wants to {study.direction.name.lower()}, but this search to "
+            f"{direction}: give another hparams_search.study_name"
+        )
+    study.sampler = make_sampler(settings, len(study.trials))
     return study
 
 
@@ -136,58 +126,91 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def _make_sampler(
-    settings: dict[str, Any], num_trials: int, space: dict[str, BaseDistribution]
-) -> optuna.samplers.BaseSampler:
-    more: dict[str, Any] = {}
-    if settings.get("seed") is not None:
-        more["seed"] = settings["seed"] + num_trials  # a continued search must not draw its first trials again
-    if settings["_target_"].endswith("GridSampler"):
-        more["search_space"] = grid(space)
-    return cast(optuna.samplers.BaseSampler, instantiate(settings, **more))
+def make_pruner(settings: dict[str, Any]) -> BasePruner:
+    """Raises `UserError` where `hparams_search.pruner` is none."""
+    pruner: BasePruner = _make("pruner", settings["pruner"], BasePruner)
+    return pruner
 
 
-def grid(space: dict[str, BaseDistribution]) -> dict[str, list[Any]]:
-    """All values of each setting. Raises `UserError` for a range without steps."""
-    values: dict[str, list[Any]] = {}
-    for name, distribution in space.items():
-        if isinstance(distribution, CategoricalDistribution):
-            values[name] = list(distribution.choices)
-        elif isinstance(distribution, IntDistribution) and not distribution.log:
-            values[name] = list(range(distribution.low, distribution.high + 1, distribution.step))
-        elif isinstance(distribution, FloatDistribution) and distribution.step is not None:
-            count = round((distribution.high - distribution.low) / distribution.step)
-            values[name] = [distribution.low + i * distribution.step for i in range(count + 1)]
-        else:
-            raise UserError(f"hparams_search=grid can't list all of {name}: give choice(...) or range(..., step=...)")
-    return values
+def make_sampler(settings: dict[str, Any], num_trials: int) -> BaseSampler:
+    """The sampler of a study that has `num_trials`. Raises `UserError` where `hparams_search.sampler` is none."""
+    sampler: BaseSampler = _make("sampler", _reseeded(settings["sampler"], num_trials), BaseSampler)
+    if isinstance(sampler, optuna.samplers.GridSampler):
+        raise UserError(
+            "hparams_search.sampler: optuna.samplers.GridSampler knows no settings that only some parts have; use "
+            "hparams_search=grid, whose optuna.samplers.BruteForceSampler does"
+        )
+    return sampler
+
+
+def _reseeded(settings: dict[str, Any], num_trials: int) -> dict[str, Any]:
+    """With other seeds, as a continued search must not draw its first trials again."""
+    changed = {key: _reseeded(value, num_trials) for key, value in settings.items() if isinstance(value, dict)}
+    seed = settings.get("seed")
+    return settings | changed | ({"seed": seed + num_trials} if isinstance(seed, int) else {})
+
+
+def _make(name: str, settings: dict[str, Any], kind: type) -> Any:
+    try:
+        made = instantiate(settings)
+    except UserError as error:
+        if "seed" in settings and re.search("argument 'seed'|takes no arguments", str(error)):  # the config's own
+            return _make(name, {key: value for key, value in settings.items() if key != "seed"}, kind)
+        advice = f"; ~hparams_search.{name}.<argument> removes one" if "unexpected keyword" in str(error) else ""
+        raise UserError(f"hparams_search.{name}: {error}{advice}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"hparams_search.{name}: {settings.get('_target_')} is no {name}; choose one of optuna.{name}s")
+    return made
+
+
+def _rehearse(settings: dict[str, Any], space: Space) -> None:
+    """Two trials in memory: a sampler or a pruner that can't be used says so before anything is trained.
+
+    Raises:
+        UserError: it can't.
+    """
+    study = optuna.create_study(sampler=make_sampler(settings, 0), pruner=make_pruner(settings))
+    used = "sampler"
+    try:
+        for _ in range(2):
+            trial = study.ask()
+            space.suggest(trial)
+            used = "pruner"
+            trial.report(0.0, step=1)
+            trial.should_prune()
+            used = "sampler"
+            with exhausted_is_fine():
+                study.tell(trial, 0.0)
+    except UserError:
+        raise
+    except ImportError as error:
+        package = error.name or first_line(error)
+        raise UserError(f"{_called(settings, used)} wants a package: .venv/bin/pip install {package}") from error
+    except Exception as error:
+        raise UserError(f"{_called(settings, used)} can't be used: {first_line(error)}") from error
+
+
+def _called(settings: dict[str, Any], used: str) -> str:
+    return f"hparams_search.{used}: {settings[used]['_target_']}"
+
+
+@contextmanager
+def exhausted_is_fine() -> Iterator[None]:
+    """Let a sampler that has been through the whole grid stop the study, which only `Study.optimize` could do.
+
+    The trial is on record by then, and the number of trials ends the search.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "`Study.stop`" not in str(error):
+            raise
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count towards `n_trials`: all but those that died with their process and were queued again."""
     trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if trial.state != TrialState.FAIL or REASON in trial.user_attrs]
-
-
-def suggest(trial: Trial, space: Mapping[str, BaseDistribution], embed_dim: int | None) -> dict[str, Any]:
-    """A value for each setting; heads are drawn among those that divide the trial's `embed_dim`.
-
-    Raises:
-        UserError: none of the heads does.
-    """
-    values: dict[str, Any] = {}
-    for name in sorted(space, key=lambda name: name == "model.num_heads"):
-        distribution, label = space[name], name
-        if name == "model.num_heads" and isinstance(distribution, CategoricalDistribution):
-            width = int(values.get("model.embed_dim", embed_dim or 0))
-            heads = [choice for choice in distribution.choices if width % int(str(choice)) == 0]
-            if not heads:
-                raise UserError(f"hparams_search.space: no {name} of {distribution.choices} divides embed_dim={width}")
-            if len(heads) < len(distribution.choices):
-                # Optuna wants one set of choices for a name, so each width has a name of its own.
-                distribution, label = CategoricalDistribution(heads), f"{name} of {width}"
-        values[name] = trial._suggest(label, distribution)
-    return values
 
 
 def find_same(study: optuna.Study, trial: Trial) -> FrozenTrial | None:

@@ -3,16 +3,17 @@
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import optuna
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import BaseDistribution
+from omegaconf import DictConfig
+from optuna.samplers import BruteForceSampler
 from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import Trial, TrialState
@@ -20,36 +21,40 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.search.report import report
+from attnlab.search.space import Space, make_space
 from attnlab.search.study import (
+    OVERRIDES,
     PRUNED_AFTER,
     REASON,
     SAME_AS,
     counted,
+    exhausted_is_fine,
     find_same,
-    grid,
-    make_space,
     open_study,
-    suggest,
     without_password,
 )
 
 log = logging.getLogger(__name__)
 
 
-def search(config: DictConfig, launcher: Launcher, arguments: list[str]) -> None:
+def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: list[str]) -> None:
     """Bring the study to `hparams_search.n_trials` trials and report.
+
+    `loader` composes the configs of jobs; `arguments` are the command line.
 
     Raises:
         UserError: the space or the storage can't be used, or too many trials failed.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = resolve(config.hparams_search)
-    space, fixed = make_space(settings, arguments)
+    space = make_space(config, arguments, loader)
     study = open_study(settings, config.monitor.mode, space)
     n_trials = settings["n_trials"]
-    if settings["sampler"]["_target_"].endswith("GridSampler"):
-        n_trials = min(n_trials or math.inf, math.prod(map(len, grid(space).values())))
-    searcher = _Searcher(study, launcher, space, fixed, settings, config)
+    if isinstance(study.sampler, BruteForceSampler):
+        n_trials = min(n_trials or math.inf, space.size())
+    elif n_trials is None:
+        raise UserError("hparams_search.n_trials=null is for a grid, which has an end; give a number")
+    searcher = _Searcher(study, launcher, space, settings)
     where = without_password(settings["storage"])
     log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
     try:
@@ -57,23 +62,14 @@ def search(config: DictConfig, launcher: Launcher, arguments: list[str]) -> None
             pass
     except (KeyboardInterrupt, SystemExit):
         log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
-        report(study, config, fixed, finished=False)
+        report(study, config, finished=False)
     else:
-        report(study, config, fixed, finished=True)
+        report(study, config, finished=True)
 
 
 class _Searcher:
-    def __init__(
-        self,
-        study: optuna.Study,
-        launcher: Launcher,
-        space: dict[str, BaseDistribution],
-        fixed: list[str],
-        settings: dict[str, Any],
-        config: DictConfig,
-    ) -> None:
-        self.study, self.launcher, self.space, self.fixed, self.settings = study, launcher, space, fixed, settings
-        self.embed_dim = OmegaConf.select(config, "model.embed_dim")
+    def __init__(self, study: optuna.Study, launcher: Launcher, space: Space, settings: dict[str, Any]) -> None:
+        self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
         jobs = settings["n_jobs"]
         self.batch_size = jobs if jobs > 0 else os.cpu_count() or 1
 
@@ -87,33 +83,33 @@ class _Searcher:
                 return False
             time.sleep(1)  # another process is at them, or has died at them and will be found out
             return True
-        batch = {}
+        batch: dict[Trial, list[str]] = {}
         for _ in range(min(self.batch_size, n_trials - len(started))):
             trial = self.study.ask()
             if _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
                 self.study.tell(trial, state=TrialState.FAIL)
                 break
-            values = suggest(trial, self.space, self.embed_dim)
+            overrides = self.space.suggest(trial)
+            trial.set_user_attr(OVERRIDES, overrides)
             if same := find_same(self.study, trial):
                 trial.set_user_attr(SAME_AS, same.number)
-                with _grid_may_end():
+                with exhausted_is_fine():
                     self.study.tell(trial, same.value)
             else:
-                batch[trial] = values
+                batch[trial] = overrides
         if batch:
             self._run(batch)
             self._check_failures(n_trials)
         return True
 
-    def _run(self, batch: dict[Trial, dict[str, Any]]) -> None:
+    def _run(self, batch: dict[Trial, list[str]]) -> None:
         jobs = [
             (
-                *self.fixed,
-                *(f"{name}={value}" for name, value in values.items()),
-                f"hparams_search.study_name={self.study.study_name}",
+                *overrides,
+                f"hparams_search.study_name={_quoted(self.study.study_name)}",
                 f"hparams_search.trial={trial.number}",
             )
-            for trial, values in batch.items()
+            for trial, overrides in batch.items()
         ]
         with ExitStack() as stack:
             for trial in batch:
@@ -133,7 +129,7 @@ class _Searcher:
             self._tell(trial, result)
 
     def _tell(self, trial: Trial, result: JobReturn) -> None:
-        attributes = self.study._storage.get_trial(trial._trial_id).user_attrs
+        attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them
         reason, value = None, None
         try:
             value = float(result.return_value)
@@ -143,7 +139,7 @@ class _Searcher:
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             log.warning("Trial %d failed: %s", trial.number, reason)
-        with _grid_may_end():
+        with exhausted_is_fine():
             if reason is not None:
                 self.study.tell(trial, state=TrialState.FAIL)
             elif PRUNED_AFTER in attributes:
@@ -161,17 +157,9 @@ class _Searcher:
             )
 
 
-@contextmanager
-def _grid_may_end() -> Iterator[None]:
-    """Let Optuna's grid sampler stop the study after its last trial, which only `Study.optimize` could do.
-
-    The trial is on record by then, and the number of trials ends the search.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "`Study.stop`" not in str(error):
-            raise
+def _quoted(name: str) -> str:
+    """As Hydra's command line takes it."""
+    return name if re.fullmatch(r"[\w./-]+", name) else "'" + name.replace("'", r"\'") + "'"
 
 
 def _rank(study: optuna.Study, trial: Trial) -> int:
