@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus, stratified
-from attnlab.data.sources import Corpus, Headlines, Source, Split
+from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
 
@@ -17,8 +17,8 @@ class Given(Source):
 
     corpus: Corpus | None = None
 
-    def load(self) -> Corpus:
-        assert self.corpus is not None
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        assert self.corpus is not None and set(splits) <= set(SPLITS)
         return self.corpus
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.headlines import Labels
-from attnlab.data.sources import Corpus, Source, Split
+from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
 from attnlab.data.tokens import tokenize
 from attnlab.errors import UserError
@@ -55,7 +55,7 @@ class TextDataModule(LightningDataModule):
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
-        corpus = self.source.load()
+        corpus = self.source.load(["test"] if stage == "test" else SPLITS)
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
@@ -144,6 +144,8 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
     """The corpus with its classes in this order. Raises `UserError` where it has others."""
     if strange := set(corpus.label_names) - set(label_names):
+        if strange == set(corpus.label_names) == {UNLABELLED}:
+            raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")
         raise UserError(
             f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
             f"it knows {', '.join(label_names)}"
