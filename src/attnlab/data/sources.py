@@ -165,7 +165,7 @@ class Hub(Source):
         if quoted is not None:
             for table in read.values():
                 warn_of_quotes(table, quoted)
-        return _corpus(read, [split for split in tables if split not in chosen.values()])
+        return _corpus(read, [split for split in tables if split not in (self.train, self.test)])
 
     def _load_tables(self) -> "tuple[dict[str, datasets.Dataset], bool | None]":
         """The splits, and whether quotation marks quoted: None where the set is no CSV files or declares types."""
@@ -266,7 +266,7 @@ def _warn_of_shared(chosen: Mapping[str, str], what: Mapping[str, object]) -> No
 def _corpus(tables: Mapping[str, Table], others: Sequence[str] = ()) -> Corpus:
     """The tables with their labels numbered by the classes of train, or of test where that is read alone.
 
-    `others` are splits of the set that are not in use.
+    `others` are splits of the set that are neither.
     """
     classes = tables["train" if "train" in tables else "test"].find_classes()
     number = {name: index for index, name in enumerate(classes)}
