@@ -22,7 +22,9 @@ class Loss:
 LOSSES = {
     "documents_cut": Loss(0.25, "documents cut at tokenizer.max_length", "raise it"),
     "tokens_cut": Loss(0.10, "tokens cut off at tokenizer.max_length", "raise it"),
-    "unknown_tokens": Loss(0.05, "tokens that the tokenizer does not know", "tokenizer=bpe or a larger vocab_size"),
+    "unknown_tokens": Loss(
+        0.05, "tokens that the tokenizer does not know", "try tokenizer=bpe or raise tokenizer.vocab_size"
+    ),
     "empty_documents": Loss(0, "documents without any token", "remove them, or use another tokenizer"),
     "duplicates": Loss(0, "documents that also stand in train", "remove them, or scores are optimistic"),
 }
@@ -32,11 +34,9 @@ SHARES = ("documents_cut", "tokens_cut", "unknown_tokens")
 def describe(metrics: Mapping[str, float]) -> str:
     """All shares in one line, split by split."""
     splits = [key.removeprefix("data/").split("_")[0] for key in metrics if key.endswith("documents_cut")]
-    return "; ".join(
-        f"{split} {100 * cut:.1f} % of documents and {100 * tokens:.1f} % of tokens cut, {100 * unknown:.1f} % unknown"
-        for split in splits
-        for cut, tokens, unknown in [[metrics[f"data/{split}_{name}"] for name in SHARES]]
-    )
+    shares = {split: [f"{100 * metrics[f'data/{split}_{name}']:.1f}" for name in SHARES] for split in splits}
+    listed = ", ".join(f"{split} {' / '.join(values)}" for split, values in shares.items())
+    return f"% of documents cut / of tokens cut / of tokens unknown: {listed}"
 
 
 def complaints(metrics: Mapping[str, float]) -> dict[str, str]:
