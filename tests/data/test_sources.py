@@ -79,6 +79,14 @@ def test_a_hub_folder_of_csv_files_is_read_as_it_is_written(tmp_path: Path) -> N
     assert [corpus.label_names[i] for i in corpus.train.labels] == ["007", "NA", "7", "null"]
 
 
+def test_no_column_of_a_hub_folder_is_guessed_by_chunk(tmp_path: Path) -> None:
+    rows = "".join(f"{row},text {row},{row % 2}\n" for row in range(10_001))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"id,text,label\n{rows}x9,last,other\n")
+    corpus = Hub(batch_size=4, path=str(tmp_path)).load()
+    assert corpus.label_names == ["0", "1", "other"] and corpus.train.texts[-2:] == ["text 10000", "last"]
+
+
 def test_a_hub_folder_of_tab_separated_files_is_not_quoted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.tsv").write_text('text\tlabel\n"x\ta\ny\tb\n"z"\ta\n')
@@ -221,7 +229,7 @@ def test_quoting(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("empty", r"can't load data\.path=.*empty: .*; a folder holds one CSV, JSON or parquet file a split"),
+        ("empty", r"can't load data\.path=.*empty: .*; give one CSV, JSON or parquet file a split"),
         ("nowhere/x", r"can't load data\.path=.*nowhere/x: there is no such folder$"),
     ],
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+MAX_COLUMNS = 1000  # of a CSV file on the Hub that are read as they are written
 UNLABELLED = "-1"  # how sets of the Hub write "no label"
 
 
@@ -179,7 +180,8 @@ class Hub(Source):
                 if builder.config.features is None:
                     quoted = is_quoted(self.quoting, builder.config.sep)
                     options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-                    options["converters"] = {str(self.text): str, str(self.label): str}
+                    # By place, so that no other column is guessed at either, which fails where chunks differ.
+                    options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)
                 builder = datasets.load_dataset_builder(self.path, self.name, **options)
             builder.download_and_prepare()
             return dict(builder.as_dataset()), quoted
@@ -245,7 +247,8 @@ def _cause(error: Exception, path: str) -> str:
             )
     message = first_line(error.__cause__ or error).rstrip(".")
     if Path(path).is_dir():
-        return f"{message}; a folder holds one CSV, JSON or parquet file a split, named after it"
+        empty = isinstance(error, FileNotFoundError)
+        return f"{message}; " + ("give one CSV, JSON or parquet file a split, named after it" if empty else "mend it")
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         return "there is no such folder"
     return f"{message}. Without network give a local copy with data.path=<folder>, or use data=headlines"
