@@ -146,6 +146,21 @@ def test_all_that_ships_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("data.text=1.5", r"^data\.text=1\.5 should be a valid string or a valid integer$"),
+        ("data.label=[a]", r"^data\.label=\['a'\] should be a valid string or a valid integer$"),
+        ("data.quoting=loud", r"^data\.quoting=loud should be 'minimal' or 'none'"),
+    ],
+)
+def test_settings_of_files(override: str, message: str) -> None:
+    files = ("data=files", "data.train=a.csv", "data.test=b.csv")
+    check_config(compose_once(*files, "data.text=0", "data.label=1", "data.quoting=none"), SETTINGS)
+    with pytest.raises(UserError, match=message):
+        check_config(compose_once(*files, override), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
         ("hparams_search.n_trials=many", r"hparams_search\.n_trials=many should be a valid integer"),
         ("hparams_search.n_trials=0", r"hparams_search\.n_trials=0 should be greater than or equal to 1"),
         (

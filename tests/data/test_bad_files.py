@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -18,11 +19,12 @@ from attnlab.errors import UserError
 GOOD = "text,label\n" + "".join(f"word{i} is here,{'ab'[i % 2]}\n" for i in range(20))
 
 
-def parquet() -> bytes:
+def parquet(text: list[Any] | None = None, label: list[Any] | pa.Array | None = None) -> bytes:
+    """Some of both, if only one column is given as long as that one."""
+    size = len(text or label or range(999))
+    columns = {"text": text or [f"w {i}" for i in range(size)], "label": label or ["a", "b", "c"] * (size // 3)}
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(
-        pa.table({"text": [f"w {i}" for i in range(999)], "label": ["a", "b", "c"] * 333}), buffer
-    )
+    pyarrow.parquet.write_table(pa.table(columns), buffer)
     return buffer.getvalue()
 
 
@@ -55,7 +57,15 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
         ("open_quote.csv", 'text,label\n"never closed,a\nx,b\n', "open_quote.csv: .*EOF inside string"),
         ("empty_text.csv", GOOD + ",a\n", "empty_text.csv, row 20: the text is empty; remove the row"),
         ("white_text.csv", GOOD + " \u3000 ,a\n", "white_text.csv, row 20: the text is empty; remove the row"),
-        ("float.csv", "text,label\nx,1.5\ny,2.0\n", "label of .*float.csv holds 1.5; labels are strings or integers"),
+        (
+            "float.parquet",
+            parquet(label=[1.5] * 3),
+            "label of .*float.parquet holds 1.5; labels are strings or integers",
+        ),
+        ("number.parquet", parquet(text=[12] * 3), r"data.text=text of .*number.parquet holds int \(row 0\), no text"),
+        ("all_wide.csv", "text,label\nx,a,1\ny,b,2\n", "can't read data.train=.*all_wide.csv: .* line 2, saw 3"),
+        ("no_label.csv", "text,label\nx,\ny,\n", "data.label=label of .*no_label.csv holds no label; name another"),
+        ("quoted_header.tsv", '"text"\t"label"\nx\ta\n', 'it has "text", "label"; data.quoting=minimal takes the quot'),
         ("missing.csv", GOOD + "foo,\n", "missing.csv, row 20: the label is missing"),
         ("twice.csv", "text,text,label\nx,y,a\nz,w,b\n", "twice.csv has two columns named text; rename one"),
         (
@@ -63,15 +73,27 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
             "text,label\n" + "".join(f"a,text {i}\n" for i in range(50)),
             "50 different values in 50 rows",
         ),
-        ("cut.jsonl", '{"text": "x", "label": 1}\n{"text": ', "can't read data.train=.*cut.jsonl: JSON parse error"),
+        (
+            "cut.jsonl",
+            '{"text": "x", "label": 1}\n{"text": ',
+            "cut.jsonl: JSON error in line 2, column 10: Expecting value. Mend",
+        ),
+        ("empty.json", "", "can't read data.train=.*empty.json: it has no rows"),
+        ("empty_list.json", "[]", "can't read data.train=.*empty_list.json: it has no rows"),
+        ("scalar.jsonl", '{"text":"x","label":1}\n7\n', "scalar.jsonl is JSON of another shape than is read, one obj"),
+        ("pairs.json", '{"train": [["x", "a"]], "test": [["y", "b"]]}', "is JSON of another shape than is read"),
+        ("lists.json", '{"text": ["x", "y"], "label": ["a", "b"]}', "is JSON of another shape than is read"),
+        ("by_row.json", '{"text": {"0": "x"}, "label": {"0": "a"}}', "is JSON of another shape than is read"),
         (
             "nested.json",
             json.dumps([{"text": {"a": 1}, "label": 1}] * 2),
             r"nested.json holds dict \(row 0\), no text",
         ),
-        ("number.csv", "text,label\n12,a\n13,b\n", r"data.text=text of .*number.csv holds int \(row 0\), no text"),
-        ("mixed.jsonl", '{"text":"x","label":1}\n{"text":"y","label":"a"}\n', "holds strings and integers; write all"),
-        ("surrogate.jsonl", '{"text":"\\ud800","label":1}\n', "surrogate.jsonl: JSON parse error: The surrogate pair"),
+        (
+            "surrogate.jsonl",
+            '{"text":"\\ud800","label":1}\n',
+            "surrogate.jsonl: row 0 holds one half of a surrogate pair",
+        ),
         ("no_header.csv", "x,a\ny,b\n", "data.text=text is no column of .*no_header.csv; it has x, a"),
         ("semicolon.csv", GOOD.replace(",", ";"), "data.text=text is no column of .*semicolon.csv; it has text;label"),
     ],
@@ -95,12 +117,30 @@ def test_what_cannot_be_read_is_refused_in_one_line(
         ("scripts.csv", "text,label\n😀 שלום مرحبا,a\n👩‍👩‍👧 ok,b\n", "😀 שלום مرحبا", ["a", "b"]),
         ("na.csv", "text,label\nNA,null\nnan,None\n", "NA", ["None", "null"]),
         ("negative.csv", "text,label\nx,-1\ny,1\n", "x", ["-1", "1"]),
-        ("truth.json", '[{"text":"x","label":true},{"text":"y","label":false}]', "x", ["False", "True"]),
+        ("zeros.csv", "text,label\nx,007\ny,7\nz,10\n", "x", ["007", "7", "10"]),
+        ("truth.csv", "text,label\nx,TRUE\ny,FALSE\nz,MAYBE\n", "x", ["FALSE", "MAYBE", "TRUE"]),
+        ("mixed.csv", "text,label\nx,1\ny,unknown\nz,0\n", "x", ["0", "1", "unknown"]),
+        ("float.csv", "text,label\nx,1.0\ny,10.0\nz,5.0\n", "x", ["1.0", "5.0", "10.0"]),
+        ("number.csv", "text,label\n012,a\n13,b\n", "012", ["a", "b"]),
+        ("late.csv", "text,label\n" + "12,0\n3,1\n" * 20_000 + "x,late\n", "12", ["0", "1", "late"]),
+        ("dotted.csv", "text,text.1,label\nx,y,a\nz,w,b\n", "x", ["a", "b"]),
+        ("blank_line.csv", "text,label\n\nx,a\n\ny,b\n", "x", ["a", "b"]),
+        ("quotes.tsv", 'text\tlabel\n"x\ta\ny"\tb\n"z"\ta\n', '"x', ["a", "b"]),
+        ("quotes.csv", 'text,label\n"x, ""y""",a\nz,b\n', 'x, "y"', ["a", "b"]),
+        ("truth.json", '[{"text":"x","label":true},{"text":"y","label":false}]', "x", ["false", "true"]),
+        ("mixed.jsonl", '{"text":"x","label":1}\n{"text":"y","label":"a"}\n', "x", ["1", "a"]),
+        ("numbers.jsonl", '{"text":1.50,"label":1.0}\n\n{"text":"y","label":10}\n', "1.50", ["1.0", "10"]),
+        ("lines.json", '\ufeff{"text":"x","label":2}\n{"text":"y","label":10,"id":{"of":[1]}}\n', "x", ["2", "10"]),
+        ("indented.json", '[\n {"text": "x",\n  "label": "None"},\n {"text": "y", "label": "a"}]', "x", ["None", "a"]),
+        ("null.parquet", parquet(text=["null", "NA", "None"], label=["NA", "null", "1"]), "null", ["1", "NA", "null"]),
+        ("integers.parquet", parquet(label=[10, -2, 9]), "w 0", ["-2", "9", "10"]),
+        ("truth.parquet", parquet(label=[True, False, True]), "w 0", ["False", "True"]),
+        ("dictionary.parquet", parquet(label=pa.array(["b", "a", "b"]).dictionary_encode()), "w 0", ["a", "b"]),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value[-9:] and len(value) < 20 else "",
 )
 def test_what_is_unusual_is_read_as_it_stands(
-    name: str, content: str, first: str, classes: list[str], tmp_path: Path
+    name: str, content: bytes | str, first: str, classes: list[str], tmp_path: Path
 ) -> None:
     corpus = load(tmp_path, name, content)
     assert corpus.train.texts[0] == first and corpus.label_names == classes

@@ -16,7 +16,7 @@ def sampler(seed: int = 0, rank: int = 0, world_size: int = 1, shuffle: bool = T
 def dataset() -> TokenDataset:
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
     ids = np.concatenate([np.full(length, i) for i, length in enumerate(LENGTHS)]).astype(np.int32)
-    return TokenDataset(Tokens(ids, offsets), np.arange(len(LENGTHS)), pad_id=-7)
+    return TokenDataset(Tokens(ids, offsets, np.diff(offsets)), np.arange(len(LENGTHS)), pad_id=-7)
 
 
 def test_a_batch_holds_its_articles_padded() -> None:
@@ -84,7 +84,7 @@ def test_any_batches_hold_every_article_once(
     lengths: list[int], batch_size: int, world_size: int, epoch: int, shuffle: bool, skipped: int
 ) -> None:
     ids = np.arange(sum(lengths), dtype=np.int32)
-    tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]))
+    tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), np.array(lengths))
     dataset = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id=-1)
     seen: list[int] = []
     for rank in range(world_size):

@@ -1,13 +1,15 @@
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus, stratified
-from attnlab.data.sources import Corpus, Headlines, Source, Split
-from attnlab.data.tokenization import BPE
+from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
+from attnlab.data.tokenization import BPE, TokenizerRecipe, WordLevel
 from attnlab.errors import UserError
 
 
@@ -17,8 +19,8 @@ class Given(Source):
 
     corpus: Corpus | None = None
 
-    def load(self) -> Corpus:
-        assert self.corpus is not None
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        assert self.corpus is not None and set(splits) <= set(SPLITS)
         return self.corpus
 
 
@@ -86,8 +88,9 @@ def test_batches_of_every_split(make: Callable[..., TextDataModule], caplog: pyt
     data = make()
     with caplog.at_level("INFO", "attnlab"):
         data.setup()
-    assert "Data: 90 train, 10 val, 40 test articles; 4 classes" in caplog.text
-    assert "0 test articles also stand in train" in caplog.text
+    assert "Data: 90 train, 10 val, 40 test documents; 4 classes" in caplog.text
+    shares = r"train 88\.9 / 2\d\.\d / 0\.0, val \S+ / \S+ / \S+, test \S+ / \S+ / \S+"
+    assert re.search(f"Lost: % of documents cut / of tokens cut / of tokens unknown: {shares}", caplog.text)
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]
     for batch in data.test_dataloader():
@@ -107,7 +110,55 @@ def test_for_testing_only_the_test_split_is_read_and_numbered_like_the_model(
     )
     data.setup("test")
     assert list(data.splits) == ["test"]
+    assert data.losses == {key: value for key, value in plain.losses.items() if "/test" in key and "dup" not in key}
     named, renumbered = ([d.label_names[i] for i in d.splits["test"].labels] for d in (plain, data))
     assert named == renumbered
     with pytest.raises(UserError, match=r"classes .*Sports.* does not know; it knows x, y"):
         make(label_names=["x", "y"]).setup("test")
+
+
+def losses_of(tmp_path: Path, train: list[str], test: list[str], recipe: TokenizerRecipe) -> dict[str, float]:
+    """Of texts of two classes in turn; the first two documents of train validate."""
+    labels = np.arange(100) % 2
+    rest, tested, val = (Split(texts, labels[: len(texts)]) for texts in (train[2:], test, train[:2]))
+    given = Corpus(["a", "b"], rest, tested, val)
+    data = TextDataModule(Given(batch_size=4, corpus=given), recipe, tmp_path)
+    data.setup()
+    return data.losses
+
+
+def test_what_is_cut_off_is_measured_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    long, short = "one two three four five six seven eight", "one two"
+    train, test = [short] * 2 + [long, *[short] * 3], [long, long, short, "three"]
+    losses = losses_of(tmp_path, train, test, WordLevel(vocab_size=50, max_length=6))  # four words
+    assert losses["data/train_documents_cut"] == 1 / 4 and losses["data/train_tokens_cut"] == 4 / 14
+    assert losses["data/test_documents_cut"] == 2 / 4 and losses["data/test_tokens_cut"] == 8 / 19
+    assert losses["data/val_documents_cut"] == losses["data/val_tokens_cut"] == 0
+    assert "Data: documents cut at tokenizer.max_length: 50 % of test; raise it" in caplog.text
+    assert "Data: tokens cut off at tokenizer.max_length: 29 % of train, 42 % of test; raise it" in caplog.text
+
+
+def test_unknown_tokens_are_measured_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train, test = ["one two", "two one", "two one", "one two"], ["one six", "eins zwei", "two two two", "one"]
+    losses = losses_of(tmp_path, train, test, WordLevel(vocab_size=50))
+    assert losses["data/train_unknown_tokens"] == 0 and losses["data/test_unknown_tokens"] == 3 / 8
+    assert "tokens that the tokenizer does not know: 38 % of test; try tokenizer=bpe or raise tokenizer" in caplog.text
+
+
+def test_documents_that_the_tokenizer_leaves_empty_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = WordLevel(vocab_size=50).train(["one two"])
+    trained.normalizer = normalizers.Replace("-", "")
+    split = Split(["one", "--", "two"], np.array([0, 1, 0]))
+    data = TextDataModule(Given(batch_size=4, corpus=Corpus(["a", "b"], split, split, split)), trained, tmp_path)
+    data.setup()
+    assert [data.losses[f"data/{name}_empty_documents"] for name in ("train", "val", "test")] == [1, 1, 1]
+    assert "documents without any token: 1 in train, 1 in val, 1 in test; remove them" in caplog.text
+
+
+def test_documents_that_stand_in_two_splits_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train, test = ["one two", "six", "a b", "ONE  two", "c d"], ["A B", "c  d", "one", "x y"]
+    losses = losses_of(tmp_path, train, test, WordLevel(vocab_size=50))
+    assert losses["data/test_duplicates"] == 2 and losses["data/val_duplicates"] == 1
+    assert "documents that also stand in train: 2 in test; remove them" in caplog.text

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         import csv
 
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+            writer = csv.DictWriter(file, rows[0], **(tabs if path.suffix == ".tsv" else {}))
             writer.writeheader()
             writer.writerows(rows)
     return str(path)
@@ -68,6 +71,193 @@ def test_a_folder_of_the_hubs_schema(tmp_path: Path) -> None:
         Hub(batch_size=4, path=str(tmp_path), test="dev").load()
 
 
+def test_a_hub_folder_of_csv_files_is_read_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id,text,label\n1,None,007\n2,012,NA\n3,nan,7\n,x,null\n")
+    (tmp_path / "test.csv").write_text("id,text,label\n1,NA,null\n")
+    corpus = Hub(batch_size=4, path=str(tmp_path)).load()
+    assert corpus.train.texts == ["None", "012", "nan", "x"] and corpus.test.texts == ["NA"]
+    assert [corpus.label_names[i] for i in corpus.train.labels] == ["007", "NA", "7", "null"]
+
+
+def test_no_column_of_a_hub_folder_is_guessed_by_chunk(tmp_path: Path) -> None:
+    rows = "".join(f"{row},text {row},{row % 2}\n" for row in range(10_001))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"id,text,label\n{rows}x9,last,other\n")
+    corpus = Hub(batch_size=4, path=str(tmp_path)).load()
+    assert corpus.label_names == ["0", "1", "other"] and corpus.train.texts[-2:] == ["text 10000", "last"]
+
+
+def test_a_hub_folder_of_tab_separated_files_is_not_quoted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.tsv").write_text('text\tlabel\n"x\ta\ny\tb\n"z"\ta\n')
+    assert Hub(batch_size=4, path=str(tmp_path)).load().train.texts == ['"x', "y", '"z"']
+    assert "the train split: 1 texts begin and end with a quotation mark" in caplog.text
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.tsv").write_text('text\tlabel\n"x"\ta\ny\tb\n"z"\ta\n')
+    assert Hub(batch_size=4, path=str(tmp_path), quoting="minimal").load().train.texts == ["x", "y", "z"]
+
+
+def test_declared_types_of_a_hub_folder_count(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+        "      class_label:\n        names:\n          '0': b\n          '1': a\n---\n"
+    )
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\nNone,1\n7,0\n")
+    corpus = Hub(batch_size=4, path=str(tmp_path)).load()
+    assert corpus.label_names == ["b", "a"] and corpus.train.labels.tolist() == [1, 0]
+    assert corpus.train.texts == ["None", "7"]
+
+
+def test_rows_wider_than_the_header_of_a_hub_folder_are_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\nx,a,1\ny,b,2\n")
+    with pytest.raises(UserError, match="the train split has rows with one value more than there are columns"):
+        Hub(batch_size=4, path=str(tmp_path)).load()
+
+
+def hub_folder(folder: Path, **splits: str) -> str:
+    """A folder with a split for each keyword, of one row for each label."""
+    for split, labels in splits.items():
+        rows = "".join(f"{split} {i},{label}\n" for i, label in enumerate(labels.split()))
+        (folder / f"{split}.csv").write_text(f"text,label\n{rows}")
+    return str(folder)
+
+
+def test_a_validation_split_that_is_the_test_split_does_not_validate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = hub_folder(tmp_path, train="0 1 0 1", validation="0 1", test="-1 -1")
+    corpus = Hub(batch_size=4, path=path, test="validation").load()
+    assert corpus.val is None and corpus.test.texts == ["validation 0", "validation 1"] and not caplog.records
+    corpus = Hub(batch_size=4, path=path, val="validation", test="validation").load()
+    assert corpus.val is not None and "Validating on the test set (data.val=validation)" in caplog.text
+
+
+@pytest.mark.parametrize("labels", ["-1 -1", "- -"])
+def test_a_test_split_without_labels_is_named(labels: str, tmp_path: Path) -> None:
+    path = hub_folder(tmp_path, train="0 1 0 1", validation="0 1", test=labels)
+    if labels == "- -":
+        (tmp_path / "test.csv").write_text("text,label\nx,\ny,\n")
+    with pytest.raises(UserError, match=r"^the test split has no labels; .* with data\.test=<other>; there is also "):
+        Hub(batch_size=4, path=path, val="train").load()
+
+
+def test_an_unlabelled_split_of_named_classes(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["b", "a"])})
+    for split, labels in (("train", [0, 1]), ("test", [-1, -1])):
+        datasets.Dataset.from_dict({"text": ["x", "y"], "label": labels}, features=features).to_parquet(
+            str(tmp_path / f"{split}.parquet")
+        )
+    with pytest.raises(UserError, match=r"the test split has no labels"):
+        Hub(batch_size=4, path=str(tmp_path)).load()
+    train, test = str(tmp_path / "train.parquet"), str(tmp_path / "test.parquet")
+    with pytest.raises(UserError, match=r"test\.parquet has no labels"):
+        Files(batch_size=4, train=train, test=test).load()
+    corpus = Files(batch_size=4, train=train, test=train).load()
+    assert corpus.label_names == ["b", "a"] and corpus.train.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"val": "test"}, "Validating on the test set (data.val=test): the test score will be optimistic"),
+        ({"test": "train"}, "Testing on the training set (data.test=train): the test score will be optimistic"),
+        ({"val": "train"}, "Validating on the training set (data.val=train): the validation scores will be optimistic"),
+    ],
+)
+def test_one_split_for_two_ends_is_said(
+    keys: dict[str, str], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Hub(batch_size=4, path=hub_folder(tmp_path, train="0 1", test="0 1"), **keys).load()  # type: ignore[arg-type]
+    assert [record.getMessage() for record in caplog.records] == [message]
+
+
+def test_one_file_for_two_ends_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "sub").mkdir()
+    files(tmp_path, test=str(tmp_path / "sub" / ".." / "train.jsonl")).load()
+    assert "Testing on the training set" in caplog.text
+
+
+def test_a_test_set_alone_is_enough_for_a_trained_model(tmp_path: Path) -> None:
+    corpus = Hub(batch_size=4, path=hub_folder(tmp_path, test="1 0 1")).load(["test"])
+    assert corpus.label_names == ["0", "1"] and corpus.test.labels.tolist() == [1, 0, 1] and not corpus.train.texts
+    corpus = files(tmp_path, train=None).load(["test"])
+    assert corpus.label_names == ["sport", "weather"] and not corpus.train.texts
+    for train, message in ((None, "data.train is needed and has no default"), ("", "data.train is empty; if it came")):
+        with pytest.raises(UserError, match=message):
+            files(tmp_path, train=train).load()
+
+
+def test_columns_may_be_named_by_numbers(tmp_path: Path) -> None:
+    (tmp_path / "numbers.csv").write_text("0,1\nx,a\ny,b\n")
+    path = str(tmp_path / "numbers.csv")
+    corpus = Files(batch_size=4, train=path, test=path, text=0, label=1).load()
+    assert corpus.train.texts == ["x", "y"] and corpus.label_names == ["a", "b"]
+    for split in ("train", "test"):
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "hub" / f"{split}.csv")
+    assert Hub(batch_size=4, path=str(tmp_path / "hub"), text=0, label=1).load().train.texts == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("name", "quoting", "texts", "message"),
+    [
+        ("t.csv", None, ["a\nb", "c"], "t.csv: 1 texts hold a line break, the first in row 0; if .* data.quoting=none"),
+        ("t.csv", "minimal", ["a\nb", "c"], "1 texts hold a line break"),
+        ("t.tsv", "minimal", ["a\nb", "c"], "1 texts hold a line break"),
+        ("u.csv", "none", ['"a"', '"c"'], "u.csv: 2 texts begin and end with a quotation mark, .*data.quoting=minimal"),
+        ("u.tsv", None, ['"a"', '"c"'], "2 texts begin and end with a quotation mark"),
+        ("u.csv", None, ["a", "c"], ""),
+        ("u.tsv", "minimal", ["a", "c"], ""),
+    ],
+)
+def test_quoting(
+    name: str, quoting: Any, texts: list[str], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    separator = "\t" if name.endswith("tsv") else ","
+    first = '"a\nb"' if name.startswith("t") else '"a"'
+    path = tmp_path / name
+    path.write_text(f'text{separator}label\n{first}{separator}x\n"c"{separator}y\n')
+    corpus = Files(batch_size=4, train=str(path), test=str(path), quoting=quoting).load(["test"])
+    assert corpus.test.texts == texts
+    assert len(caplog.records) == bool(message) and re.search(message, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("empty", r"can't load data\.path=.*empty: .*; give one CSV, JSON or parquet file a split"),
+        ("nowhere/x", r"can't load data\.path=.*nowhere/x: there is no such folder$"),
+    ],
+)
+def test_advice_for_a_folder_is_not_about_the_network(path: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        Hub(batch_size=4, path=str(tmp_path / path)).load()
+    assert "network" not in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").mkdir()
+    with pytest.raises(UserError, match=r"data\.train=.*texts\.csv is a folder; give a file.* data=hub data\.path="):
+        files(tmp_path, train=str(tmp_path / "texts.csv")).load()
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_not_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
+    path = hub_folder(tmp_path, train="0 1", test="0 1")
+    with pytest.raises(UserError, match=r"the cache .*cache/datasets can't be written: .*; give another .*HF_HOME="):
+        Hub(batch_size=4, path=path).load()
+
+
 def test_without_network_two_ways_out_are_named() -> None:
     with pytest.raises(UserError, match=r"fancyzhx/ag_news.*data\.path=<folder>.*data=headlines"):
         Hub(batch_size=4, path="fancyzhx/ag_news").load()
@@ -85,10 +275,13 @@ def test_without_network_two_ways_out_are_named() -> None:
             {"test_rows": [{"body": "x", "kind": "chess"}]},
             r"test\.jsonl, row 0: the label 'chess' is none of the training set; give it one of sport, weather",
         ),
-        ({"train_rows": [{"body": "x", "kind": 0.5}]}, r"data\.label=kind of .*train\.jsonl holds 0\.5"),
         (
-            {"train_rows": [{"body": 1, "kind": "a"}]},
-            r"data\.text=body of .*train\.jsonl holds int \(row 0\), no text",
+            {"train_rows": [{"body": "x", "kind": [1]}] * 2},
+            r"data\.label=kind of .*train\.jsonl holds \['1'\]; labels are",
+        ),
+        (
+            {"train_rows": [{"body": ["x"], "kind": "a"}] * 2},
+            r"data\.text=body of .*train\.jsonl holds list \(row 0\), no text",
         ),
     ],
 )

@@ -20,6 +20,16 @@ def test_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
         assert splits[split].lengths.tolist() == [len(tokenizer.encode(text)) for text in texts]
 
 
+def test_the_length_before_cutting_is_kept(tmp_path: Path) -> None:
+    """With overflow of one token, of none and of several pieces, and for a text of several thousand tokens."""
+    texts = {"train": ["a b c d e", "a b c", "a b c d", "", " ".join(["a b"] * 3000)], "test": ["z z z z z z z z z z"]}
+    for max_length in (3, 4, 5, 6, 7, 128):
+        tokenizer, splits = tokenize(texts, BPE(vocab_size=40, max_length=max_length), tmp_path)
+        tokenizer.no_truncation()
+        for split, documents in texts.items():
+            assert splits[split].full_lengths.tolist() == [len(tokenizer.encode(text)) for text in documents]
+
+
 def test_the_second_run_does_not_tokenise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, first = tokenize(TEXTS, RECIPE, tmp_path)
     monkeypatch.setattr(tokens, "_fill", lambda *_: pytest.fail("tokenised again"))

@@ -1,6 +1,7 @@
 import shutil
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -188,3 +189,19 @@ def test_no_two_runs_may_differ_in_a_factor_alone(tmp_path: Path) -> None:
     write_run(tmp_path / "3", {"model.num_heads": 1, "optimizer.lr": 0.2})
     with pytest.raises(UserError, match=r"by=model.num_heads: no two runs differ in this alone; what differs: model"):
         make_study([tmp_path], ["num_heads"])
+
+
+def test_what_the_data_lost_is_a_caveat(tmp_path: Path) -> None:
+    """Where it is much; runs of older versions have no such metrics, and a little is not worth a line."""
+    losses: dict[int, dict[str, Any]] = {
+        1000: {"data/train_tokens_cut": 0.3, "data/test_tokens_cut": 0.25, "data/test_unknown_tokens": 0.01},
+        4000: {"data/train_tokens_cut": 0.12, "data/test_tokens_cut": 0.05, "data/test_unknown_tokens": 0.0},
+        30000: {},
+    }
+    for job, ((size, metrics), seed) in enumerate(product(losses.items(), range(2))):
+        write_run(tmp_path / str(job), {"tokenizer.vocab_size": size}, seed=seed, **metrics)
+    (caveat,) = (line for line in make_study([tmp_path]).warnings if "tokens" in line)
+    assert (
+        caveat
+        == "in 4 of 6 runs, at worst: tokens cut off at tokenizer.max_length: 30 % of train, 25 % of test; raise it"
+    )

@@ -58,8 +58,23 @@ def test_other_data_with_classes_in_another_order(
         for text, label in zip(corpus.test.texts, corpus.test.labels, strict=True):
             writer.writerow([text, corpus.label_names[label]])  # sorted by name: Business comes first
     own = evaluate_with(f"ckpt_path={run}")
-    files = evaluate_with(f"ckpt_path={run}", "data=files", f"data.train={file}", f"data.test={file}")
+    files = evaluate_with(f"ckpt_path={run}", "data=files", f"data.test={file}")  # a test set is enough
     assert files["test/acc"] == pytest.approx(own["test/acc"])
+    (tmp_path / "hub").mkdir()
+    shutil.copy(file, tmp_path / "hub" / "test.csv")
+    hub = evaluate_with(f"ckpt_path={run}", "data=hub", f"data.path={tmp_path}/hub")
+    assert hub["test/acc"] == pytest.approx(own["test/acc"])
+
+
+def test_a_test_set_of_some_of_the_classes_is_scored_by_the_models_names(
+    run: Path, evaluate_with: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
+    import pandas as pd
+
+    (tmp_path / "one.csv").write_text("text,label\nThe league: a match,Sports\nA cup final,Sports\n")
+    evaluate_with(f"ckpt_path={run}", "data=files", f"data.test={tmp_path}/one.csv", f"paths.run_dir={tmp_path}/out")
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert predictions["label"].tolist() == ["Sports", "Sports"] and "p(World)" in predictions
 
 
 def test_what_cannot_be_evaluated_is_named(
@@ -69,12 +84,16 @@ def test_what_cannot_be_evaluated_is_named(
     shutil.copy(run / "checkpoints" / "best.ckpt", lone)
     (tmp_path / "other.ckpt").write_bytes(b"no checkpoint")
     (tmp_path / "chess.csv").write_text("text,label\na,chess\nb,go\n")
+    (tmp_path / "unlabelled.csv").write_text("text,label\na,-1\nb,-1\n")
+    unlabelled = f"data.test={tmp_path}/unlabelled.csv"
     chess = f"data.train={tmp_path}/chess.csv", f"data.test={tmp_path}/chess.csv"
     for overrides, message in (
         ((f"ckpt_path={tmp_path}/nowhere",), "neither a checkpoint nor a run's folder"),
         ((f"ckpt_path={lone}",), "say which data to use"),
         ((f"ckpt_path={tmp_path}/other.ckpt", "data=headlines"), "is no checkpoint"),
         ((f"ckpt_path={lone}", "data=files", *chess), "chess, go, which the model does not know; it knows World"),
+        ((f"ckpt_path={lone}", "data=files", unlabelled), r"the data has no labels \(all are -1\)"),
+        ((f"ckpt_path={lone}", "data=files"), "data.test is needed"),
         ((), "ckpt_path is needed"),
     ):
         with pytest.raises(UserError, match=message):

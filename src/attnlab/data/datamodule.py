@@ -1,6 +1,8 @@
 """From a source and a tokenizer to the batches of a run."""
 
 import logging
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.headlines import Labels
-from attnlab.data.sources import Corpus, Source, Split
+from attnlab.data.losses import complaints, describe
+from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
 from attnlab.data.tokens import tokenize
 from attnlab.errors import UserError
@@ -33,7 +36,8 @@ class TextDataModule(LightningDataModule):
         seed: decides the order of training batches.
         label_names: classes of a trained model, by whose order the data's are then numbered.
 
-    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, `num_duplicates`.
+    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, and `losses`, metrics of what
+    was cut, unknown, empty or there twice (see `attnlab.data.losses`).
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class TextDataModule(LightningDataModule):
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
-        corpus = self.source.load()
+        corpus = self.source.load(["test"] if stage == "test" else SPLITS)
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
@@ -64,12 +68,28 @@ class TextDataModule(LightningDataModule):
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
-        self.num_duplicates = count_duplicates(corpus.train.texts, corpus.test.texts)
+        self.losses = {
+            f"data/{name}_{loss}": value
+            for name, split in tokens.items()
+            for loss, value in split.losses(self.tokenizer).items()
+        }
+        if "train" in self.splits:
+            fold = cache(fold_text)  # most texts stand in train as a whole and in the part trained on
+            self.losses |= {
+                "data/val_duplicates": count_duplicates(texts["train"], texts["val"], fold),
+                "data/test_duplicates": count_duplicates(corpus.train.texts, corpus.test.texts, fold),
+            }
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
-        log.info("Data: %s articles; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
-        level = logging.WARNING if self.num_duplicates else logging.INFO
-        log.log(level, "Duplicates: %s test articles also stand in train", f"{self.num_duplicates:,}")
+        log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
+        log.info("Lost: %s", describe(self.losses))
+        for sentence in complaints(self.losses).values():
+            log.warning("Data: %s", sentence)
+
+    @property
+    def num_duplicates(self) -> int:
+        """How many test documents also stand in train."""
+        return int(self.losses["data/test_duplicates"])
 
     def train_dataloader(self) -> BucketLoader:
         self.train_loader = self._loader("train", self.source.batch_size, shuffle=True)
@@ -144,6 +164,8 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
     """The corpus with its classes in this order. Raises `UserError` where it has others."""
     if strange := set(corpus.label_names) - set(label_names):
+        if strange == set(corpus.label_names) == {UNLABELLED}:
+            raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")
         raise UserError(
             f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
             f"it knows {', '.join(label_names)}"
@@ -166,10 +188,14 @@ def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def count_duplicates(train: list[str], test: list[str]) -> int:
-    """How many test articles also stand in train, but for case and white space."""
-    known, asked = ([" ".join(text.casefold().split()) for text in texts] for texts in (train, test))
-    return sum(map(set(known).__contains__, asked))
+def fold_text(text: str) -> str:
+    """The text without what two copies of it may differ in: case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def count_duplicates(known: list[str], asked: list[str], fold: Callable[[str], str] = fold_text) -> int:
+    """How many of the texts `asked` also stand in `known`, as `fold` sees them."""
+    return sum(map(set(map(fold, known)).__contains__, map(fold, asked)))
 
 
 def _take(split: Split, mask: npt.NDArray[np.bool_]) -> Split:

@@ -1,7 +1,10 @@
-"""Where articles come from. A source is a dataclass with a `load()`; each file in `conf/data` configures one."""
+"""Where documents come from. A source is a dataclass with a `load()`; each file in `conf/data` configures one."""
 
+import csv
+import logging
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,23 +13,37 @@ import numpy as np
 from annotated_types import Ge
 
 from attnlab.data import headlines
+from attnlab.data.reading import Columns, Quoting, Table, is_quoted, read_file, warn_of_quotes
 from attnlab.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import datasets
 
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+MAX_COLUMNS = 1000  # of a CSV file on the Hub that are read as they are written
+UNLABELLED = "-1"  # how sets of the Hub write "no label"
+
 
 @dataclass(frozen=True)
 class Split:
-    """Articles and their class numbers; labels: [N] int64."""
+    """Documents and their class numbers; labels: [N] int64."""
 
     texts: list[str]
     labels: headlines.Labels
 
 
+NOTHING = Split([], np.empty(0, dtype=np.int64))
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """What a source gives. `val` is None where a part of train is to serve; `ceilings` are accuracies, where known."""
+    """What a source gives.
+
+    `train` is empty where only test was asked for, `val` None where a part of train is to serve; `ceilings` are
+    accuracies, where known.
+    """
 
     label_names: list[str]
     train: Split
@@ -64,8 +81,12 @@ class Source(ABC):
                 raise UserError(f"data.{key}={value} must be at least 1")
 
     @abstractmethod
-    def load(self) -> Corpus:
-        """Read all articles. Raises `UserError` where they can't be used as they are."""
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        """Read the documents of these splits; a source may read more.
+
+        Raises:
+            UserError: they can't be used as they are.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +108,8 @@ class Headlines(Source):
             if getattr(self, key) < 1:
                 raise UserError(f"data.{key}={getattr(self, key)} must be at least 1")
 
-    def load(self) -> Corpus:
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        del splits  # test is written after train, from the same stream of random numbers
         rng = np.random.default_rng(self.corpus_seed)
         train, test = (
             headlines.generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size)
@@ -109,148 +131,165 @@ class Hub(Source):
         path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files.
         name: the set's configuration, where it has several.
         text, label: columns.
-        train, val, test: names of splits; `val=None` takes a split named "validation" where there is one.
+        quoting: as of `Files`, for a set of CSV files.
+        train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
+            for nothing else.
     """
 
     path: str
     name: str | None = None
-    text: str = "text"
-    label: str = "label"
+    text: str | int = "text"
+    label: str | int = "label"
+    quoting: Quoting = None
     train: str = "train"
     val: str | None = None
     test: str = "test"
 
-    def load(self) -> Corpus:
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
         if not self.path:
             raise UserError("data.path is empty; if it came from a variable of the shell, that is not set")
+        tables, quoted = self._load_tables()
+        val = self.val
+        if val is None and "validation" in tables and "validation" not in (self.train, self.test):
+            val = "validation"
+        chosen = {
+            key: split
+            for key, split in (("train", self.train), ("val", val), ("test", self.test))
+            if split is not None and key in splits
+        }
+        for key, split in chosen.items():
+            if split not in tables:
+                raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(tables)}")
+        _warn_of_shared(chosen, chosen)
+        columns = Columns(str(self.text), str(self.label))
+        read = {key: _from_dataset(tables[split], f"the {split} split", columns) for key, split in chosen.items()}
+        if quoted is not None:
+            for table in read.values():
+                warn_of_quotes(table, quoted)
+        return _corpus(read, [split for split in tables if split not in (self.train, self.test)])
+
+    def _load_tables(self) -> "tuple[dict[str, datasets.Dataset], bool | None]":
+        """The splits, and whether quotation marks quoted: None where the set is no CSV files or declares types."""
         import datasets  # a second to import, so only where it is used
 
+        quoted = None
         try:
-            tables = datasets.load_dataset(self.path, self.name)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(
-                f"can't load data.path={self.path}: {first_line(error).rstrip('.')}. "
-                "Without network give a local copy with data.path=<folder>, or use data=headlines, which needs none."
-            ) from error
-        for key, split in (("train", self.train), ("val", self.val), ("test", self.test)):
-            if split is not None and split not in tables:
-                raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(tables)}")
-        val = self.val or ("validation" if "validation" in tables else None)
-        splits = {"train": self.train, "val": val, "test": self.test}
-        chosen = {key: (tables[split], f"the {split} split") for key, split in splits.items() if split}
-        return _corpus(chosen, self.text, self.label)
+            builder = datasets.load_dataset_builder(self.path, self.name)
+            if hasattr(builder.config, "keep_default_na"):  # of CSV files, which are read as data=files reads them
+                options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+                if builder.config.features is None:
+                    quoted = is_quoted(self.quoting, builder.config.sep)
+                    options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+                    # By place, so that no other column is guessed at either, which fails where chunks differ.
+                    options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)
+                builder = datasets.load_dataset_builder(self.path, self.name, **options)
+            builder.download_and_prepare()
+            return dict(builder.as_dataset()), quoted
+        except Exception as error:  # a set from outside can fail in any way
+            raise UserError(f"can't load data.path={self.path}: {_cause(error, self.path)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Source):
-    """Local CSV, TSV, JSON, JSONL or parquet files, one a split; labels are strings or integers."""
+    """Local CSV, TSV, JSON, JSONL or parquet files, one a split, read as they are written.
 
-    train: str
+    Args:
+        train, val, test: files; a trained model is tested without `train`.
+        text, label: columns; a label is a string or an integer.
+        quoting: whether quotation marks enclose texts ("minimal") or are part of them ("none"); None: the former in
+            .csv, the latter in .tsv.
+    """
+
+    train: str | None = None
     test: str
     val: str | None = None
-    text: str = "text"
-    label: str = "label"
+    text: str | int = "text"
+    label: str | int = "label"
+    quoting: Quoting = None
 
-    def load(self) -> Corpus:
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return _corpus({key: (_read(key, path), path) for key, path in splits.items() if path}, self.text, self.label)
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        paths = {"train": self.train, "val": self.val, "test": self.test}
+        if "train" in splits and self.train is None:
+            raise UserError("data.train is needed and has no default: give data.train=<file>")
+        chosen = {key: path for key, path in paths.items() if path is not None and key in splits}
+        for key, path in chosen.items():
+            if not path:
+                raise UserError(f"data.{key} is empty; if it came from a variable of the shell, that is not set")
+        _warn_of_shared(chosen, {key: Path(path).resolve() for key, path in chosen.items()})
+        columns = Columns(str(self.text), str(self.label))
+        return _corpus({key: read_file(key, path, columns, self.quoting) for key, path in chosen.items()})
 
 
-AS_WRITTEN = {"keep_default_na": False}  # an article or a label may well be "NA", "null" or "None"
-READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", AS_WRITTEN),
-    ".tsv": ("csv", {"sep": "\t", **AS_WRITTEN}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
-
-
-def _read(key: str, path: str) -> "datasets.Dataset":
-    suffix = Path(path).suffix.lower()
-    if suffix not in READERS:
-        raise UserError(f"data.{key}={path}: files end in one of {', '.join(READERS)}")
-    if not Path(path).is_file():
-        raise UserError(f"data.{key}={path} is no file")
-    import datasets  # a second to import, so only where it is used
-
-    builder, options = READERS[suffix]
+def _from_dataset(dataset: "datasets.Dataset", name: str, columns: Columns) -> Table:
+    columns.check(dataset.column_names, name)
+    if "__index_level_0__" in dataset.column_names:
+        raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
+    classes = getattr(dataset.features[columns.label], "names", None)  # of a ClassLabel
     try:
-        return datasets.load_dataset(builder, data_files=path, split="train", **options)
-    except Exception as error:  # a file from outside can fail in any way
-        message = first_line(error.__cause__ or error)
-        if "corresponds to no data" in message:
-            message = "it has no rows"
-        elif isinstance(error.__cause__, UnicodeDecodeError):
-            message += "; save the file as UTF-8"
-        raise UserError(
-            f"can't read data.{key}={path}: {message.rstrip('.')}. Mend the file or get it again"
-        ) from error
+        texts, labels = dataset[columns.text][:], dataset[columns.label][:]
+    except Exception as error:  # damage that shows only when the values are read
+        raise UserError(f"can't read {name}: {first_line(error)}. Mend the set or get it again") from error
+    return columns.table(name, texts, labels, classes)
 
 
-def _corpus(tables: "dict[str, tuple[datasets.Dataset, str]]", text: str, label: str) -> Corpus:
-    """The articles of each split's table, of which the other entry is its name in messages. Rows count from 0."""
-    labels: dict[str, Sequence[Any]] = {}
-    texts: dict[str, list[str]] = {}
-    for split, (table, name) in tables.items():
-        _check_columns(table, name, text, label)
+def _cause(error: Exception, path: str) -> str:
+    """Why a set can't be loaded, and what to do about that."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for folder in map(Path, (HF_DATASETS_CACHE, HF_HUB_CACHE)):
         try:
-            texts[split], labels[split] = table[text][:], table[label][:]
-        except Exception as error:  # damage that shows only when the values are read
-            raise UserError(f"can't read {name}: {first_line(error)}. Mend the file or get it again") from error
-        for row, value in enumerate(texts[split]):
-            if not isinstance(value, str | None):
-                raise UserError(
-                    f"data.text={text} of {name} holds {type(value).__name__} (row {row}), no text; name another column"
-                )
-            if not value or value.isspace():
-                raise UserError(f"{name}, row {row}: the text is empty; remove the row from the data")
-    table, name = tables["train"]
-    classes = _find_classes(labels["train"], table.features[label], label, name)
-    number = {value: index for index, value in enumerate(classes)}
-    splits = {}
-    for split, values in labels.items():
-        unknown = next((row for row, value in enumerate(values) if value not in number), None)
-        if unknown is not None:
-            missing = values[unknown] in (None, "")
-            raise UserError(
-                f"{tables[split][1]}, row {unknown}: "
-                + ("the label is missing" if missing else f"the label {values[unknown]!r} is none of the training set")
-                + f"; give it one of {_shortened(classes.values())} or remove the row"
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as unusable:
+            return (
+                f"the cache {folder} can't be written: {first_line(unusable)}; give another place with HF_HOME=<folder>"
             )
-        splits[split] = Split(texts[split], np.array([number[value] for value in values], dtype=np.int64))
-    return Corpus(list(classes.values()), splits["train"], splits["test"], splits.get("val"))
+    message = first_line(error.__cause__ or error).rstrip(".")
+    if Path(path).is_dir():
+        empty = isinstance(error, FileNotFoundError)
+        return f"{message}; " + ("give one CSV, JSON or parquet file a split, named after it" if empty else "mend it")
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        return "there is no such folder"
+    return f"{message}. Without network give a local copy with data.path=<folder>, or use data=headlines"
 
 
-def _check_columns(table: "datasets.Dataset", name: str, text: str, label: str) -> None:
-    for key, column in (("text", text), ("label", label)):
-        if column not in table.column_names:
-            raise UserError(f"data.{key}={column} is no column of {name}; it has {', '.join(table.column_names)}")
-        if f"{column}.1" in table.column_names:  # how pandas reads a second column of that name
-            raise UserError(f"{name} has two columns named {column}; rename one of them")
+def _warn_of_shared(chosen: Mapping[str, str], what: Mapping[str, object]) -> None:
+    """Say where the user's own words make one split or file serve two ends; `what` each is, by another name or not."""
+    train, val, test = map(what.get, SPLITS)
+    for key, one, other, consequence in (
+        ("val", val, test, "Validating on the test set (data.val={}): the test score will be optimistic"),
+        ("test", test, train, "Testing on the training set (data.test={}): the test score will be optimistic"),
+        ("val", val, train, "Validating on the training set (data.val={}): the validation scores will be optimistic"),
+    ):
+        if one is not None and one == other:
+            log.warning(consequence.format(chosen[key]))
 
 
-def _find_classes(labels: Sequence[Any], feature: Any, column: str, name: str) -> dict[Any, str]:
-    """What stands for each class in the data, in order, and the classes' names."""
-    if names := getattr(feature, "names", None):  # a ClassLabel knows its classes; labels are their numbers
-        return dict(enumerate(names))
-    present = [value for value in labels if value not in (None, "")]
-    if strange := next((value for value in present if not isinstance(value, str | int)), None):
-        raise UserError(
-            f"data.label={column} of {name} holds {strange!r}; labels are strings or integers: rewrite them"
-        )
-    if len({isinstance(value, str) for value in present}) > 1:
-        raise UserError(f"data.label={column} of {name} holds strings and integers; write all labels as one of them")
-    classes = sorted(set(present))
-    if len(classes) > 20 and len(classes) > len(labels) / 2:
-        raise UserError(
-            f"data.label={column} of {name} holds {len(classes):,} different values in {len(labels):,} rows; "
-            "labels repeat, so name another column"
-        )
-    return {value: str(value) for value in classes}
+def _corpus(tables: Mapping[str, Table], others: Sequence[str] = ()) -> Corpus:
+    """The tables with their labels numbered by the classes of train, or of test where that is read alone.
+
+    `others` are splits of the set that are neither.
+    """
+    classes = tables["train" if "train" in tables else "test"].find_classes()
+    number = {name: index for index, name in enumerate(classes)}
+    splits = {}
+    for key, table in tables.items():
+        if not any(label in number for label in table.labels) and set(table.labels) <= {"", UNLABELLED}:
+            also = f"; there is also {', '.join(others)}" if others else ""
+            raise UserError(f"{table.name} has no labels; name one that has them with data.{key}=<other>{also}")
+        unknown = next((row for row, label in enumerate(table.labels) if label not in number), None)
+        if unknown is not None:
+            label = table.labels[unknown]
+            raise UserError(
+                f"{table.name}, row {unknown}: "
+                + (f"the label {label!r} is none of the training set" if label else "the label is missing")
+                + f"; give it one of {_shortened(classes)} or remove the row"
+            )
+        splits[key] = Split(table.texts, np.array([number[label] for label in table.labels], dtype=np.int64))
+    return Corpus(classes, splits.get("train", NOTHING), splits["test"], splits.get("val"))
 
 
-def _shortened(names: Iterable[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     """The names, unless there are many."""
-    listed = list(names)
-    return ", ".join(listed[:20]) + (f" and {len(listed) - 20} others" if len(listed) > 20 else "")
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")

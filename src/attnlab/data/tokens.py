@@ -13,27 +13,46 @@ import tokenizers
 from filelock import FileLock
 from tokenizers import Tokenizer
 
-from attnlab.data.tokenization import TokenizerRecipe
+from attnlab.data.tokenization import UNK, TokenizerRecipe
 from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 4096  # articles: a tokenizer's encodings take a hundred times the memory of the ids in them
+FORMAT = 2  # of the files in the cache; raise it with any change, and older ones are not used
+AT_ONCE = 4096  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of N articles, one after another.
+    """The tokens of N documents, one after another.
 
-    Article i is `ids[offsets[i]:offsets[i + 1]]`; ids: [total] int32, offsets: [N + 1] int64.
+    Document i is `ids[offsets[i]:offsets[i + 1]]`; ids: [total] int32, offsets: [N + 1] int64. It was `full_lengths[i]`
+    tokens long before it was cut; full_lengths: [N] int64.
     """
 
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
+    full_lengths: npt.NDArray[np.int64]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         return np.diff(self.offsets)
+
+    def losses(self, tokenizer: Tokenizer) -> dict[str, float]:
+        """Shares of documents and of tokens that were cut and of those left that are unknown, and documents left empty.
+
+        [CLS] and [SEP] count nowhere.
+        """
+        added = tokenizer.num_special_tokens_to_add(False)
+        kept, full = self.lengths - added, self.full_lengths - added
+        unknown_id = tokenizer.token_to_id(UNK)
+        unknown = 0 if unknown_id is None else np.count_nonzero(self.ids == unknown_id)
+        return {
+            "documents_cut": float((full > kept).mean()),
+            "tokens_cut": float((full - kept).sum() / max(1, full.sum())),
+            "unknown_tokens": float(unknown / max(1, kept.sum())),
+            "empty_documents": int((full == 0).sum()),
+        }
 
 
 def tokenize(
@@ -42,7 +61,7 @@ def tokenize(
     """Tokens of each split, out of the cache where these texts were tokenised so before.
 
     Args:
-        texts: articles of each split; a recipe is trained on the one named "train".
+        texts: documents of each split; a recipe is trained on the one named "train".
         tokenizer: a recipe, or a tokenizer that is trained already.
         cache_dir: parent of the cache's folders, one for each pair of texts and tokenizer.
 
@@ -63,7 +82,11 @@ def tokenize(
             "with paths.cache_dir=<folder>"
         ) from error
     splits = {
-        split: Tokens(np.load(folder / f"{split}.ids.npy", mmap_mode="r"), np.load(folder / f"{split}.offsets.npy"))
+        split: Tokens(
+            np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
+            np.load(folder / f"{split}.offsets.npy"),
+            np.load(folder / f"{split}.full_lengths.npy"),
+        )
         for split in texts
     }
     return Tokenizer.from_file(str(folder / "tokenizer.json")), splits
@@ -71,28 +94,33 @@ def tokenize(
 
 def _key(texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> str:
     recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else repr(tokenizer)
-    digest = hashlib.blake2b(f"{tokenizers.__version__}\n{recipe}".encode(), digest_size=16)
-    for split, articles in texts.items():
-        digest.update(f"\n{split} {len(articles)}\n".encode())
-        digest.update("\0".join(articles).encode(errors="surrogatepass"))
+    digest = hashlib.blake2b(f"{FORMAT}\n{tokenizers.__version__}\n{recipe}".encode(), digest_size=16)
+    for split, documents in texts.items():
+        digest.update(f"\n{split} {len(documents)}\n".encode())
+        digest.update("\0".join(documents).encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
 def _fill(folder: Path, texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> None:
-    log.info("Tokenising %s articles ...", f"{sum(map(len, texts.values())):,}")
+    log.info("Tokenising %s documents ...", f"{sum(map(len, texts.values())):,}")
     if isinstance(tokenizer, TokenizerRecipe):
         tokenizer = tokenizer.train(texts["train"])
     # A folder that bears the final name is complete: a run that dies on the way leaves only the partial one.
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for split, articles in texts.items():
-        lengths, ids = [0], []
-        for start in range(0, len(articles), AT_ONCE):
-            encodings = tokenizer.encode_batch_fast(articles[start : start + AT_ONCE])
+    added = tokenizer.num_special_tokens_to_add(False)
+    for split, documents in texts.items():
+        lengths, full_lengths, ids = [0], [], []
+        for start in range(0, len(documents), AT_ONCE):
+            encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
             lengths += map(len, encodings)
+            full_lengths += [
+                len(encoding) + sum(len(piece) - added for piece in encoding.overflowing) for encoding in encodings
+            ]
             ids.append(np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings]))
         np.save(partial / f"{split}.offsets.npy", np.cumsum(lengths))
+        np.save(partial / f"{split}.full_lengths.npy", np.array(full_lengths))
         np.save(partial / f"{split}.ids.npy", np.concatenate(ids))
     (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     partial.rename(folder)

@@ -1,5 +1,6 @@
 """From finished runs to conclusions: which setting is better than which, and what makes the answer doubtful."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from attnlab.config import resolve
+from attnlab.data.losses import complaints
 from attnlab.errors import UserError
 from attnlab.metrics import direction, is_share
 from attnlab.paths import make_run_dir
@@ -234,9 +236,18 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
         warnings.append(f"the runs differ in their data or its splits: {', '.join(data)}")
     if budget := factors.differing_budget():
         warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
+    warnings += _lossy(runs)
     if on_test := sum(run.config["data"].get("validation") == "test" for run in runs):
         warnings.append(f"{on_test} runs were selected on the test set (data.validation=test): optimistic scores")
     seeds = pd.Series([str(runs[i].config["seed"]) for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
     if any(seed != seeds.iloc[0] for seed in seeds):
         warnings.append("not every setting was run with the same seeds; those in common are compared")
     return warnings
+
+
+def _lossy(runs: list[Run]) -> list[str]:
+    """What these runs lost much of their data by, one line each, with the worst of them."""
+    keys = {key for run in runs for key in run.metrics if key.startswith("data/")}
+    worst = complaints({key: max(run.metrics.get(key, 0) for run in runs) for key in keys})
+    count = Counter(name for run in runs for name in complaints(run.metrics))
+    return [f"in {count[name]} of {len(runs)} runs, at worst: {sentence}" for name, sentence in worst.items()]

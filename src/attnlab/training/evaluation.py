@@ -41,7 +41,8 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
         datamodule.setup("test")
-        metrics: results.Metrics = dict(trainer.test(module, datamodule, verbose=False)[0]) | datamodule.ceilings
+        scores = trainer.test(module, datamodule, verbose=False)[0]
+        metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
         if trainer.is_global_zero:
             results.write_results(run_dir, metrics, predictions, module.label_names)
