@@ -19,6 +19,10 @@ NARROWER: dict[tuple[str, str], Any] = {
     ("Trainer", "max_epochs"): Annotated[int, Ge(-1)] | None,
     ("Trainer", "gradient_clip_val"): Annotated[float, Ge(0)] | None,
     ("Trainer", "log_every_n_steps"): Annotated[int, Ge(1)],
+    ("Trainer", "accumulate_grad_batches"): Annotated[int, Ge(1)],
+    ("Trainer", "check_val_every_n_epoch"): Annotated[int, Ge(1)] | None,
+    ("Trainer", "val_check_interval"): Annotated[int, Ge(1)] | Annotated[float, Interval(gt=0, le=1)] | None,
+    ("Trainer", "max_time"): Annotated[str, Predicate(is_duration)] | None,
     ("Trainer", "num_sanity_val_steps"): Annotated[int, Ge(-1)],
     ("EarlyStopping", "patience"): Annotated[int, Ge(0)],
     ("RichModelSummary", "max_depth"): Annotated[int, Ge(-1)],
@@ -26,6 +30,20 @@ NARROWER: dict[tuple[str, str], Any] = {
 }
 # What pydantic says of the classes in a union, which no plain value can be.
 ABOUT_CLASSES = ("is_instance_of", "needs_python_object")
+
+
+PARTS = ("data", "tokenizer", "model", "optimizer", "scheduler", "trainer", "monitor", "paths")
+
+
+def check_parts(config: dict[str, Any]) -> None:
+    """Raise `UserError` where a part that every run has was taken away; callbacks and loggers may be."""
+    for part in PARTS:
+        if not isinstance(config.get(part), dict):
+            raise UserError(f"{part} is missing: a run has one, so leave out ~{part}; {part}=<name> chooses another")
+    for part in ("callbacks", "logger"):
+        config[part] = {} if config.get(part) is None else config[part]
+        if not isinstance(config[part], dict):
+            raise UserError(f"{part}={config[part]} is no group of parts by name; ~{part} is for none")
 
 
 def check_config(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -47,7 +65,7 @@ def _leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, st
     for name, value in node.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{path}{name}.")
-        elif not name.startswith("_"):
+        elif not str(name).startswith("_"):
             yield f"{path}{name}", node.get("_target_", ""), name, value
 
 

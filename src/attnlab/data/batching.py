@@ -48,7 +48,8 @@ class BucketSampler(Sampler[list[int]]):
 
     In training, articles are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
     batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th
-    batch. Without `shuffle`, articles go from short to long. Every rank gets equally many batches.
+    batch. Without `shuffle`, the batches are the same, and in the same order, in every epoch and for every seed. Every
+    rank gets equally many batches.
     """
 
     WINDOW = 50
@@ -83,7 +84,9 @@ class BucketSampler(Sampler[list[int]]):
 
     def _batches(self) -> list[npt.NDArray[np.int64]]:
         if not self.shuffle:
-            return np.array_split(np.argsort(self.lengths, kind="stable"), self.num_batches)
+            batches = np.array_split(np.argsort(self.lengths, kind="stable"), self.num_batches)
+            # Not from short to long, or a limit on the number of batches would leave the short documents alone.
+            return [batches[i] for i in np.random.default_rng(0).permutation(self.num_batches)]
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
         window = np.arange(len(order)) * self.num_batches // (len(order) * self.WINDOW)

@@ -1,9 +1,12 @@
 """From a source and a tokenizer to the batches of a run."""
 
+import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +20,14 @@ from attnlab.data.headlines import Labels
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
-from attnlab.data.tokens import tokenize
+from attnlab.data.tokens import fingerprint, tokenize
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
 # Without gradients four times the batch fits where the training batch does.
 EVAL_BATCH_FACTOR = 4
+VAL_DUPLICATES = 0.05  # some are in any set; above this share of validation it is worth a warning
 
 
 class TextDataModule(LightningDataModule):
@@ -53,7 +57,7 @@ class TextDataModule(LightningDataModule):
         self.model_classes = label_names
         self.datasets: dict[str, TokenDataset] = {}
         self.train_loader: BucketLoader | None = None
-        self.resume_from: dict[str, int] | None = None
+        self.resume_from: dict[str, Any] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
@@ -68,6 +72,10 @@ class TextDataModule(LightningDataModule):
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
+        digest = hashlib.blake2b(f"{fingerprint(texts)} {self.label_names}".encode(), digest_size=16)
+        for split in self.splits.values():
+            digest.update(split.labels.tobytes())
+        self.fingerprint = digest.hexdigest()
         self.losses = {
             f"data/{name}_{loss}": value
             for name, split in tokens.items()
@@ -85,11 +93,18 @@ class TextDataModule(LightningDataModule):
         log.info("Lost: %s", describe(self.losses))
         for sentence in complaints(self.losses).values():
             log.warning("Data: %s", sentence)
+        repeated, all_of_val = self.losses.get("data/val_duplicates", 0), len(texts.get("val", []))
+        if repeated > VAL_DUPLICATES * all_of_val and self.source.validation != "test":
+            log.warning(
+                "Data: %s of %s validation documents also stand in train, so what is chosen on them learns by heart; "
+                "remove them",
+                *(f"{number:,.0f}" for number in (repeated, all_of_val)),
+            )
 
     @property
-    def num_duplicates(self) -> int:
-        """How many test documents also stand in train."""
-        return int(self.losses["data/test_duplicates"])
+    def settings(self) -> str:
+        """The same for the same settings of the source but for the batch size."""
+        return hashlib.blake2b(repr(replace(self.source, batch_size=1)).encode(), digest_size=8).hexdigest()
 
     def train_dataloader(self) -> BucketLoader:
         self.train_loader = self._loader("train", self.source.batch_size, shuffle=True)
@@ -110,12 +125,17 @@ class TextDataModule(LightningDataModule):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
-    def state_dict(self) -> dict[str, int]:
-        """The place in the training epoch."""
-        return {} if self.train_loader is None else self.train_loader.state_dict()
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training epoch, and of what data."""
+        return {} if self.train_loader is None else {**self.train_loader.state_dict(), "fingerprint": self.fingerprint}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on there with the next `train_dataloader()`."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there with the next `train_dataloader()`. Raises `UserError` where the data is no longer the same."""
+        if state_dict.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise UserError(
+                "the data has changed since this run began, so it can't go on: bring back the texts, labels and "
+                "splits of then, or train anew"
+            )
         self.resume_from = state_dict or None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:
@@ -158,7 +178,11 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
         train, val = _take(train, ~chosen), _take(train, chosen)
     if source.limit is not None and source.limit < len(train.texts):
         train = _take(train, stratified(train.labels, source.limit, source.split_seed))
-    return {"train": train, "val": val, "test": corpus.test}
+    splits = {"train": train, "val": val, "test": corpus.test}
+    for name, split in splits.items():
+        if absent := [corpus.label_names[i] for i in np.flatnonzero(counts > 0) if not (split.labels == i).any()]:
+            log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
+    return splits
 
 
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge
+from hydra.utils import get_object, to_absolute_path
 
 from attnlab.data import headlines
 from attnlab.data.reading import Columns, Quoting, Table, is_quoted, read_file, warn_of_quotes
@@ -65,6 +66,8 @@ class Source(ABC):
         num_workers: processes that build batches; slicing a memory-mapped array needs none.
     """
 
+    PATHS: ClassVar[tuple[str, ...]] = ()  # the settings that name files or folders
+
     batch_size: int
     validation: float | Literal["test"] = 0.1
     limit: int | None = None
@@ -87,6 +90,13 @@ class Source(ABC):
         Raises:
             UserError: they can't be used as they are.
         """
+
+
+def located(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a source with the places of its files in full, so that they are found from anywhere, later too."""
+    keys = getattr(get_object(config["_target_"]), "PATHS", ())
+    here = {key: to_absolute_path(config[key]) for key in keys if isinstance(config.get(key), str) and config[key]}
+    return config | {key: path for key, path in here.items() if Path(path).exists()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +145,8 @@ class Hub(Source):
         train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
             for nothing else.
     """
+
+    PATHS = ("path",)
 
     path: str
     name: str | None = None
@@ -199,6 +211,8 @@ class Files(Source):
         quoting: whether quotation marks enclose texts ("minimal") or are part of them ("none"); None: the former in
             .csv, the latter in .tsv.
     """
+
+    PATHS = ("train", "val", "test")
 
     train: str | None = None
     test: str

@@ -40,8 +40,9 @@ class TokenizerRecipe(ABC):
         """A tokenizer that splits on white space and punctuation, writes `[CLS] text [SEP]` and truncates."""
         tokenizer, trainer = self._untrained()
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        if self.lowercase:
-            tokenizer.normalizer = normalizers.Lowercase()
+        # A letter with its accent is one character or two, depending on where a text comes from.
+        steps = [normalizers.NFC(), *([normalizers.Lowercase()] if self.lowercase else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.train_from_iterator(texts, trainer)
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{CLS} $A {SEP}",

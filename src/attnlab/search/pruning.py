@@ -3,10 +3,12 @@
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from optuna.trial import Trial
 
+from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
-from attnlab.search.study import PRUNED_AFTER
+from attnlab.search.study import DATA, PRUNED_AFTER
 
 
 class ReportToStudy(Callback):
@@ -36,6 +38,9 @@ class ReportToStudy(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module
+        at_end = trainer.is_last_batch or trainer.should_stop  # of an epoch; validations within one have no number
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not at_end:
+            return
         epoch = trainer.current_epoch + 1
         self.trial.report(float(trainer.callback_metrics[self.monitor]), step=epoch)
         if epoch != trainer.max_epochs and self.trial.should_prune():
@@ -47,7 +52,18 @@ class ReportToStudy(Callback):
             trainer.should_stop = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises `UserError` where the study's earlier trials saw other data."""
         del pl_module
+        data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        key = f"{DATA} {data.settings}"  # a search may go over these too
+        seen = self.trial.study.user_attrs.get(key)
+        if seen is None:
+            self.trial.study.set_user_attr(key, data.fingerprint)
+        elif seen != data.fingerprint:
+            raise UserError(
+                "the data has changed since this search began, and its trials don't compare: give a name for another "
+                "one with hparams_search.study_name=<name>"
+            )
         self._show_state(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

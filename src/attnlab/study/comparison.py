@@ -184,7 +184,8 @@ class _Comparer:
             return "no counterpart to compare with" if pd.isna(row.get("pairs")) else f"one {noun} can't show anything"
         pairs = f"{row['pairs']:.0f} {noun}{'s' if row['pairs'] != 1 else ''}"
         if row["p_holm"] < self.alpha:
-            good = (row["difference"] > 0) == (direction(self.metric) == "max")
+            sign = {"max": 1, "min": -1}[direction(self.metric)]
+            good = sign * row["difference"] > 0
             return ("better" if good else "worse") + (f" on these articles; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])
         return f"no difference that {pairs} can show (smallest that they could: {smallest})"
@@ -237,12 +238,16 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
     if budget := factors.differing_budget():
         warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
     warnings += _lossy(runs)
-    if on_test := sum(run.config["data"].get("validation") == "test" for run in runs):
-        warnings.append(f"{on_test} runs were selected on the test set (data.validation=test): optimistic scores")
+    if on_test := sum(_selected_on_test(run.config["data"]) for run in runs):
+        warnings.append(f"{on_test} runs were selected on the test set: optimistic scores")
     seeds = pd.Series([str(runs[i].config["seed"]) for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
     if any(seed != seeds.iloc[0] for seed in seeds):
         warnings.append("not every setting was run with the same seeds; those in common are compared")
     return warnings
+
+
+def _selected_on_test(data: dict[str, Any]) -> bool:
+    return data.get("validation") == "test" or data.get("val") == data.get("test", "test")
 
 
 def _lossy(runs: list[Run]) -> list[str]:

@@ -34,6 +34,7 @@ class Run:
             table = pd.read_csv(self.folder / "metrics.csv", usecols=["epoch", "val/acc"]).dropna()
         except (OSError, ValueError):  # none there, or of something else
             return pd.DataFrame(columns=["epoch", "val/acc"])
+        table = table.groupby("epoch", as_index=False).last()  # of several validations in an epoch
         return table.assign(epoch=table["epoch"].astype(int) + 1)
 
     def predictions(self) -> pd.DataFrame | None:

@@ -145,13 +145,13 @@ class TextClassification(LightningModule):
 
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
-        self.test_outputs.append((batch.indices, batch.labels, logits.float().softmax(dim=1)))
+        self.test_outputs.append((batch.indices, batch.labels, logits.softmax(dim=1)))
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        logits = self(batch.input_ids, batch.attention_mask)
+        logits = self(batch.input_ids, batch.attention_mask).float()  # weights may be half as precise
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)

@@ -16,14 +16,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from attnlab.checking import check_config
+from attnlab.checking import check_config, check_parts
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
@@ -43,6 +51,13 @@ HARMLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
+
+# Arguments of Lightning's Trainer that would work against what this program does itself.
+NOT_OURS = {
+    "default_root_dir": "a run writes into its own folder; give paths.run_dir=<folder>",
+    "overfit_batches": "debug=overfit, or data.limit=<number of documents>, learns a few documents by heart",
+    "barebones": "it keeps nothing of a run; debug=fast looks whether one works",
+}
 
 # The settings of `conf/train.yaml` that belong to no part.
 SETTINGS: dict[str, Any] = {
@@ -82,9 +97,11 @@ def train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
     config.pop("hydra", None)  # of a config that was composed with it
+    check_parts(config)
     check_config(config, SETTINGS)
     check_selection(config)
     with tidy_process(), in_one_line(config):
+        config["data"] = located(config["data"])
         _check_settings(config)
         run_dir = resumed or make_run_dir(config)
         if not rank_zero_only.rank:  # type: ignore[attr-defined]  # the other processes of a distributed run share its folder
@@ -133,6 +150,8 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
         logger.log_hyperparams(config)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    except UserError:
+        raise
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         if checkpoint and not stopwatch.began and not isinstance(error, torch.OutOfMemoryError):
             raise UserError(
@@ -140,6 +159,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
                 "put the run's own there, or remove it to go on from an older one"
             ) from error
         raise
+    _say_where_it_ended(trainer, config["trainer"])
     if trainer.global_step == 0:
         raise UserError("no step was trained: trainer.max_time or a limit of the Trainer's is too small for one")
     metrics = _training_metrics(trainer, module, datamodule, stopwatch.elapsed)
@@ -154,6 +174,17 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
     return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
 
 
+def _say_where_it_ended(trainer: Trainer, settings: dict[str, Any]) -> None:
+    """Of what comes short of what a reader of the results would take for granted."""
+    timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
+    if timer is not None and (timer.time_remaining() or math.inf) <= 0:
+        log.warning("trainer.max_time=%s is over after step %d", settings["max_time"], trainer.global_step)
+    for stage in ("train", "val", "test"):
+        limit = settings.get(f"limit_{stage}_batches")
+        if limit not in (None, 1.0) or (limit == 1 and isinstance(limit, int)):
+            log.warning("trainer.limit_%s_batches=%s: what is said of %s is said of a part", stage, limit, stage)
+
+
 def _training_metrics(
     trainer: Trainer, module: TextClassification, datamodule: TextDataModule, seconds: float
 ) -> results.Metrics:
@@ -165,8 +196,7 @@ def _training_metrics(
         "train/seconds": seconds,
         "train/samples_per_second": num_samples / seconds,
         "model/parameters": sum(parameter.numel() for parameter in module.model.parameters()),
-        "data/test_duplicates": datamodule.num_duplicates,
-    }
+    } | datamodule.losses
 
 
 def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Metrics:
@@ -197,11 +227,18 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
     named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
     refuse_other_averages(named)
+    for name, callback in named.items():
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise UserError(
+                f"callbacks.{name}: {type(callback).__name__} trains beside the run; search instead: "
+                "-m hparams_search=optuna optimizer.lr=... data.batch_size=..."
+            )
     timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
     if timers and settings.get("max_time") is not None:
         raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")
-    if "default_root_dir" in settings:
-        raise UserError("trainer.default_root_dir is the run's folder: give paths.run_dir=<folder>")
+    for key, advice in NOT_OURS.items():
+        if settings.get(key):
+            raise UserError(f"trainer.{key}={settings[key]} is not for this program: {advice}")
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
     objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
     objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
@@ -209,7 +246,7 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
         objects["profiler"] = NoProfiler()
     try:
         trainer: Trainer = instantiate(settings, **objects)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, RuntimeError) as error:  # the latter of a cluster's variables
         no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
         advice = "; trainer=auto takes what this machine has" if no_such_device else ""
         raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
@@ -228,6 +265,8 @@ def _check_settings(config: dict[str, Any]) -> None:
     for key in ("max_epochs", "max_steps", "limit_train_batches"):
         if settings.get(key) == 0:
             raise UserError(f"trainer.{key}=0 trains nothing; to test a trained model use src/evaluate.py")
+    if config["test"] and settings.get("limit_test_batches") == 0:
+        raise UserError("trainer.limit_test_batches=0 leaves nothing to test; to train without a test give test=false")
     scaled = str(settings.get("precision")) in ("16", "16-mixed")
     if scaled and settings.get("gradient_clip_val") and config["optimizer"].get("fused"):
         raise UserError(
@@ -245,6 +284,8 @@ def _check_settings(config: dict[str, Any]) -> None:
         optimizer.zero_grad()
         value = model(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)).sum()
         value.backward()
+        if settings.get("gradient_clip_algorithm") == "value" and any(p.grad.is_sparse for p in model.parameters()):
+            raise UserError("sparse gradients can be clipped by their norm alone: trainer.gradient_clip_algorithm=norm")
         return cast(torch.Tensor, value)
 
     try:

@@ -63,6 +63,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises `UserError` for another folder than the run's, and for a filename of a metric that there is not."""
+        early = [key for key in ("every_n_train_steps", "train_time_interval") if getattr(self, f"_{key}")]
+        if self._save_on_train_epoch_end:
+            early.append("save_on_train_epoch_end")
+        if stage == "fit" and self.monitor and early:
+            raise UserError(
+                f"{early[0]} would save other weights than {self.monitor} was measured of; trainer.val_check_interval "
+                "validates more often, and callbacks.last_checkpoint saves more often"
+            )
         if stage == "fit" and self.dirpath is None:
             self.filename = self._template()
             self.auto_insert_metric_name = False
