@@ -90,7 +90,7 @@ class TextDataModule(LightningDataModule):
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
-        log.info("Lost: %s", describe(self.losses))
+        log.info("%s", describe(self.losses))
         for sentence in complaints(self.losses).values():
             log.warning("Data: %s", sentence)
         repeated, all_of_val = self.losses.get("data/val_duplicates", 0), len(texts.get("val", []))

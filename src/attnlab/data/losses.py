@@ -22,9 +22,7 @@ class Loss:
 LOSSES = {
     "documents_cut": Loss(0.25, "documents cut at tokenizer.max_length", "raise it"),
     "tokens_cut": Loss(0.10, "tokens cut off at tokenizer.max_length", "raise it"),
-    "unknown_tokens": Loss(
-        0.05, "tokens that the tokenizer does not know", "try tokenizer=bpe or raise tokenizer.vocab_size"
-    ),
+    "unknown_tokens": Loss(0.05, "unknown tokens", "try tokenizer=bpe or raise tokenizer.vocab_size"),
     "empty_documents": Loss(0, "documents without any token", "remove them, or use another tokenizer"),
     "duplicates": Loss(0, "documents that also stand in train", "remove them, or scores are optimistic"),
 }
@@ -32,11 +30,17 @@ SHARES = ("documents_cut", "tokens_cut", "unknown_tokens")
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """All shares in one line, split by split."""
+    """All shares in one line that fits into a terminal."""
     splits = [key.removeprefix("data/").split("_")[0] for key in metrics if key.endswith("documents_cut")]
-    shares = {split: [f"{100 * metrics[f'data/{split}_{name}']:.1f}" for name in SHARES] for split in splits}
-    listed = ", ".join(f"{split} {' / '.join(values)}" for split, values in shares.items())
-    return f"% of documents cut / of tokens cut / of tokens unknown: {listed}"
+    shares = [
+        "{} {}/{} ({})".format(split, *(_percent(metrics[f"data/{split}_{name}"]) for name in SHARES))
+        for split in splits
+    ]
+    return f"Cut, % of documents/tokens (unknown): {', '.join(shares)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
 
 
 def complaints(metrics: Mapping[str, float]) -> dict[str, str]:
