@@ -16,7 +16,8 @@ from attnlab.config import instantiate
 from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.training.module import TextClassification
-from attnlab.training.run import make_trainer, tidy_process
+from attnlab.training.run import tidy_process
+from attnlab.training.trainer import make_trainer
 from benchmarks.common import DATA, QUIET, Row, compare, config_of, data_of, folder, in_turn
 
 ARTICLES = 12_800

@@ -51,6 +51,7 @@ OUT_OF_RANGE: dict[str, Any] = {
     "trainer.log_every_n_steps": 0,
     "trainer.num_sanity_val_steps": -2,
     "callbacks.early_stopping.patience": -1,
+    "callbacks.best_checkpoint.save_top_k": -2,
     "callbacks.last_checkpoint.every_n_steps": 0,
     "callbacks.last_checkpoint.every_n_minutes": 0,
     "callbacks.model_summary.max_depth": -2,

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from hydra.utils import get_object
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from attnlab.config import EXECUTION_WHITELIST
@@ -22,7 +22,7 @@ NARROWER: dict[tuple[str, str], Any] = {
     ("Trainer", "accumulate_grad_batches"): Annotated[int, Ge(1)],
     ("Trainer", "check_val_every_n_epoch"): Annotated[int, Ge(1)] | None,
     ("Trainer", "val_check_interval"): Annotated[int, Ge(1)] | Annotated[float, Interval(gt=0, le=1)] | None,
-    ("Trainer", "max_time"): Annotated[str, Predicate(is_duration)] | None,
+    ("Trainer", "max_time"): Annotated[str, StringConstraints(pattern=r"^\d+:\d\d:\d\d:\d\d$")] | None,
     ("Trainer", "num_sanity_val_steps"): Annotated[int, Ge(-1)],
     ("EarlyStopping", "patience"): Annotated[int, Ge(0)],
     ("RichModelSummary", "max_depth"): Annotated[int, Ge(-1)],
@@ -30,13 +30,12 @@ NARROWER: dict[tuple[str, str], Any] = {
 }
 # What pydantic says of the classes in a union, which no plain value can be.
 ABOUT_CLASSES = ("is_instance_of", "needs_python_object")
-
-
+# What every run has; callbacks and loggers may be taken away.
 PARTS = ("data", "tokenizer", "model", "optimizer", "scheduler", "trainer", "monitor", "paths")
 
 
 def check_parts(config: dict[str, Any]) -> None:
-    """Raise `UserError` where a part that every run has was taken away; callbacks and loggers may be."""
+    """Make callbacks and loggers empty groups where there are none. Raises `UserError` where one of `PARTS` is not."""
     for part in PARTS:
         if not isinstance(config.get(part), dict):
             raise UserError(f"{part} is missing: a run has one, so leave out ~{part}; {part}=<name> chooses another")

@@ -1,8 +1,15 @@
 """A user's mistake is one clear line, not a traceback."""
 
+import io
 import os
 import sys
+from pathlib import Path
 from types import TracebackType
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 class UserError(ValueError):
@@ -24,7 +31,29 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 def report_in_one_line() -> None:
     """Print a `UserError` that ends the program as one line; `HYDRA_FULL_ERROR=1` brings the traceback back.
 
-    Hydra hands the exception of a failed job to `sys.excepthook` and exits with status 1.
+    Hydra hands the exception of a failed job to `sys.excepthook` and exits with status 1; of an argument that it can't
+    read it says little, so that is looked at here.
     """
+    os.environ["MPLBACKEND"] = "Agg"  # figures are files; a notebook's own backend can't be imported here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no such character shows another
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         sys.excepthook = _report
+        if mistake := next(filter(None, map(_unreadable, sys.argv[1:])), None):
+            sys.exit(f"error: {mistake}")
+
+
+def _unreadable(argument: str) -> str | None:
+    """What is wrong with an argument that Hydra would refuse in a way that helps nobody."""
+    key, equals, value = argument.partition("=")
+    if argument.startswith("-") or not equals:
+        return None
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        quoted = value.replace("'", "\\'")
+        return f"{argument} can't be read as it stands; quote the value, once more for the shell: \"{key}='{quoted}'\""
+    if override.value() is None and (CONF / key).is_dir():
+        return f"{argument}: a group takes a name; ~{key} is for none of it"
+    return None

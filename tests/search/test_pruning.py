@@ -31,7 +31,8 @@ def validate(callback: ReportToStudy, epoch: int, loss: float, max_epochs: int =
         max_epochs=max_epochs,
         should_stop=False,
         global_step=100 * epoch,
-        **{"loggers": [Logger()]} | more,
+        state=SimpleNamespace(fn="fit"),
+        **{"loggers": [Logger()], "is_last_batch": True, "sanity_checking": False} | more,
     )
     callback.on_validation_end(trainer, LightningModule())  # type: ignore[arg-type]
     return trainer
@@ -88,7 +89,8 @@ def test_wandb_is_told_the_state_of_a_trial(
     study, callback_of = make(tmp_path, "median")
     callback = callback_of(trial := study.ask())
     logger = WandbLogger(save_dir=tmp_path, offline=True)
-    trainer, module = SimpleNamespace(loggers=[logger]), LightningModule()
+    data = SimpleNamespace(settings="s", fingerprint="f")
+    trainer, module = SimpleNamespace(loggers=[logger], datamodule=data), LightningModule()
     callback.on_exception(trainer, module, MemoryError())
     assert logger.experiment.summary["search/state"] == "fail"
     callback.on_fit_start(trainer, module)
@@ -104,3 +106,28 @@ def test_a_search_that_is_no_multirun_says_so(tmp_path: Path) -> None:
     config = compose_search(tmp_path)
     with pytest.raises(UserError, match=r"a search is a multirun: python src/train.py -m hparams_search="):
         instantiate(resolve(config.callbacks)["report_to_study"])
+
+
+def test_only_the_end_of_an_epoch_is_reported(tmp_path: Path) -> None:
+    """Neither what untrained weights score nor what a validation within an epoch finds counts as an epoch's score."""
+    study, callback_of = make(tmp_path, "none")
+    callback = callback_of(study.ask())
+    validate(callback, 1, loss=9.0, sanity_checking=True)
+    validate(callback, 1, loss=8.0, is_last_batch=False)
+    validate(callback, 1, loss=7.0)
+    assert study.trials[-1].intermediate_values == {1: 7.0}
+
+
+def test_trials_of_other_data_do_not_join_a_study(tmp_path: Path) -> None:
+    study, callback_of = make(tmp_path, "none")
+
+    def start(fingerprint: str, settings: str = "same") -> None:
+        data = SimpleNamespace(settings=settings, fingerprint=fingerprint)
+        trainer: Any = SimpleNamespace(datamodule=data, loggers=[])
+        callback_of(study.ask()).on_fit_start(trainer, LightningModule())
+
+    start("then")
+    start("then")
+    start("now", settings="of another data.limit, which the search goes over")
+    with pytest.raises(UserError, match=r"the data has changed since this search began.*hparams_search.study_name="):
+        start("now")

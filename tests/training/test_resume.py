@@ -363,3 +363,57 @@ def test_the_curves_go_on_after_the_best_epoch(tiny_config: Compose, tmp_path: P
     with (tmp_path / "metrics.csv").open() as file:
         epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
     assert epochs == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("change", ["a label", "a text", "a row more"])
+def test_a_run_does_not_go_on_with_other_data(
+    change: str, compose_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    """The old weights would be tested on classes or tokens of another numbering."""
+    rows = [f"{word} number {i},{word}" for i in range(20) for word in ("red", "blue")]
+    file = tmp_path / "data.csv"
+    file.write_text("\n".join(["text,label", *rows]))
+    settings = ["data=files", f"data.train={file}", f"data.test={file}", "model=bag", "trainer=cpu"]
+    train(compose_config(*settings, "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
+    other = {
+        "a label": [row.replace(",red", ",crimson") for row in rows],
+        "a text": [rows[0].replace("number", "nomber"), *rows[1:]],
+        "a row more": [*rows, "blue again,blue"],
+    }
+    file.write_text("\n".join(["text,label", *other[change]]))
+    with pytest.raises(UserError, match=r"the data has changed since this run began"):
+        train(resume(tmp_path / "run", "trainer.max_epochs=2"))
+    file.write_text("\n".join(["text,label", *rows]))
+    assert train(resume(tmp_path / "run", "trainer.max_epochs=2"))["train/epochs"] == 2
+
+
+def test_what_is_given_anew_counts_in_python_as_on_the_command_line(
+    tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(f"paths.run_dir={run}"))
+    assert train(resume(run, "trainer.max_epochs=3"))["train/epochs"] == 3
+    with pytest.raises(UserError, match=r"model\.pooling=max can't be given with resume="):
+        train(resume(run, "model.pooling=max"))
+    with pytest.raises(UserError, match=r"has to know what is given anew: compose\(\.\.\., return_hydra_config=True\)"):
+        train(tiny_config(f"resume={run}"))
+
+
+def test_a_run_of_the_version_before_goes_on(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
+    """Its config names Lightning's own logger and checkpoint callback."""
+    run = tmp_path / "run"
+    train(tiny_config(f"paths.run_dir={run}"))
+    config = OmegaConf.load(run / "config.yaml")
+    config.logger.csv = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
+    config.callbacks.best_checkpoint = {
+        "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "filename": "best",
+        "monitor": "val/loss",
+        "mode": "min",
+        "enable_version_counter": False,
+    }
+    del config.trainer.max_time
+    OmegaConf.save(config, run / "config.yaml")
+    assert train(resume(run, "trainer.max_epochs=3"))["train/epochs"] == 3
+    with (run / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2"]

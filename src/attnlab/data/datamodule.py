@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +56,7 @@ class TextDataModule(LightningDataModule):
         self.model_classes = label_names
         self.datasets: dict[str, TokenDataset] = {}
         self.train_loader: BucketLoader | None = None
-        self.resume_from: dict[str, Any] | None = None
+        self.resume_from: dict[str, int] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
@@ -125,17 +124,12 @@ class TextDataModule(LightningDataModule):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the training epoch, and of what data."""
-        return {} if self.train_loader is None else {**self.train_loader.state_dict(), "fingerprint": self.fingerprint}
+    def state_dict(self) -> dict[str, int]:
+        """The place in the training epoch."""
+        return {} if self.train_loader is None else self.train_loader.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there with the next `train_dataloader()`. Raises `UserError` where the data is no longer the same."""
-        if state_dict.get("fingerprint", self.fingerprint) != self.fingerprint:
-            raise UserError(
-                "the data has changed since this run began, so it can't go on: bring back the texts, labels and "
-                "splits of then, or train anew"
-            )
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on there with the next `train_dataloader()`."""
         self.resume_from = state_dict or None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:

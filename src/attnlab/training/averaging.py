@@ -7,8 +7,8 @@ Lightning's own callbacks save averaged weights and then test raw ones (`WeightA
 from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.swa_utils import get_ema_avg_fn
 
@@ -100,14 +100,3 @@ class SWA(WeightAverage):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         del epoch_idx
         return step_idx is not None and self.at_epoch_end
-
-
-def refuse_other_averages(callbacks: dict[str, Callback]) -> None:
-    """Raise `UserError` for Lightning's own callbacks, which test other weights than they choose and save."""
-    for name, callback in callbacks.items():
-        others = isinstance(callback, WeightAveraging) and not isinstance(callback, WeightAverage)
-        if others or isinstance(callback, StochasticWeightAveraging):
-            raise UserError(
-                f"callbacks.{name}: {type(callback).__name__} tests other weights than it chooses or saves; use "
-                "callbacks=ema or callbacks=swa"
-            )

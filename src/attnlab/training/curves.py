@@ -5,7 +5,7 @@ import logging
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
@@ -33,8 +33,10 @@ class CurvesLogger(CSVLogger):
     A checkpoint holds a `mark()` rather than the curves: what is written for a run grows with its length alone.
     """
 
-    def __init__(self, save_dir: str, flush_logs_every_n_steps: int = 100) -> None:
-        super().__init__(save_dir, name="", version="", flush_logs_every_n_steps=flush_logs_every_n_steps)
+    def __init__(
+        self, save_dir: str, name: Literal[""] = "", version: Literal[""] = "", flush_logs_every_n_steps: int = 100
+    ) -> None:
+        super().__init__(save_dir, name=name, version=version, flush_logs_every_n_steps=flush_logs_every_n_steps)
         self.file = Path(save_dir, ExperimentWriter.NAME_METRICS_FILE)
         self._header, self._rows, self._offset = b"", 0, 0  # what has been counted
 

@@ -6,14 +6,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.sources import located
 from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
 from attnlab.training import results
+from attnlab.training.checkpoints import LAST
 from attnlab.training.environment import differences
+from attnlab.training.faults import in_one_line
 from attnlab.training.module import load_checkpoint
-from attnlab.training.run import make_trainer, tidy_process
+from attnlab.training.run import tidy_process
+from attnlab.training.selection import BEST
+from attnlab.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +34,19 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         UserError: the checkpoint or the data can't be used.
     """
     config = resolve(cfg)
+    check_config({"trainer": config["trainer"]}, {})
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     config["data"] = config.get("data") or _data_of_run(checkpoint)
-    with tidy_process():
+    with tidy_process(), in_one_line(config):
+        config["data"] = located(config["data"])
         source = instantiate(config["data"])
         module = load_checkpoint(checkpoint)
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
         for difference in differences(checkpoint.parent.parent, trainer):
             log.warning("Not as in training, and scores may differ for it: %s", difference)
-        results.write_config(run_dir, config)
+        if trainer.is_global_zero:
+            results.claim(run_dir, config)
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
         datamodule.setup("test")
@@ -51,11 +60,16 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the best checkpoint of a run's folder. Raises `UserError` where there is none."""
-    file = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-    if not file.is_file():
+    """The file itself, or of a run's folder what it has tested: its best checkpoint, where none was kept the last.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = [path / "checkpoints" / name for name in (BEST, LAST)] if path.is_dir() else [path]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
         raise UserError(f"ckpt_path={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
-    return file
+    return found
 
 
 def _data_of_run(checkpoint: Path) -> Any:

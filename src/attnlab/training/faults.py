@@ -4,6 +4,8 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -24,6 +26,10 @@ def in_one_line(config: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
+        raise UserError(first_line(error)) from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError) or not _is_lightnings(error):
+            raise
         raise UserError(first_line(error)) from error
     except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
         message = first_line(error)
@@ -47,6 +53,11 @@ def in_one_line(config: dict[str, Any]) -> Iterator[None]:
                 "sends it later"
             ) from error
         raise
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Whether Lightning itself raised it, to say that settings don't fit each other or the data."""
+    return "/lightning/" in Path(extract_tb(error.__traceback__)[-1].filename).as_posix()
 
 
 @contextmanager

@@ -186,12 +186,24 @@ class TextClassification(LightningModule):
         if not bool(self.loss_sum.isfinite()):
             self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
         checkpoint["metrics"] = validation_metrics(self.trainer)
+        checkpoint["data"] = self._fingerprint()
         checkpoint["train_loss"] = self.loss_sum, self.num_losses
         checkpoint["random_states"] = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
             checkpoint["random_states"][self.device.type] = torch.get_device_module(self.device).get_rng_state()
 
+    def _fingerprint(self) -> str | None:
+        """Of the data, to which a run is bound: its classes and tokens are numbered by it."""
+        return getattr(self.trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises `UserError` where the data is no longer that of the checkpoint."""
+        same_classes = checkpoint["hyper_parameters"]["label_names"] == self.label_names
+        if not same_classes or checkpoint.get("data", self._fingerprint()) != self._fingerprint():
+            raise UserError(
+                "the data has changed since this run began, so it can't go on: bring back the texts, labels and splits "
+                "of then, or train anew"
+            )
         self.random_states = checkpoint["random_states"]
         self.loss_sum, self.num_losses = checkpoint["train_loss"]
 

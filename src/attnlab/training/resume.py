@@ -17,8 +17,8 @@ MAY_CHANGE = ("trainer", "callbacks", "logger", "test", "tags", "data.num_worker
 ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
 # What a config of an earlier version names, and what has taken its place.
 REPLACED = {
-    "lightning.pytorch.loggers.CSVLogger": {"_target_": "attnlab.training.curves.CurvesLogger"},
-    "lightning.pytorch.callbacks.ModelCheckpoint": {"_target_": "attnlab.training.selection.BestCheckpoint"},
+    "lightning.pytorch.loggers.CSVLogger": "attnlab.training.curves.CurvesLogger",
+    "lightning.pytorch.callbacks.ModelCheckpoint": "attnlab.training.selection.BestCheckpoint",
 }
 
 
@@ -53,8 +53,8 @@ def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
     config = OmegaConf.load(folder / CONFIG)
     assert isinstance(config, DictConfig)
     for parts in (config.callbacks, config.logger):
-        for name, part in (parts or {}).items():
-            parts[name] = part and OmegaConf.merge(part, REPLACED.get(part.get("_target_"), {}))
+        for part in filter(None, (parts or {}).values()):
+            part._target_ = REPLACED.get(part._target_, part._target_)
     changed = False
     for key, value in _given_anew(_hydra_node(given)):
         with open_dict(config):

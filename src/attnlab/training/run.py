@@ -12,16 +12,8 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Interval
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    Checkpoint,
-    LearningRateFinder,
-    ModelSummary,
-    ProgressBar,
     Timer,
 )
 from lightning.pytorch.loggers import WandbLogger
@@ -35,14 +27,14 @@ from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
-from attnlab.training.averaging import refuse_other_averages
-from attnlab.training.callbacks import NoProfiler, Stopwatch
-from attnlab.training.checkpoints import PREVIOUS, WholeCheckpointIO, find_last
+from attnlab.training.callbacks import Stopwatch
+from attnlab.training.checkpoints import PREVIOUS, find_last
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
 from attnlab.training.module import TextClassification
 from attnlab.training.resume import resumed_config, resumed_folder
 from attnlab.training.selection import MONITORED, check_selection, name_the_best
+from attnlab.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +43,6 @@ HARMLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
-
-# Arguments of Lightning's Trainer that would work against what this program does itself.
-NOT_OURS = {
-    "default_root_dir": "a run writes into its own folder; give paths.run_dir=<folder>",
-    "overfit_batches": "debug=overfit, or data.limit=<number of documents>, learns a few documents by heart",
-    "barebones": "it keeps nothing of a run; debug=fast looks whether one works",
-}
 
 # The settings of `conf/train.yaml` that belong to no part.
 SETTINGS: dict[str, Any] = {
@@ -192,7 +177,8 @@ def _training_metrics(
     assert datamodule.train_loader is not None
     num_samples = num_batches * len(datamodule.splits["train"].texts) / len(datamodule.train_loader)
     return {
-        "train/epochs": trainer.current_epoch,
+        # The last one too that was broken off, which `current_epoch` counts or not by how the run ended.
+        "train/epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         "train/seconds": seconds,
         "train/samples_per_second": num_samples / seconds,
         "model/parameters": sum(parameter.numel() for parameter in module.model.parameters()),
@@ -215,48 +201,6 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
                     log_results(logger, run_dir, metrics, predictions, texts, label_names)
         results.print_summary(run_dir, metrics)
     return metrics
-
-
-def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
-    """The Trainer with the config's callbacks and loggers, and with `callbacks`.
-
-    Raises:
-        UserError: settings that Lightning refuses, or a distributed strategy in a multirun.
-    """
-    settings = config["trainer"]
-    named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
-    named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
-    refuse_other_averages(named)
-    for name, callback in named.items():
-        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-            raise UserError(
-                f"callbacks.{name}: {type(callback).__name__} trains beside the run; search instead: "
-                "-m hparams_search=optuna optimizer.lr=... data.batch_size=..."
-            )
-    timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
-    if timers and settings.get("max_time") is not None:
-        raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")
-    for key, advice in NOT_OURS.items():
-        if settings.get(key):
-            raise UserError(f"trainer.{key}={settings[key]} is not for this program: {advice}")
-    loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
-    objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
-    objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
-    if not settings.get("profiler"):
-        objects["profiler"] = NoProfiler()
-    try:
-        trainer: Trainer = instantiate(settings, **objects)
-    except (MisconfigurationException, RuntimeError) as error:  # the latter of a cluster's variables
-        no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
-        advice = "; trainer=auto takes what this machine has" if no_such_device else ""
-        raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
-    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if in_multirun and trainer.world_size > 1:
-        raise UserError(
-            "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
-            "again; use trainer=gpu (one device a job), or one command for each setting"
-        )
-    return trainer
 
 
 def _check_settings(config: dict[str, Any]) -> None:
@@ -293,12 +237,6 @@ def _check_settings(config: dict[str, Any]) -> None:
     except RuntimeError as error:
         advice = "; sparse gradients (model=ngram_bag) want optimizer=adagrad" if "sparse" in str(error) else ""
         raise UserError(f"this model and optimizer can't make a step: {first_line(error)}{advice}") from error
-
-
-def _is_off(callback: Callback, settings: dict[str, Any]) -> bool:
-    """Whether a flag of the Trainer's, which would refuse the callback, switches it off."""
-    kinds = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
-    return any(settings.get(f"enable_{flag}") is False and isinstance(callback, kind) for flag, kind in kinds.items())
 
 
 @contextmanager

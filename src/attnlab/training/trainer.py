@@ -1,0 +1,97 @@
+"""The Trainer of a run: the config's callbacks and loggers, less what would work against this program."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    ModelPruning,
+    ModelSummary,
+    ProgressBar,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+
+from attnlab.config import instantiate
+from attnlab.errors import UserError, first_line
+from attnlab.training.averaging import WeightAverage
+from attnlab.training.callbacks import NoProfiler
+from attnlab.training.checkpoints import WholeCheckpointIO
+
+# Arguments of Lightning's Trainer that would work against what this program does itself.
+NOT_OURS = {
+    "default_root_dir": "a run writes into its own folder; give paths.run_dir=<folder>",
+    "overfit_batches": "debug=overfit, or data.limit=<number of documents>, learns a few documents by heart",
+    "barebones": "it keeps nothing of a run; debug=fast looks whether one works",
+}
+
+# Callbacks of Lightning's likewise.
+OTHER_WEIGHTS = "it tests other weights than it chooses or saves; use callbacks=ema or callbacks=swa"
+SEARCH = "it trains beside the run; search instead: -m hparams_search=optuna"
+REFUSED: dict[type[Callback], str] = {
+    WeightAveraging: OTHER_WEIGHTS,
+    StochasticWeightAveraging: OTHER_WEIGHTS,
+    BatchSizeFinder: SEARCH,
+    LearningRateFinder: SEARCH,
+    BaseFinetuning: "it wants a model with a backbone that was trained before",
+    ModelPruning: "it replaces weights that the model reads directly",
+    SpikeDetection: "a loss that is no number ends a run anyway",
+}
+
+
+def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
+    """The Trainer with the config's callbacks and loggers, and with `callbacks`.
+
+    Raises:
+        UserError: settings that Lightning refuses, or a distributed strategy in a multirun.
+    """
+    settings = config["trainer"]
+    named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
+    named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
+    _refuse(named)
+    timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
+    if timers and settings.get("max_time") is not None:
+        raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")
+    for key, advice in NOT_OURS.items():
+        if settings.get(key):
+            raise UserError(f"trainer.{key}={settings[key]} is not for this program: {advice}")
+    loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
+    objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
+    objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
+    if not settings.get("profiler"):
+        objects["profiler"] = NoProfiler()
+    try:
+        trainer: Trainer = instantiate(settings, **objects)
+    except (MisconfigurationException, RuntimeError) as error:  # the latter of a cluster's variables
+        no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
+        advice = "; trainer=auto takes what this machine has" if no_such_device else ""
+        raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
+    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_multirun and trainer.world_size > 1:
+        raise UserError(
+            "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
+            "again; use trainer=gpu (one device a job), or one command for each setting"
+        )
+    return trainer
+
+
+def _refuse(callbacks: dict[str, Callback]) -> None:
+    for name, callback in callbacks.items():
+        for kind, advice in REFUSED.items():
+            if isinstance(callback, kind) and not isinstance(callback, WeightAverage):
+                raise UserError(f"callbacks.{name}: {type(callback).__name__} is not for this program: {advice}")
+
+
+def _is_off(callback: Callback, settings: dict[str, Any]) -> bool:
+    """Whether a flag of the Trainer's, which would refuse the callback, switches it off."""
+    kinds = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
+    return any(settings.get(f"enable_{flag}") is False and isinstance(callback, kind) for flag, kind in kinds.items())
