@@ -203,11 +203,48 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
         assert f"Only {factor} differs" in table
 
 
+@pytest.mark.slow
+def test_a_second_run_in_a_folder_leaves_the_first_as_it_was(tmp_path: Path) -> None:
+    """Hydra's record of it too, by which compare.py names the parts."""
+    first = run("train.py", "model=bag", *TINY, "hydra.run.dir=mine [/b]", folder=tmp_path)
+    assert first.returncode == 0 and "Everything is in mine [/b]" in first.stdout, first.stderr
+    files = {file: file.read_bytes() for file in (tmp_path / "mine [/b]").rglob("*") if file.suffix != ".log"}
+    second = run("train.py", *TINY, "hydra.run.dir=mine [/b]", folder=tmp_path)
+    assert second.returncode == 1 and "holds another run" in second.stderr and "Traceback" not in second.stderr
+    assert {file: file.read_bytes() for file in files} == files
+    jobs = run("train.py", "-m", "seed=0,1", *TINY, "paths.run_dir=shared", folder=tmp_path)
+    assert jobs.returncode == 1 and jobs.stderr.count("holds another run") == 1
+
+
+@pytest.mark.parametrize("logging", ["disabled", "none", "stdout"])
+def test_other_ways_of_logging_work(logging: str) -> None:
+    """Nothing of ours is added to what Hydra ships."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "conf")):
+        composed = compose("train", overrides=[f"hydra/job_logging={logging}"], return_hydra_config=True)
+    assert "plain" not in composed.hydra.job_logging.get("formatters", {})
+    with initialize_config_dir(str(ROOT / "conf")):
+        ours = compose("train", return_hydra_config=True).hydra.job_logging
+    assert ours.handlers.console.formatter == "plain" and ours.formatters.plain.format == "%(message)s"
+
+
+@pytest.mark.slow
+def test_a_terminal_without_our_characters_and_a_backend_of_a_notebook(tmp_path: Path) -> None:
+    strange = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "MPLBACKEND": "module://no_such_backend"}
+    script = [sys.executable, str(ROOT / "src/train.py"), *TINY, "hydra.run.dir=größe"]
+    result = subprocess.run(
+        script, cwd=tmp_path, env=os.environ | strange, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0 and "Everything is in gr??e" in result.stdout, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["model.pooling=foo"], "error: model.pooling=foo is unknown; choose one of cls, max, mean, attention"),
         (["pe=foo"], "Could not find 'pe/foo'"),
+        (["data=files", "data.train=path (1).csv"], "quote the value, once more for the shell: \"data.train='path (1)"),
         (["model.foo=1"], "Key 'foo' is not in struct"),
     ],
 )

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from attnlab.paths import choose_run_dir, make_run_dir, run_id
+from attnlab.paths import choose_run_dir, hydra_subdir, make_run_dir, run_id
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -33,3 +33,10 @@ def test_the_run_to_go_on_with(tmp_path: Path) -> None:
     (tmp_path / "2026-01-03_00-00-00_aaaa").mkdir()  # not begun
     assert choose_run_dir("latest", parent) == str(tmp_path / "2026-01-02_00-00-00_0000")
     assert choose_run_dir(str(tmp_path / "2026-01-01_00-00-00_ffff"), parent).endswith("ffff")
+
+
+def test_hydra_leaves_its_record_of_a_run_as_it_is(tmp_path: Path) -> None:
+    """It would write down the parts of the command that resumes, or is refused, in place of the run's own."""
+    assert hydra_subdir(str(tmp_path / "new")) == ".hydra"
+    (tmp_path / "config.yaml").touch()
+    assert hydra_subdir(str(tmp_path)) is None

@@ -53,6 +53,14 @@ def test_articles_of_like_length_go_together() -> None:
     assert LENGTHS.sum() <= padded < 1.1 * LENGTHS.sum() < padded_plain
 
 
+def test_the_first_batches_of_a_split_are_of_all_lengths() -> None:
+    """Those that a limit on their number leaves."""
+    batches = list(sampler(shuffle=False))
+    few = np.concatenate([LENGTHS[batch] for batch in batches[: len(batches) // 4]])
+    assert few.mean() == pytest.approx(LENGTHS.mean(), rel=0.15)
+    assert batches == list(sampler(shuffle=False, seed=5))
+
+
 def test_a_restored_loader_goes_on_where_it_was() -> None:
     whole = [batch.indices.tolist() for batch in BucketLoader(dataset(), sampler())]
     interrupted = BucketLoader(dataset(), sampler())

@@ -2,6 +2,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +164,36 @@ def test_documents_that_stand_in_two_splits_are_counted(tmp_path: Path, caplog: 
     losses = losses_of(tmp_path, train, test, WordLevel(vocab_size=50))
     assert losses["data/test_duplicates"] == 2 and losses["data/val_duplicates"] == 1
     assert "documents that also stand in train: 2 in test; remove them" in caplog.text
+
+
+def test_a_class_that_a_split_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    split_corpus(corpus([0] * 40 + [1] * 2, test=[0, 0]), Given(batch_size=4, limit=10))
+    assert "No document of b in train" in caplog.text or "No document of b in val" in caplog.text
+    assert "No document of b in test" in caplog.text
+    caplog.clear()
+    split_corpus(corpus([0, 1] * 20), Given(batch_size=4))
+    assert "No document of" not in caplog.text
+
+
+def test_validation_that_stands_in_train_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def texts(name: str, labels: list[int], distinct: int) -> Split:
+        return Split([f"{name} {i % distinct}" for i in range(len(labels))], np.array(labels))
+
+    for distinct, said in ((10, True), (40, False)):
+        caplog.clear()
+        whole = Corpus(["a", "b"], texts("train", [0, 1] * 20, distinct), texts("test", [0, 1], 2))
+        data = TextDataModule(Given(batch_size=4, corpus=whole), BPE(vocab_size=60), tmp_path)
+        data.setup()
+        assert ("validation documents also stand in train, so what is chosen on them" in caplog.text) == said
+
+
+def test_the_fingerprint_is_that_of_texts_labels_and_splits(tmp_path: Path) -> None:
+    def fingerprint(labels: list[int], **settings: Any) -> str:
+        data = TextDataModule(Given(batch_size=4, corpus=corpus(labels), **settings), BPE(vocab_size=60), tmp_path)
+        data.setup()
+        return data.fingerprint
+
+    first = fingerprint([0, 1] * 20)
+    assert fingerprint([0, 1] * 20) == first
+    others = [fingerprint([1, 0] * 20), fingerprint([0, 1] * 21), fingerprint([0, 1] * 20, limit=10)]
+    assert len({first, *others}) == 4

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,12 @@ def test_transformers_reads_the_file(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"tokenizer\.(vocab_size=5|max_length=2)"):
         BPE(**settings)
+
+
+@pytest.mark.parametrize("recipe", [BPE(vocab_size=100), WordLevel(vocab_size=100, lowercase=True)])
+def test_an_accent_is_the_same_as_one_character_or_as_two(recipe: TokenizerRecipe) -> None:
+    """A text's Unicode form depends on the system that it was written on."""
+    tokenizer = recipe.train(["Über allen Gipfeln ist Ruh", "café crème"])
+    composed, decomposed = (unicodedata.normalize(form, "café über") for form in ("NFC", "NFD"))
+    assert len(composed) < len(decomposed)
+    assert tokenizer.encode(composed).ids == tokenizer.encode(decomposed).ids
