@@ -9,6 +9,8 @@ import pytest
 
 from attnlab.errors import UserError
 from attnlab.study.comparison import make_study
+from attnlab.study.report import display_rows
+from attnlab.study.runs import read_runs
 from tests.study.fake import write_run, write_sweep
 
 POOLINGS = {"cls": 0.8, "max": 0.85, "mean": 0.802}
@@ -126,6 +128,7 @@ def test_unfinished_runs_are_left_out_and_named(tmp_path: Path) -> None:
     ("changes", "warning"),
     [
         ({"data.validation": "test"}, "2 runs were selected on the test set"),
+        ({"data.val": "x.csv", "data.test": "x.csv"}, "2 runs were selected on the test set"),
         ({"data.validation": 0.2}, "the runs differ in their data or its splits: data.validation"),
         ({"data.limit": 100}, "the runs differ in their training budget: data.limit"),
         ({"trainer.max_epochs": 99}, "the runs differ in their training budget: trainer.max_epochs"),
@@ -205,3 +208,22 @@ def test_what_the_data_lost_is_a_caveat(tmp_path: Path) -> None:
         caveat
         == "in 4 of 6 runs, at worst: tokens cut off at tokenizer.max_length: 30 % of train, 25 % of test; raise it"
     )
+
+
+def test_less_time_is_better_and_no_points(tmp_path: Path) -> None:
+    for seed in range(4):
+        for pooling, seconds in (("cls", 20.0), ("max", 10.0)):
+            spent: dict[str, Any] = {"train/seconds": seconds + seed / 10}
+            write_run(tmp_path / f"{pooling}{seed}", {"model.pooling": pooling}, seed=seed, **spent)
+    study = make_study([tmp_path], reference="cls", metric="train/seconds")
+    rows = study.comparisons[0].rows
+    assert rows.loc["max", "difference"] == pytest.approx(-10) and rows.loc["max", "verdict"] == "better"
+    assert "points" not in display_rows(study, study.comparisons[0])[1]["verdict"]
+
+
+def test_runs_that_validated_within_epochs_have_a_curve(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    table = pd.DataFrame({"epoch": [0, 0, 1, 1], "step": range(4), "val/acc": [0.1, 0.2, 0.3, 0.4]})
+    table.to_csv(run / "metrics.csv")
+    (found,), _ = read_runs([tmp_path])
+    assert found.curve.to_dict("list") == {"epoch": [1, 2], "val/acc": [0.2, 0.4]}

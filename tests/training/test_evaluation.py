@@ -98,3 +98,25 @@ def test_what_cannot_be_evaluated_is_named(
     ):
         with pytest.raises(UserError, match=message):
             evaluate_with(*overrides)
+
+
+def test_data_given_by_a_relative_path_is_that_data_from_anywhere(
+    compose_config: Compose,
+    evaluate_with: Callable[..., dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another folder has a file of that name, too."""
+    for folder, order in (("here", ("red", "blue")), ("there", ("blue", "red"))):
+        (tmp_path / folder).mkdir()
+        rows = [
+            f"{word} number {i},{label}" for i in range(20) for word, label in zip(("red", "blue"), order, strict=True)
+        ]
+        (tmp_path / folder / "data.csv").write_text("\n".join(["text,label", *rows]))
+    monkeypatch.chdir(tmp_path / "here")
+    files = ["data=files", "data.train=data.csv", "data.test=data.csv", "tokenizer=wordlevel", "optimizer.lr=0.1"]
+    settings = ["model=bag", "trainer=cpu", "trainer.max_epochs=5", f"paths.run_dir={tmp_path}/run"]
+    assert train(compose_config(*files, *settings))["test/acc"] == 1.0
+    monkeypatch.chdir(tmp_path / "there")
+    assert evaluate_with(f"ckpt_path={tmp_path}/run")["test/acc"] == 1.0
+    assert evaluate_with(f"ckpt_path={tmp_path}/run", "data=files", "data.test=data.csv")["test/acc"] == 0.0

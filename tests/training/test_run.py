@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
-from math import sqrt
+from math import log, sqrt
 from pathlib import Path
 
 import pyarrow.parquet
@@ -103,6 +103,28 @@ def test_the_second_run_does_not_tokenise(tiny_config: Compose, monkeypatch: pyt
 @pytest.mark.parametrize("model", ["attention", "bag", "ngram_bag"])
 def test_precision_and_determinism_by_override(override: str, model: str, tiny_config: Compose) -> None:
     assert 0 <= train(tiny_config(override, f"model={model}"))["test/acc"] <= 1
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+def test_scores_are_those_of_the_predictions_in_any_precision(
+    precision: str, tiny_config: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny_config(f"trainer.precision={precision}", f"paths.run_dir={tmp_path}"))
+    rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    losses = [-log(row[f"p({row['label']})"]) for row in rows]
+    assert metrics["test/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert metrics["test/acc"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / len(rows))
+
+
+def test_a_limit_on_the_test_is_said_and_leaves_no_predictions_of_the_rest(
+    tiny_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = ["+trainer.limit_test_batches=1", "data.batch_size=4", f"paths.run_dir={tmp_path}"]
+    metrics = train(tiny_config(*limit))
+    assert "trainer.limit_test_batches=1: what is said of test is said of a part" in caplog.text
+    rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert len(rows) == 15 and [row["index"] for row in rows] == sorted({row["index"] for row in rows})
+    assert metrics["test/acc"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / len(rows))
 
 
 def test_nothing_leaks_into_the_next_job(tiny_config: Compose) -> None:

@@ -21,6 +21,8 @@ from attnlab.data.batching import Batch
 from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, first_line
 
+UNTESTED = -1  # in place of the label of a document that no batch has held
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -78,7 +80,7 @@ class TextClassification(LightningModule):
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
         self.random_states: dict[str, Tensor] = {}
-        self.test_outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.test_labels, self.test_probabilities = torch.empty(0), torch.empty(0)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
@@ -130,6 +132,7 @@ class TextClassification(LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
+        self._measure_precisely("val")
         if self.num_losses:
             self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
             self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
@@ -141,17 +144,28 @@ class TextClassification(LightningModule):
         self._log_metrics("val")
 
     def on_test_epoch_start(self) -> None:
-        self.test_outputs = []
+        self._measure_precisely("test")
+        # One piece of memory: pieces of each batch's leave holes between them, many times as large with many classes.
+        size = len(self.trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
+        self.test_labels = torch.full((size,), UNTESTED, device=self.device)
+        self.test_probabilities = torch.zeros(size, len(self.label_names), dtype=torch.float32, device=self.device)
 
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
-        self.test_outputs.append((batch.indices, batch.labels, logits.softmax(dim=1)))
+        self.test_labels[batch.indices] = batch.labels
+        self.test_probabilities[batch.indices] = logits.softmax(dim=1).float()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
+    def _measure_precisely(self, stage: str) -> None:
+        """Weights may be of half the usual precision; the mean of a thousand losses should not be."""
+        self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        for metric in self.metrics[stage].values():  # type: ignore[operator]
+            metric.set_dtype(self.measured_in)
+
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        logits = self(batch.input_ids, batch.attention_mask).float()  # weights may be half as precise
+        logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
@@ -218,14 +232,18 @@ class TextClassification(LightningModule):
 
     def predictions(self) -> Predictions:
         """What the last test run answered, gathered from every process."""
-        outputs = [tuple(tensor.cpu() for tensor in output) for output in self.test_outputs]
+        labels, probabilities = self.test_labels.cpu(), self.test_probabilities.cpu()
         if self.trainer.world_size > 1:
+            mine = (labels != UNTESTED).nonzero().squeeze(1)
             parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, outputs)
-            outputs = [output for part in parts for output in part]
-        index, labels, probabilities = (torch.cat(column) for column in zip(*outputs, strict=True))
-        order = index.argsort()
-        return Predictions(index[order], labels[order], probabilities[order])
+            torch.distributed.all_gather_object(parts, (mine, labels[mine], probabilities[mine]))
+            for index, their_labels, theirs in parts:
+                labels[index], probabilities[index] = their_labels, theirs
+        tested = labels != UNTESTED
+        index = tested.nonzero().squeeze(1)
+        if not tested.all():  # with a limit on the number of batches
+            labels, probabilities = labels[tested], probabilities[tested]
+        return Predictions(index, labels, probabilities)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer_config, params=self.parameters())
