@@ -63,7 +63,9 @@ def test_before_an_average_begins_the_weights_are_used_as_they_are(tiny_config: 
     assert train(tiny_config(*late, *SETTINGS))["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize(
+    "average", ["ema", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ema_late", "swa"))]
+)
 def test_a_resumed_average_is_that_of_a_whole_run(
     average: str, tiny_config: Compose, resume: Compose, tmp_path: Path
 ) -> None:

@@ -99,6 +99,13 @@ def test_a_folder_belongs_to_one_run(tiny_config: Compose, compose_config: Compo
         train(tiny_config(f"paths.run_dir={run}", "seed=1"))
 
 
+def test_a_mistake_does_not_take_a_folder(tiny_config: Compose, tmp_path: Path) -> None:
+    for mistake in ("model.num_heads=3", "+trainer.strategy=foo", "callbacks.early_stopping.monitor=foo"):
+        with pytest.raises(UserError):
+            train(tiny_config(f"paths.run_dir={tmp_path}/run", mistake))
+    assert train(tiny_config(f"paths.run_dir={tmp_path}/run"))["test/acc"] >= 0
+
+
 def test_a_finished_run_that_goes_on_has_no_old_results(
     tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: 
     axes.bar_label(bars, shares, padding=3, fontsize=7)
     axes.set_yticks(range(len(shown)), [f"{names[row]} → {names[column]}" for row, column, _ in shown], fontsize=7)
     axes.invert_yaxis()
-    axes.margins(x=0.15, y=0.01)
+    axes.margins(x=0.2, y=0.01)
     figure.savefig(path)
 
 

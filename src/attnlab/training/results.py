@@ -55,17 +55,19 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
         partial.unlink()
 
 
-def remove_results(folder: Path) -> None:
-    """Before a run that had finished goes on: no old result beside a new config."""
+def go_on(folder: Path, config: dict[str, Any]) -> None:
+    """Write the config of a run that goes on; of one that had finished, no old result stays beside it."""
     for name in ("metrics.json", "predictions.parquet", "per_class.csv", "confused_pairs.csv"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
+    write_config(folder, config)
 
 
-def remove_training(folder: Path) -> None:
-    """Before a run starts again from its first step: its checkpoints and curves."""
+def begin_again(folder: Path, config: dict[str, Any]) -> None:
+    """Write the config of a run that starts again from its first step, without its checkpoints and curves so far."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "metrics.csv").unlink(missing_ok=True)
+    write_config(folder, config)
 
 
 def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:

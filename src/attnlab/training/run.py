@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
@@ -89,34 +88,30 @@ def train(cfg: DictConfig) -> results.Metrics:
         config["data"] = located(config["data"])
         _check_settings(config)
         run_dir = resumed or make_run_dir(config)
-        if not rank_zero_only.rank:  # type: ignore[attr-defined]  # the other processes of a distributed run share its folder
-            if resumed is None:
-                results.claim(run_dir, config)
-            else:
-                results.remove_results(run_dir)
-                results.write_config(run_dir, config)
         return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
 
 
 def _fit_or_halve(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
     """With `halve_batch_on_oom` start again with half of the batch as often as memory does not suffice."""
+    begin = results.go_on if resumed else results.claim
     while True:
         try:
             with in_one_line(config):
-                return _fit(config, run_dir, resumed)
+                return _fit(config, run_dir, resumed, begin)
         except OutOfMemory as error:
             if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
                 raise
             config["data"]["batch_size"] //= 2
             log.warning("%s: starting again with data.batch_size=%d", error, config["data"]["batch_size"])
-            results.write_config(run_dir, config)
-            if not resumed:
-                results.remove_training(run_dir)
+            begin = results.write_config if resumed else results.begin_again
 
 
-def _fit(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
+def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[Path, dict[str, Any]], None]) -> Fitted:
+    """Train and test. Once the settings are found to fit each other, `begin` writes them into the folder."""
     checkpoint = find_last(run_dir) if resumed else None
     trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
+    if trainer.is_global_zero:  # the other processes of a distributed run share its folder
+        begin(run_dir, config)
     source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
     datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
     datamodule.setup()
