@@ -206,10 +206,11 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_run_in_a_folder_leaves_the_first_as_it_was(tmp_path: Path) -> None:
     """Hydra's record of it too, by which compare.py names the parts."""
-    first = run("train.py", "model=bag", *TINY, "hydra.run.dir=mine [/b]", folder=tmp_path)
+    first = run("train.py", "model=bag", *TINY, "hydra.run.dir='mine [/b]'", folder=tmp_path)
     assert first.returncode == 0 and "Everything is in mine [/b]" in first.stdout, first.stderr
-    files = {file: file.read_bytes() for file in (tmp_path / "mine [/b]").rglob("*") if file.suffix != ".log"}
-    second = run("train.py", *TINY, "hydra.run.dir=mine [/b]", folder=tmp_path)
+    ours = [file for file in (tmp_path / "mine [/b]").rglob("*") if file.is_file() and file.suffix != ".log"]
+    files = {file: file.read_bytes() for file in ours}
+    second = run("train.py", *TINY, "hydra.run.dir='mine [/b]'", folder=tmp_path)
     assert second.returncode == 1 and "holds another run" in second.stderr and "Traceback" not in second.stderr
     assert {file: file.read_bytes() for file in files} == files
     jobs = run("train.py", "-m", "seed=0,1", *TINY, "paths.run_dir=shared", folder=tmp_path)
@@ -232,7 +233,7 @@ def test_other_ways_of_logging_work(logging: str) -> None:
 @pytest.mark.slow
 def test_a_terminal_without_our_characters_and_a_backend_of_a_notebook(tmp_path: Path) -> None:
     strange = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "MPLBACKEND": "module://no_such_backend"}
-    script = [sys.executable, str(ROOT / "src/train.py"), *TINY, "hydra.run.dir=größe"]
+    script = [sys.executable, str(ROOT / "src/train.py"), *TINY, "hydra.run.dir='größe'"]
     result = subprocess.run(
         script, cwd=tmp_path, env=os.environ | strange, capture_output=True, text=True, timeout=300, check=False
     )

@@ -107,6 +107,7 @@ def search(folder: Path, kind: str, target: str, arguments: Config, space: Space
     return study
 
 
+@pytest.mark.slow  # a second each
 @pytest.mark.parametrize(("name", "arguments", "message"), SAMPLERS)
 def test_a_sampler_searches_or_is_one_line(name: str, arguments: Config, message: str | None, tmp_path: Path) -> None:
     target, space = f"optuna.samplers.{name}", FINITE if name == "BruteForceSampler" else CONDITIONAL
@@ -118,6 +119,7 @@ def test_a_sampler_searches_or_is_one_line(name: str, arguments: Config, message
         assert str(raised.value).startswith("hparams_search.sampler") and "\n" not in str(raised.value)
 
 
+@pytest.mark.slow  # a second each
 @pytest.mark.parametrize(("name", "arguments", "message"), PRUNERS)
 def test_a_pruner_prunes_or_is_one_line(name: str, arguments: Config, message: str | None, tmp_path: Path) -> None:
     target = f"optuna.pruners.{name}"

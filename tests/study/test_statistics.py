@@ -70,6 +70,7 @@ def test_several_pairs_are_a_paired_bootstrap_over_articles() -> None:
     assert found["p"] == pytest.approx(reference.pvalue, abs=0.01)
 
 
+@pytest.mark.slow
 def test_no_effect_is_called_one_in_about_5_percent_of_studies() -> None:
     rng = np.random.default_rng(0)
     single, any_of_three = [], []
@@ -81,6 +82,7 @@ def test_no_effect_is_called_one_in_about_5_percent_of_studies() -> None:
     assert 0.02 < np.mean(any_of_three) < 0.08  # Holm keeps 5 % for all of a study together
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_no_effect_on_articles_is_called_one_in_about_5_percent_of_studies(num_seeds: int) -> None:
     rng = np.random.default_rng(1)

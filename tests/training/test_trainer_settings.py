@@ -150,6 +150,7 @@ def test_every_callback_of_lightning_has_a_row() -> None:
     assert CALLBACKS.keys() == set(lightning_callbacks.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [(name, settings, message) for name, rows in CALLBACKS.items() for settings, message in rows],
@@ -180,6 +181,7 @@ OPTIMIZERS: dict[str, str | None] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_of_torch(name: str, tiny_config: Compose) -> None:
     config = tiny_config(f"+{QUIET[0]}", *QUIET[1:])
