@@ -311,3 +311,14 @@ def test_headlines_know_their_ceilings() -> None:
     corpus = Headlines(batch_size=4, train_size=40, test_size=20, noise=0.0, order_share=0.5).load()
     assert corpus.ceilings == {"ceiling/order_aware": 1.0, "ceiling/order_blind": 0.75}
     assert np.bincount(corpus.train.labels).tolist() == [10] * 4 and len(corpus.test.texts) == 20
+
+
+def test_labels_that_differ_in_case_or_white_space_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"body": f"text {i}", "kind": kind} for i, kind in enumerate(["World", "world ", "Sport"] * 3)]
+    assert len(files(tmp_path, rows, rows).load().label_names) == 3
+    assert "are classes of their own: World, world " in caplog.text
+    caplog.clear()
+    files(tmp_path).load()
+    assert "classes of their own" not in caplog.text

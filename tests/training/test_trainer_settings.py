@@ -20,7 +20,12 @@ WORKS = None  # in place of a message
 # Every argument of Lightning's Trainer, with values and what becomes of them.
 TRAINER: dict[str, list[tuple[Any, str | None]]] = {
     "accelerator": [("cpu", WORKS), ("tpu", "torch_xla"), ("foo", "invalid accelerator name")],
-    "strategy": [("auto", WORKS), ("fsdp", "requires a GPU"), ("foo", "invalid strategy name")],
+    "strategy": [
+        ("auto", WORKS),
+        ("fsdp", "requires a GPU"),
+        ("ddp_spawn", "use ddp"),
+        ("foo", "invalid strategy name"),
+    ],
     "devices": [
         ("auto", WORKS),
         ("-1", "int > 0"),

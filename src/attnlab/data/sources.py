@@ -4,6 +4,7 @@ import csv
 import logging
 import tempfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -287,6 +288,9 @@ def _corpus(tables: Mapping[str, Table], others: Sequence[str] = ()) -> Corpus:
     """
     classes = tables["train" if "train" in tables else "test"].find_classes()
     number = {name: index for index, name in enumerate(classes)}
+    alike = Counter(" ".join(name.casefold().split()) for name in classes)
+    if twins := [name for name in classes if alike[" ".join(name.casefold().split())] > 1]:
+        log.warning("Labels that differ in case or white space alone are classes of their own: %s", _shortened(twins))
     splits = {}
     for key, table in tables.items():
         if not any(label in number for label in table.labels) and set(table.labels) <= {"", UNLABELLED}:

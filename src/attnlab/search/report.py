@@ -45,7 +45,9 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     _print_best(console, ranked[:5], config.monitor.metric)
     scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
     groups = set(config.hydra.runtime.choices)
-    _write_experiment(folder / "experiment" / "best.yaml", best.user_attrs[OVERRIDES], groups)
+    _write_experiment(
+        folder / "experiment" / "best.yaml", best.user_attrs.get(OVERRIDES) or _as_overrides(best), groups
+    )
     found = {
         "name": "optuna",
         "study": study.study_name,
@@ -107,6 +109,11 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     }
     settings["trainer"] |= {"enable_progress_bar": False}
     return {key: value for key, value in evaluate(OmegaConf.create(settings)).items() if key.startswith("test/")}
+
+
+def _as_overrides(trial: FrozenTrial) -> list[str]:
+    """Of a trial that a version before this one made, which kept its settings alone."""
+    return [f"{name.split(' of ')[0]}={value}" for name, value in trial.params.items()]
 
 
 def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:

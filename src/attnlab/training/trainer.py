@@ -64,6 +64,8 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     for key, advice in NOT_OURS.items():
         if settings.get(key):
             raise UserError(f"trainer.{key}={settings[key]} is not for this program: {advice}")
+    if any(kind in str(settings.get("strategy")) for kind in ("spawn", "fork", "notebook")):
+        raise UserError(f"trainer.strategy={settings['strategy']} trains where this process can't see it; use ddp")
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
     objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
     objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
