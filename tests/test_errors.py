@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from attnlab.errors import UserError, first_line, report_in_one_line
+from attnlab.errors import FOLDERS, UserError, first_line, report_in_one_line
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def test_first_line(message: str, gist: str) -> None:
         ("data.train=path (1).csv", "quote the value, once more for the shell: \"data.train='path (1).csv'\""),
         ("data.train=it's.csv", r"data.train='it\'s.csv'"),
         ("callbacks=null", "callbacks=null: a group takes a name; ~callbacks is for none of it"),
+        *((f"{key}={__file__}/below", "no folder can be made there (Not a directory)") for key in FOLDERS),
+        (f"++hydra.run.dir={__file__}", "no folder can be made there (File exists)"),
     ],
 )
 def test_an_argument_that_hydra_cannot_read_is_one_line(

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from attnlab.errors import UserError
 from attnlab.paths import choose_run_dir, hydra_subdir, make_run_dir, run_id
 
 
@@ -14,6 +15,11 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: 
 
 def test_a_folder_that_is_asked_for_is_used(tmp_path: Path) -> None:
     assert make_run_dir({"paths": {"run_dir": str(tmp_path / "mine")}}) == tmp_path / "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line() -> None:
+    with pytest.raises(UserError, match="no folder can be made there"):
+        make_run_dir({"paths": {"run_dir": f"{__file__}/below"}})
 
 
 def test_a_run_id_sorts_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

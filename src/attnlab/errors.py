@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 CONF = Path(__file__).parents[2] / "conf"
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra makes, before any code of ours
 
 
 class UserError(ValueError):
@@ -40,11 +41,11 @@ def report_in_one_line() -> None:
             stream.reconfigure(errors="replace")  # a terminal that has no such character shows another
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         sys.excepthook = _report
-        if mistake := next(filter(None, map(_unreadable, sys.argv[1:])), None):
+        if mistake := next(filter(None, map(_mistake, sys.argv[1:])), None):
             sys.exit(f"error: {mistake}")
 
 
-def _unreadable(argument: str) -> str | None:
+def _mistake(argument: str) -> str | None:
     """What is wrong with an argument that Hydra would refuse in a way that helps nobody."""
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
@@ -56,4 +57,10 @@ def _unreadable(argument: str) -> str | None:
         return f"{argument} can't be read as it stands; quote the value, once more for the shell: \"{key}='{quoted}'\""
     if override.value() is None and (CONF / key).is_dir():
         return f"{argument}: a group takes a name; ~{key} is for none of it"
+    folder = str(override.value())
+    if key.lstrip("+") in FOLDERS and "${" not in folder:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return f"{argument}: no folder can be made there ({error.strerror}); give another"
     return None

@@ -31,14 +31,21 @@ def choose_run_dir(resume: str | None, parent: str) -> str:
 
 
 def make_run_dir(config: dict[str, Any]) -> Path:
-    """Make the folder of this run: `paths.run_dir`, or that of Hydra's job, or where there is none a new one."""
+    """Make the folder of this run: `paths.run_dir`, or that of Hydra's job, or where there is none a new one.
+
+    Raises:
+        UserError: none can be made there.
+    """
     if config["paths"]["run_dir"]:
         folder = Path(config["paths"]["run_dir"])
     elif HydraConfig.initialized():
         folder = Path(HydraConfig.get().runtime.output_dir)
     else:
         folder = Path(config["paths"]["log_dir"], config["task_name"], "runs", run_id())
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"paths.run_dir={folder}: no folder can be made there ({error.strerror})") from error
     return folder
 
 
