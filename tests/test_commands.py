@@ -105,6 +105,25 @@ def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_p
     (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     finished = sorted(int(path.parent.name) for path in sweep.glob("*/metrics.json"))
     assert finished == [2, 3, 6, 7]
+    # Side by side: the terminal has a line of each, and the folder what it printed.
+    assert set(re.findall(r"^#\d", result.stdout, re.MULTILINE)) == {f"#{job}" for job in range(8)}
+    assert "#0  failed: model.num_heads=3 does not divide" in result.stdout and "#2  val/loss " in result.stdout
+    assert "Everything is in" not in result.stdout and "Everything is in" in (sweep / "2" / "output.log").read_text()
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_find_what_they_find_one_after_another(tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        side_by_side = [f"hydra.launcher.jobs={jobs}", "trainer.threads=1", f"hydra.sweep.dir={jobs}"]
+        result = run("train.py", "-m", "model=bag,attention", "seed=0,1", *TINY[:-1], *side_by_side, folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        metrics = [json.loads((tmp_path / str(jobs) / str(job) / "metrics.json").read_text()) for job in range(4)]
+        for job in metrics:
+            del job["train/seconds"], job["train/samples_per_second"]
+        found.append(metrics)
+    assert found[0] == found[1]
+    assert not list((tmp_path / "1").glob("*/output.log")) and len(list((tmp_path / "2").glob("*/output.log"))) == 4
 
 
 @pytest.mark.slow
@@ -155,7 +174,7 @@ def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_jobs_of_a_search_run_at_once(tmp_path: Path) -> None:
     """And are pruned: what falls behind its neighbours ends before its last epoch."""
-    at_once = ["hparams_search.n_trials=8", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=6"]
+    at_once = ["hparams_search.n_trials=8", "hparams_search.n_jobs=2", "trainer.max_epochs=6"]
     fixed = ["model.embed_dim=8", "model.num_heads=2"]
     result = run("train.py", "-m", "hparams_search=optuna", *TINY, *at_once, *fixed, folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -16,6 +16,7 @@ from attnlab.errors import UserError
 
 # Other people's arguments that say their type but not that a number may be too small.
 NARROWER: dict[tuple[str, str], Any] = {
+    ("Trainer", "threads"): Annotated[int, Ge(1)] | None,  # ours
     ("Trainer", "max_epochs"): Annotated[int, Ge(-1)] | None,
     ("Trainer", "gradient_clip_val"): Annotated[float, Ge(0)] | None,
     ("Trainer", "log_every_n_steps"): Annotated[int, Ge(1)],

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import time
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from attnlab.search.study import (
     open_study,
     without_password,
 )
+from attnlab.threads import available
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Searcher:
     def __init__(self, study: optuna.Study, launcher: Launcher, space: Space, settings: dict[str, Any]) -> None:
         self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
         jobs = settings["n_jobs"]
-        self.batch_size = jobs if jobs > 0 else os.cpu_count() or 1
+        self.batch_size = jobs if jobs > 0 else available()
 
     def step(self, n_trials: int) -> bool:
         """Run one batch of trials; False when there is nothing left to do or to wait for."""

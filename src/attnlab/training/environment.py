@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from attnlab.threads import waiting
+
 PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
 FILE = "environment.json"
+WAITING = "threads wait with"  # of no weight for results
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type} {platform.machine()}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        WAITING: waiting(),
         "precision": trainer.precision,
     }
 
@@ -40,6 +44,7 @@ def differences(run_dir: Path, trainer: Trainer) -> list[str]:
     if not file.is_file():
         return []
     then, now = json.loads(file.read_text(encoding="utf-8")), environment(trainer)
+    then.pop(WAITING, None)
     return [f"{key} {then[key]}, now {now[key]}" for key in then if key in now and then[key] != now[key]]
 
 

@@ -26,6 +26,7 @@ from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.training import results
+from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last
 from attnlab.training.environment import write_environment
@@ -78,6 +79,12 @@ def train(cfg: DictConfig) -> results.Metrics:
     Raises:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
+    with own_output() as metrics:
+        metrics |= _train(cfg)
+    return metrics
+
+
+def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
     config.pop("hydra", None)  # of a config that was composed with it

@@ -1,0 +1,84 @@
+"""How many threads compute, and how they wait for each other."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+# GNU's and LLVM's OpenMP let threads spin while they wait for one another, so long that beside a busy process training
+# falls to a fraction of its speed: who waits holds the core that the other needs. See `python -m benchmarks busy`.
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+DECIDES_WAITING = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
+DECIDES_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def wait_gently() -> None:
+    """Let the threads of this process and of its children sleep soon while they wait; it changes no result.
+
+    It has to come before torch is imported. What the environment says already stays.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in DECIDES_WAITING):
+        os.environ.update(WAITING)
+
+
+def waiting() -> str | None:
+    """What the environment says of waiting; None where OpenMP does as it comes."""
+    return " ".join(f"{name}={os.environ[name]}" for name in DECIDES_WAITING if name in os.environ) or None
+
+
+def available() -> int:
+    """Cores that this process may use: by affinity, cgroup, `LOKY_MAX_CPU_COUNT` and Slurm's share."""
+    from joblib import cpu_count
+
+    share = os.environ.get("SLURM_CPUS_PER_TASK")
+    return min(cpu_count(only_physical_cores=True), int(share) if share else sys.maxsize)
+
+
+def use_threads(number: int | None) -> None:
+    """Compute with so many threads; None: with what the environment says, or else one for each core at hand."""
+    import torch
+
+    torch.set_num_threads(number or _without_a_word())
+    if waiting() is None and torch.get_num_threads() > 1:
+        log.warning("torch was imported before attnlab: beside other processes it will be slow; import attnlab first")
+
+
+@cache
+def _without_a_word() -> int:
+    import torch
+
+    return torch.get_num_threads() if any(name in os.environ for name in DECIDES_NUMBER) else available()
+
+
+def share(number: int, jobs: int | None, trainer: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of `number` jobs run at once on this machine, and with how many threads each.
+
+    Args:
+        jobs: as the user asks for, at most; None: as the cores allow, and one where `trainer` trains on a GPU.
+        trainer: its settings.
+    """
+    cores = available()
+    given = trainer.get("threads") or _from_environment()
+    if jobs is None:
+        jobs = 1 if _on_gpu(trainer.get("accelerator")) else max(1, cores // (given or 1))
+    jobs = min(number, jobs)
+    return jobs, given or max(1, cores // jobs)
+
+
+def _from_environment() -> int | None:
+    given = next((os.environ[name] for name in DECIDES_NUMBER if name in os.environ), "")
+    first = given.split(",")[0]  # OpenMP takes a number for each level of nesting
+    return int(first) if first.isdigit() else None
+
+
+def _on_gpu(accelerator: str | None) -> bool:
+    if accelerator == "cpu" or version("torch").endswith("+cpu"):
+        return False  # without waiting for torch
+    import torch
+
+    return torch.accelerator.is_available()

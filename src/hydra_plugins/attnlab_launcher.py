@@ -1,0 +1,42 @@
+"""Makes `hydra/launcher: local` known to Hydra, which imports this file at every start: nothing heavy here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class LocalLauncherConfig:
+    """`jobs` at once; null: one for each core that this process may use, and one where training is on a GPU."""
+
+    _target_: str = "hydra_plugins.attnlab_launcher.LocalLauncher"
+    jobs: int | None = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConfig, provider="attnlab")
+
+
+class LocalLauncher(Launcher):
+    """Runs the jobs of a multirun on this machine, side by side where it has the cores for it."""
+
+    def __init__(self, jobs: int | None) -> None:
+        self.jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+        from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
+
+        from attnlab.threads import share
+
+        jobs, threads = share(len(job_overrides), self.jobs, self.config.get("trainer") or {})
+        launcher = BasicLauncher() if jobs == 1 else JoblibLauncher(n_jobs=jobs, inner_max_num_threads=threads)
+        launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
+        return launcher.launch(job_overrides, initial_job_idx)

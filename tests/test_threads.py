@@ -1,0 +1,111 @@
+"""How many threads compute and how they wait, decided where nobody else has."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from attnlab import threads
+from attnlab.threads import DECIDES_NUMBER, DECIDES_WAITING, WAITING, available, share, use_threads
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """An environment that says nothing of threads, on four cores; torch's number is put back."""
+    for name in (*DECIDES_NUMBER, *DECIDES_WAITING, "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "available", lambda: 4)
+    threads._without_a_word.cache_clear()
+    before = torch.get_num_threads()
+    yield monkeypatch
+    torch.set_num_threads(before)
+    threads._without_a_word.cache_clear()
+
+
+def said_of_waiting(code: str, **environment: str) -> str:
+    """What a fresh process prints that runs `code`."""
+    plain = {name: value for name, value in os.environ.items() if name not in DECIDES_WAITING} | environment
+    command = [sys.executable, "-c", f"{code}; from attnlab.threads import waiting; print(waiting())"]
+    return subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_attnlab_decides_how_threads_wait() -> None:
+    ours = " ".join(f"{name}={value}" for name, value in WAITING.items())
+    assert said_of_waiting("import attnlab, torch") == ours
+
+
+@pytest.mark.parametrize("name", DECIDES_WAITING)
+def test_what_the_user_has_set_wins(name: str) -> None:
+    assert said_of_waiting("import attnlab", **{name: "1"}) == f"{name}=1"
+
+
+def test_after_torch_it_is_too_late_and_said(untouched: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    threads.wait_gently()  # torch is imported here
+    assert threads.waiting() is None
+    use_threads(2)
+    assert "import attnlab first" in caplog.text
+    caplog.clear()
+    untouched.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    use_threads(2)
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_setting_counts_and_without_one_all_cores() -> None:
+    use_threads(3)
+    assert torch.get_num_threads() == 3
+    use_threads(None)
+    assert torch.get_num_threads() == 4
+
+
+def test_the_environment_counts_more_than_the_cores(untouched: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)  # as OpenMP does by what the environment says
+    untouched.setenv("OMP_NUM_THREADS", "2")
+    use_threads(None)
+    assert torch.get_num_threads() == 2
+
+
+def test_cores_are_what_slurm_and_joblib_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda **_: 8)
+    assert available() == 8
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert available() == 3
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "16")
+    assert available() == 8
+
+
+@pytest.mark.parametrize(
+    ("jobs", "asked", "threads_each", "on_gpu", "expected"),
+    [
+        (20, None, None, False, (4, 1)),
+        (2, None, None, False, (2, 2)),
+        (1, None, None, False, (1, 4)),
+        (20, 2, None, False, (2, 2)),
+        (20, 8, None, False, (8, 1)),
+        (20, None, 2, False, (2, 2)),
+        (20, None, 8, False, (1, 8)),
+        (20, None, None, True, (1, 4)),
+        (20, 2, None, True, (2, 2)),
+    ],
+)
+def test_jobs_share_the_cores(
+    jobs: int,
+    asked: int | None,
+    threads_each: int | None,
+    on_gpu: bool,
+    expected: tuple[int, int],
+    untouched: pytest.MonkeyPatch,
+) -> None:
+    untouched.setattr(threads, "version", lambda _: "2.13.0")
+    untouched.setattr("torch.accelerator.is_available", lambda: on_gpu)
+    assert share(jobs, asked, {"accelerator": "auto", "threads": threads_each}) == expected
+    if asked is None and threads_each is None:
+        assert share(jobs, asked, {"accelerator": "cpu"})[0] == min(4, jobs)
+
+
+def test_jobs_have_the_threads_that_the_environment_says(untouched: pytest.MonkeyPatch) -> None:
+    untouched.setenv("OMP_NUM_THREADS", "2,1")
+    assert share(20, None, {"accelerator": "cpu"}) == (2, 2)
