@@ -29,7 +29,7 @@ SYSTEMS: dict[str, dict[str, str]] = {"ours": {}, "torch's own": AS_TORCH_COMES,
 
 
 def measure() -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for model in MODELS:
         with ExitStack() as stack:
             workers = {name: stack.enter_context(worker(model, name, SYSTEMS[name])) for name in SYSTEMS}

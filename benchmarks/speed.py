@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from attnlab.config import instantiate
 from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.sources import Split
 from attnlab.training.module import TextClassification
 from attnlab.training.run import tidy_process
 from attnlab.training.trainer import make_trainer
@@ -114,26 +115,31 @@ class WithLoss(nn.Module):
 
 
 def transformers_trainer(
-    name: str, config: dict[str, Any], data: TextDataModule, seconds: float | None = None
+    name: str, config: dict[str, Any], data: TextDataModule, seconds: float | None = None, evaluate: bool = False
 ) -> Callable[[], float]:
     """The notebook's pipeline: every document padded to 128, in a data set of the `datasets` library.
 
-    It trains the notebook's own model where there is one by this name, ours otherwise, for one epoch or `seconds`.
+    It trains the notebook's own model where there is one by this name, ours otherwise, for one epoch or `seconds`;
+    with `evaluate` it keeps the best of its checkpoints by validation and tests it.
     """
     from datasets import Dataset
     from transformers import Trainer, TrainerCallback, TrainingArguments, logging
 
     logging.set_verbosity_error()
     pad = data.datasets["train"].pad_id
-    encodings = data.tokenizer.encode_batch_fast(data.splits["train"].texts)
-    for encoding in encodings:
-        encoding.pad(128, pad_id=pad)
-    columns = {
-        "input_ids": [encoding.ids for encoding in encodings],
-        "attention_mask": [encoding.attention_mask for encoding in encodings],
-        "label": data.splits["train"].labels,
-    }
-    documents = Dataset.from_dict(columns)
+
+    def padded(split: Split) -> Dataset:
+        encodings = data.tokenizer.encode_batch_fast(split.texts)
+        for encoding in encodings:
+            encoding.pad(128, pad_id=pad)
+        columns = {
+            "input_ids": [encoding.ids for encoding in encodings],
+            "attention_mask": [encoding.attention_mask for encoding in encodings],
+            "label": split.labels,
+        }
+        return Dataset.from_dict(columns)
+
+    documents = {name: padded(split) for name, split in data.splits.items() if evaluate or name == "train"}
 
     class Clock(TrainerCallback):
         """Ends training in time, and knows how fast it was."""
@@ -159,13 +165,18 @@ def transformers_trainer(
                 learning_rate=config["optimizer"]["lr"],
                 per_device_train_batch_size=32,
                 num_train_epochs=1 if seconds is None else 1000,
-                save_strategy="no",
+                save_strategy="epoch" if evaluate else "no",
+                eval_strategy="epoch" if evaluate else "no",
+                load_best_model_at_end=evaluate,
                 report_to="none",
                 use_cpu=True,
                 disable_tqdm=True,
             )
-            clock = Clock()
-            Trainer(model=model, args=settings, train_dataset=documents, callbacks=[clock]).train()
+            clock, val = Clock(), documents.get("val")
+            trainer = Trainer(model, settings, train_dataset=documents["train"], eval_dataset=val, callbacks=[clock])
+            trainer.train()
+            if evaluate:
+                trainer.predict(documents["test"])
         return clock.speed
 
     return train

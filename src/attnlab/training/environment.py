@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **_versions(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type} {platform.machine()}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -48,6 +49,12 @@ def differences(run_dir: Path, trainer: Trainer) -> list[str]:
     return [f"{key} {then[key]}, now {now[key]}" for key in then if key in now and then[key] != now[key]]
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
+
+
+@cache  # for the jobs of a sweep: what runs is what was imported
 def commit() -> str | None:
     """The git commit of this program, with "+" where files differ from it; None outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]

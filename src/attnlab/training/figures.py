@@ -14,6 +14,7 @@ MATRIX_CLASSES = 60  # more can't be told apart in one picture
 NUMBERED_CLASSES = 20  # above it the numbers in the cells would run into each other
 PAIRS = 30
 NAME_LENGTH = 24
+DPI = 100
 
 
 def draw_figures(folder: Path, counts: Counts | None, label_names: list[str]) -> None:
@@ -54,10 +55,14 @@ def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     size = len(label_names)
-    side = min(0.9 * size, 6 + 0.2 * size)  # room for numbers in the cells, as long as there are any
-    figure = Figure(figsize=(side + 2, 0.9 * side + 1.6), layout="constrained", dpi=150)
-    axes = figure.add_subplot(title=f"{counts.sum():,} test documents")
     names, numbered = _shortened(label_names), size <= NUMBERED_CLASSES
+    side = max(2.5, min(0.8 * size, 6 + 0.2 * size))  # room for numbers in the cells, as long as there are any
+    # Of inches: the names, which lie along one side and are slanted at the other. matplotlib's own layout draws twice.
+    margin = 0.7 + 0.08 * max(map(len, names))
+    figure = Figure(figsize=(side + 1.4 * margin, side + margin + 0.4), dpi=DPI)
+    width, height = figure.get_size_inches()
+    box = (margin / width, margin / height, side / width, side / height)
+    axes = figure.add_axes(box, title=f"{counts.sum():,} test documents")
     matrix = torch.from_numpy(counts)
     MulticlassConfusionMatrix(size).plot(matrix, ax=axes, add_text=numbered, labels=names, cmap="Blues")
     figure.savefig(path)
@@ -67,7 +72,7 @@ def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: 
     from matplotlib.figure import Figure
 
     names, shown = _shortened(label_names), pairs[:PAIRS]
-    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=DPI)
     axes = figure.add_subplot(title=f"The most confused of {len(label_names):,} classes", xlabel="test documents")
     shares = [f"{100 * number / counts[row].sum():.0f} % of the class" for row, _, number in shown]
     bars = axes.barh(range(len(shown)), [number for _, _, number in shown])
@@ -92,7 +97,8 @@ def _draw_curves(folder: Path) -> None:
             for key in ("train/loss", "val/loss", "val/acc"):
                 if row.get(key):
                     curves[key].append((int(row["step"]), float(row[key])))
-    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(8, 3.2), dpi=DPI)
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.16, top=0.9)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
         for key, points in curves.items():
             if key.endswith(name):
