@@ -34,7 +34,7 @@ class LocalLauncher(Launcher):
         from hydra._internal.core_plugins.basic_launcher import BasicLauncher
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
-        from attnlab.threads import share
+        from attnlab.process import share
 
         jobs, threads = share(len(job_overrides), self.jobs, self.config.get("trainer") or {})
         launcher = BasicLauncher() if jobs == 1 else JoblibLauncher(n_jobs=jobs, inner_max_num_threads=threads)

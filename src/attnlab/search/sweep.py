@@ -19,6 +19,7 @@ from optuna.trial import Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
+from attnlab.process import available
 from attnlab.search.report import report
 from attnlab.search.space import Space, make_space
 from attnlab.search.study import (
@@ -32,7 +33,6 @@ from attnlab.search.study import (
     open_study,
     without_password,
 )
-from attnlab.threads import available
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from attnlab.threads import waiting
+from attnlab.process import waiting
 
 PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
 FILE = "environment.json"

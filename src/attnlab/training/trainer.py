@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import (
 
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
-from attnlab.threads import use_threads
+from attnlab.process import use_threads
 from attnlab.training.averaging import WeightAverage
 from attnlab.training.callbacks import NoProfiler
 from attnlab.training.checkpoints import WholeCheckpointIO

@@ -1,5 +1,6 @@
 """How many threads compute and how they wait, decided where nobody else has."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from attnlab import threads
-from attnlab.threads import DECIDES_NUMBER, DECIDES_WAITING, WAITING, available, share, use_threads
+from attnlab import process
+from attnlab.process import DECIDES_NUMBER, DECIDES_WAITING, WAITING, available, share, use_threads
 
 
 @pytest.fixture
@@ -17,18 +18,18 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An environment that says nothing of threads, on four cores; torch's number is put back."""
     for name in (*DECIDES_NUMBER, *DECIDES_WAITING, "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "available", lambda: 4)
-    threads._without_a_word.cache_clear()
+    monkeypatch.setattr(process, "available", lambda: 4)
+    process._without_a_word.cache_clear()
     before = torch.get_num_threads()
     yield monkeypatch
     torch.set_num_threads(before)
-    threads._without_a_word.cache_clear()
+    process._without_a_word.cache_clear()
 
 
 def said_of_waiting(code: str, **environment: str) -> str:
     """What a fresh process prints that runs `code`."""
     plain = {name: value for name, value in os.environ.items() if name not in DECIDES_WAITING} | environment
-    command = [sys.executable, "-c", f"{code}; from attnlab.threads import waiting; print(waiting())"]
+    command = [sys.executable, "-c", f"{code}; from attnlab.process import waiting; print(waiting())"]
     return subprocess.run(command, env=plain, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -43,8 +44,8 @@ def test_what_the_user_has_set_wins(name: str) -> None:
 
 
 def test_after_torch_it_is_too_late_and_said(untouched: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    threads.wait_gently()  # torch is imported here
-    assert threads.waiting() is None
+    process.wait_gently()  # torch is imported here
+    assert process.waiting() is None
     use_threads(2)
     assert "import attnlab first" in caplog.text
     caplog.clear()
@@ -99,7 +100,7 @@ def test_jobs_share_the_cores(
     expected: tuple[int, int],
     untouched: pytest.MonkeyPatch,
 ) -> None:
-    untouched.setattr(threads, "version", lambda _: "2.13.0")
+    untouched.setattr(process, "version", lambda _: "2.13.0")
     untouched.setattr("torch.accelerator.is_available", lambda: on_gpu)
     assert share(jobs, asked, {"accelerator": "auto", "threads": threads_each}) == expected
     if asked is None and threads_each is None:
@@ -109,3 +110,28 @@ def test_jobs_share_the_cores(
 def test_jobs_have_the_threads_that_the_environment_says(untouched: pytest.MonkeyPatch) -> None:
     untouched.setenv("OMP_NUM_THREADS", "2,1")
     assert share(20, None, {"accelerator": "cpu"}) == (2, 2)
+
+
+# glibc's `mallinfo2` says how much of what is held would go back to the system at once: its fifth number.
+MAPPED = """
+import ctypes, {imported}
+class Info(ctypes.Structure):
+    _fields_ = [(str(number), ctypes.c_size_t) for number in range(10)]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+bytearray(28 << 20)  # of which glibc learns to keep pieces of this size
+piece = bytearray(24 << 20)
+print(getattr(libc.mallinfo2(), "4") >> 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc")
+def test_large_pieces_of_memory_go_back_at_once() -> None:
+    def mapped(imported: str, **environment: str) -> int:
+        command = [sys.executable, "-c", MAPPED.format(imported=imported)]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        result = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
+        return int(result.stdout)
+
+    assert mapped("attnlab") >= 24
+    assert mapped("sys") < 24 and mapped("attnlab", MALLOC_MMAP_THRESHOLD_=str(31 << 20)) < 24

@@ -1,5 +1,6 @@
-"""How many threads compute, and how they wait for each other."""
+"""What this process takes of the machine: threads, how they wait for each other, and memory."""
 
+import ctypes
 import logging
 import os
 import sys
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 # falls to a fraction of its speed: who waits holds the core that the other needs. See `python -m benchmarks busy`.
 WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 DECIDES_WAITING = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
+M_MMAP_THRESHOLD = -3  # of malloc.h
+MMAP_THRESHOLD = 16 << 20  # bytes
 DECIDES_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,6 +32,18 @@ def wait_gently() -> None:
 def waiting() -> str | None:
     """What the environment says of waiting; None where OpenMP does as it comes."""
     return " ".join(f"{name}={os.environ[name]}" for name in DECIDES_WAITING if name in os.environ) or None
+
+
+def hold_memory_together() -> None:
+    """Have glibc give large pieces of memory back, where by and by it would keep all below 32 MB for itself.
+
+    Batches differ in length, so what it keeps is in pieces that fit nothing. It changes no result; what the environment
+    says already stays, and other systems have no such setting.
+    """
+    if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ) and sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "gnu_get_libc_version"):
+            libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
 def available() -> int:
