@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus, stratified
+from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus
 from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
+from attnlab.data.splitting import stratified
 from attnlab.data.tokenization import BPE, TokenizerRecipe, WordLevel
 from attnlab.errors import UserError
 
@@ -65,7 +66,7 @@ def test_validating_on_test_warns(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], "'a' has one article")],
+    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], r"have one document .*\(a\)")],
 )
 def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
