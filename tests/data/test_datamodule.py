@@ -92,7 +92,7 @@ def test_batches_of_every_split(make: Callable[..., TextDataModule], caplog: pyt
         data.setup()
     assert "Data: 90 train, 10 val, 40 test documents; 4 classes" in caplog.text
     assert re.search(
-        r"Cut, % of documents/tokens \(unknown\): train 89/2\d \(0\.0\), val 100/2\d \(0\.0\), test ", caplog.text
+        r"Cut, % of documents/tokens \(unknown\): train 89/2\d \(0\.0\),\s+val 100/2\d \(0\.0\),\s+test ", caplog.text
     )
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]

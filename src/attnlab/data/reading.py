@@ -14,6 +14,7 @@ from attnlab.data.separated import read_separated
 from attnlab.data.structured import read_json, read_parquet
 from attnlab.data.tables import Columns, Table, concatenate
 from attnlab.errors import UserError, first_line
+from attnlab.paths import shown
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ def read_split(key: str, paths: Paths, columns: Columns, form: Form, field: str 
     if isinstance(paths, Mapping):
         return _read_columns(key, paths, columns, form)
     files = find_files(key, paths)
-    given = paths if isinstance(paths, str) else f"data.{key}"
-    name = str(files[0]) if len(files) == 1 else f"{given} ({len(files)} files)"
+    given = shown(Path(paths)) if isinstance(paths, str) else f"data.{key}"
+    name = str(shown(files[0])) if len(files) == 1 else f"{given} ({len(files)} files)"
     return concatenate([_read_file(key, file, columns, form, field) for file in files], name)
 
 
@@ -70,7 +71,7 @@ def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | 
     try:
         kind = form.format_of(key, path)
         with open_file(path) as file:
-            return _read(kind, file, str(path), columns, form, field)
+            return _read(kind, file, str(shown(path)), columns, form, field)
     except UserError:
         raise
     except Exception as error:  # a file from outside can fail in any way
@@ -114,7 +115,7 @@ def _read_fasttext(file: BinaryIO, name: str, columns: Columns, form: Form) -> T
     texts = [LABEL_WORD.sub("", line).strip() for line in lines]
     plain = replace(columns, texts=("text",), label="label", group=None)
     table = plain.table(name, {"text": texts, "label": [found[0] if found else "" for found in labels]})
-    return replace(table, form=f"fastText's lines, {encoding}")
+    return replace(table, form=f"; fastText's lines, {encoding}")
 
 
 def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Form) -> Table:
@@ -127,10 +128,10 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Fo
                 values[str(column)], encoding = _lines(opened, form)
         except (OSError, UnicodeError) as error:
             raise UserError(f"can't read data.{key}.{column}={path}: {_what(error, form)}") from error
-    name = ", ".join(map(str, paths.values()))
+    name = ", ".join(str(shown(Path(path))) for path in paths.values())
     sizes = [len(lines) for lines in values.values()]
     if len(set(sizes)) > 1:
         raise UserError(f"{name} have {', '.join(map(str, sizes))} lines; they need equally many, one a document")
     needed = columns.needed(list(values), name)
-    table = columns.table(name, {column: values[column] for column in needed})
-    return replace(table, form=f"a line a document, {encoding}")
+    table = columns.table(name, {column: values[column] for column in needed}, present=list(values))
+    return replace(table, form=f"{table.form}; a line a document, {encoding}")

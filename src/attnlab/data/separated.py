@@ -52,10 +52,11 @@ def read_separated(file: BinaryIO, name: str, columns: Columns, form: Form, usua
     rows = rows.iloc[1:] if form.header else rows
     if rows.empty:
         raise ValueError("it has no rows")
-    table = columns.table(name, {column: rows[present.index(column)].to_list() for column in needed})
+    values = {column: rows[present.index(column)].to_list() for column in needed}
+    table = columns.table(name, values, present=present)
     found = "" if delimiter == usual or form.delimiter else " (found)"
     marks = "quote" if quoted else "are text"
-    words = f"separated by {delimiter!r}{found}, {encoding.removesuffix('-sig')}, quotation marks {marks}"
+    words = f"{table.form}; separated by {delimiter!r}{found}, {encoding.removesuffix('-sig')}, quotation marks {marks}"
     return replace(table, form=words, quoted=quoted)
 
 

@@ -38,8 +38,8 @@ def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: st
     if not count:
         raise ValueError("it has no rows")
     needed = columns.needed(list(present), name)
-    table = columns.table(name, {column: values[column] for column in needed})
-    return replace(table, form=f"JSON, {encoding.removesuffix('-sig')}")
+    table = columns.table(name, {column: values[column] for column in needed}, present=list(present))
+    return replace(table, form=f"{table.form}; JSON, {encoding.removesuffix('-sig')}")
 
 
 def _rows(lines: io.TextIOWrapper, name: str, columns: Columns, field: str | None) -> Iterator[dict[str, Any]]:
@@ -141,7 +141,7 @@ def read_parquet(file: BinaryIO, name: str, columns: Columns) -> Table:
         raise ValueError("it has no rows")
     rows = parquet.read(needed)
     values = {column: rows.column(column).to_pylist() for column in needed}
-    return replace(columns.table(name, values, _class_names(schema.metadata, columns.label)), form="parquet")
+    return columns.table(name, values, _class_names(schema.metadata, columns.label), schema.names)
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:

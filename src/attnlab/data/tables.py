@@ -52,8 +52,17 @@ class Columns:
                 raise UserError(f"{name} has two columns named {column}; rename one of them")
         return list(dict.fromkeys(found))
 
-    def table(self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None = None) -> "Table":
+    def table(
+        self,
+        name: str,
+        values: Mapping[str, Sequence[Any]],
+        classes: list[str] | None = None,
+        present: Sequence[str] = (),
+    ) -> "Table":
         """What stands in the columns; integer labels are numbers of `classes`, where these are given.
+
+        Args:
+            present: all columns that there are, to say which were used.
 
         Raises:
             UserError: something there is no text, or no label.
@@ -64,7 +73,18 @@ class Columns:
         missing = [""] * len(joined)
         labels = list(self._labels(name, values[self.label], classes or [])) if self.label in values else missing
         groups = None if self.group is None else ["" if v is None else str(v) for v in values[self.group]]
-        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))])
+        form = self._describe(present) if present else ""
+        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form)
+
+    def _describe(self, present: Sequence[str]) -> str:
+        used = [*self.texts, self.label, *([] if self.group is None else [self.group])]
+        others = [column for column in present if column not in used]
+        return (
+            f"; text from {' + '.join(self.texts)}"
+            + (f", label from {self.label}" if self.label in present else ", no labels")
+            + (f", group from {self.group}" if self.group is not None else "")
+            + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
+        )
 
     def _texts(self, name: str, column: str, values: Iterable[Any]) -> Iterator[str]:
         for row, value in enumerate(values):
@@ -102,7 +122,7 @@ class Table:
         classes: all that there can be, in their order, where the set says so.
         parts: name and number of rows of each file that it was read from.
         kept: of all these rows the ones that are left; None for all.
-        form: how these are written, in words.
+        form: which columns were used and how the files are written, in words.
         quoted: whether quotation marks were taken to enclose texts; None where that can't be.
     """
 

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
@@ -86,7 +87,8 @@ class Labelled(Source):
             splits = {"train", *splits}  # what is tested is found out from train
         tables, others = self.tables([split for split in SPLITS if split in splits])
         for table in tables.values():
-            log.info("Read %s: %s rows%s", table.name, f"{len(table.texts):,}", f"; {table.form}" if table.form else "")
+            understood = f"Read {table.name}: {len(table.texts):,} rows{table.form}"
+            log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
             warn_of_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
         return corpus if share is None else cut_test(corpus, share, self.split_seed)

@@ -8,6 +8,7 @@ from attnlab.data.forms import Form
 from attnlab.data.sources.base import Labelled
 from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError, first_line
+from attnlab.paths import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,11 @@ class Folders(Labelled):
                         "data.encoding=, such as cp1252 or latin-1"
                     ) from error
                 labels.append(label.name)
-                parts.append((str(file), 1))
+                parts.append((str(shown(file)), 1))
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
-        table = Columns.of("text", "label").table(str(folder), {"text": texts, "label": labels})
-        return replace(table, parts=parts, form="a folder a class")
+        table = Columns.of("text", "label").table(str(shown(folder)), {"text": texts, "label": labels})
+        return replace(table, parts=parts, form="; a folder a class")
 
 
 def _below(folder: Path) -> list[Path]:

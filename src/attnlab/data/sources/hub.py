@@ -101,7 +101,7 @@ def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool
         values = {column: dataset[column][:] for column in needed}
     except Exception as error:  # damage that shows only when the values are read
         raise UserError(f"can't read {name}: {first_line(error)}. Mend the set or get it again") from error
-    return replace(columns.table(name, values, classes), quoted=quoted)
+    return replace(columns.table(name, values, classes, dataset.column_names), quoted=quoted)
 
 
 def _cause(error: Exception, path: str) -> str:
