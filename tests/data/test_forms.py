@@ -250,6 +250,19 @@ def test_rows_without_a_text_are_counted_and_can_be_left_out(tmp_path: Path, cap
     assert re.search(r"2 of 8 rows have no label \(.*0\.csv row 2, .*1\.csv row 2\): left out", caplog.text)
 
 
+def test_pairs_of_texts(tmp_path: Path) -> None:
+    rows = [(*text.split(" number "), label) for text, label in ROWS]
+    files: Content = {"a.csv": separated(rows, header="premise,hypothesis,label\n")}
+    corpus = source(tmp_path, files, text="premise", text_pair="hypothesis", test=0.5).load()
+    assert sorted(corpus.train.documents + corpus.test.documents) == sorted(row[:2] for row in rows)
+    assert corpus.train.readable[0] == " || ".join(corpus.train.documents[0])
+    files = {"a.csv": separated([*rows, ("x", "", "sport")], header="premise,hypothesis,label\n")}
+    with pytest.raises(UserError, match=r"1 of 13 rows have no second text \(row 12\)"):
+        source(tmp_path, files, text="premise", text_pair="hypothesis").load()
+    with pytest.raises(UserError, match=r"data\.text_pair=other is no column of"):
+        source(tmp_path, files, text="premise", text_pair="other").load()
+
+
 def test_classes_that_are_too_small_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [*ROWS, ("one more", "lone"), ("and one", "single")]
     files: Content = {"a.csv": separated(rows), "b.csv": separated([("x", "sport"), ("y", "lone")])}
@@ -354,6 +367,7 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "rare.csv": separated([*ROWS, ("one", "lone")]),
         "authors.csv": separated([(*row, f"{i // 2}") for i, row in enumerate(ROWS)], header="text,label,author\n"),
         "unlabelled.csv": "text\nx\n",
+        "pairs.csv": separated(titled, header="premise,hypothesis,label\n"),
         "hubfolder/train.csv": separated(titled, header="title,description,label\n"),
         "hubfolder/test.csv": separated(titled, header="title,description,label\n"),
     }

@@ -19,7 +19,7 @@ from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.sources.corpus import shortened
 from attnlab.data.splitting import set_aside, stratified
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
-from attnlab.data.tokens import fingerprint, tokenize
+from attnlab.data.tokens import Documents, fingerprint, tokenize
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class TextDataModule(LightningDataModule):
         seed: decides the order of training batches.
         label_names: classes of a trained model, by whose order the data's are then numbered.
 
-    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, and `losses`, metrics of what
-    was cut, unknown, empty or there twice (see `attnlab.data.losses`).
+    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `pairs` (whether documents are pairs of
+    texts), `ceilings`, and `losses`, metrics of what was cut, unknown, empty or doubled (`attnlab.data.losses`).
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class TextDataModule(LightningDataModule):
             corpus = renumber(corpus, self.model_classes)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
         self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
-        texts = {name: split.texts for name, split in self.splits.items()}
+        texts = {name: split.documents for name, split in self.splits.items()}
+        self.pairs = any(split.pairs is not None for split in self.splits.values())
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
@@ -84,7 +85,9 @@ class TextDataModule(LightningDataModule):
             fold = cache(fold_text)  # most texts stand in train as a whole and in the part trained on
             self.losses["data/val_duplicates"] = count_duplicates(texts["train"], texts["val"], fold)
             if "test" in texts:
-                self.losses["data/test_duplicates"] = count_duplicates(corpus.train.texts, corpus.test.texts, fold)
+                self.losses["data/test_duplicates"] = count_duplicates(
+                    corpus.train.documents, corpus.test.documents, fold
+                )
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
@@ -204,11 +207,13 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
     return Corpus(label_names, train, test, ceilings=corpus.ceilings)
 
 
-def fold_text(text: str) -> str:
-    """The text without what two copies of it may differ in: case and white space."""
-    return " ".join(text.casefold().split())
+def fold_text(document: str | tuple[str, str]) -> str:
+    """The document without what two copies of it may differ in: case and white space."""
+    if isinstance(document, tuple):
+        return "\0".join(map(fold_text, document))
+    return " ".join(document.casefold().split())
 
 
-def count_duplicates(known: list[str], asked: list[str], fold: Callable[[str], str] = fold_text) -> int:
-    """How many of the texts `asked` also stand in `known`, as `fold` sees them."""
+def count_duplicates(known: Documents, asked: Documents, fold: Callable[..., str] = fold_text) -> int:
+    """How many of the documents `asked` also stand in `known`, as `fold` sees them."""
     return sum(map(set(map(fold, known)).__contains__, map(fold, asked)))

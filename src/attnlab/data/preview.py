@@ -56,10 +56,11 @@ def _lengths(data: TextDataModule) -> Table:
 def _show_documents(console: Console, data: TextDataModule) -> None:
     """Documents from all over train, their tokens as they go into the model."""
     split, tokens = data.splits["train"], data.datasets["train"].tokens
+    documents = split.readable
     for row in np.unique(np.linspace(0, len(split.texts) - 1, DOCUMENTS).astype(int)):
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
         console.print(f"[bold]{escape(data.label_names[split.labels[row]])}[/bold]", no_wrap=True, overflow="ellipsis")
-        _show_in_lines(console, split.texts[row], 3)
+        _show_in_lines(console, documents[row], 3)
         _show_in_lines(console, " | ".join(str(data.tokenizer.id_to_token(token)) for token in ids), 4)
 
 

@@ -113,7 +113,7 @@ def _read_fasttext(file: BinaryIO, name: str, columns: Columns, form: Form) -> T
     if several is not None:
         raise UserError(f"{name}, row {several}: {len(labels[several])} labels; a document has one here")
     texts = [LABEL_WORD.sub("", line).strip() for line in lines]
-    plain = replace(columns, texts=("text",), label="label", group=None)
+    plain = replace(columns, texts=("text",), label="label", group=None, pair=None)
     table = plain.table(name, {"text": texts, "label": [found[0] if found else "" for found in labels]})
     return replace(table, form=f"; fastText's lines, {encoding}")
 

@@ -66,7 +66,7 @@ def _find_delimiter(file: BinaryIO, encoding: str, columns: Columns, form: Form,
     lines = list(islice(text, LOOKED_AT))
     text.detach()
     file.seek(0)
-    wanted = {*columns.texts, columns.label}
+    wanted = {column for _, column in columns.named}
 
     def fits(delimiter: str) -> bool:
         reader = csv.reader(
@@ -96,7 +96,7 @@ def _advice(present: list[str], columns: Columns, form: Form, quoted: bool) -> I
     try:
         yield
     except UserError as error:
-        wanted = (*columns.texts, columns.label)
+        wanted = [column for _, column in columns.named]
         advice = ""
         if not quoted and any(f'"{column}"' in present for column in wanted):
             advice = "; data.quoting=minimal takes the quotation marks away"

@@ -20,9 +20,7 @@ def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: st
     """
     encoding = form.encoding_of(file)
     lines = io.TextIOWrapper(file, encoding=encoding)
-    values: dict[str, list[Any]] = {column: [] for column in (*columns.texts, columns.label)}
-    if columns.group is not None:
-        values[columns.group] = []
+    values: dict[str, list[Any]] = {column: [] for _, column in columns.named}
     present: dict[str, None] = {}  # in their order
     count = 0
     for row in _rows(lines, name, columns, field):

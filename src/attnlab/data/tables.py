@@ -20,19 +20,35 @@ class Columns:
         texts: of one document, joined by `join`.
         label: its class; a set without that column has no labels where `optional`.
         group: documents with one value here stay on one side of a split.
+        pair: the second text, where a document is a pair of texts.
     """
 
     texts: tuple[str, ...]
     label: str
     group: str | None = None
     join: str = " "
+    pair: str | None = None
     optional: bool = False
 
     @classmethod
-    def of(cls, text: Any, label: str | int, group: str | int | None = None, join: str = " ") -> "Columns":
+    def of(
+        cls,
+        text: Any,
+        label: str | int,
+        group: str | int | None = None,
+        join: str = " ",
+        pair: str | int | None = None,
+    ) -> "Columns":
         """As settings name them: `text` is one column or a list of them."""
-        texts = (text,) if isinstance(text, str | int) else tuple(text)
-        return cls(tuple(map(str, texts)), str(label), None if group is None else str(group), join)
+        texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
+        named = (None if column is None else str(column) for column in (group, pair))
+        return cls(texts, str(label), next(named), join, next(named))
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Each column after the setting that names it."""
+        named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), ("label", self.label)]
+        return [(key, column) for key, column in [*named, ("group", self.group)] if column is not None]
 
     def needed(self, present: Sequence[str], name: str) -> list[str]:
         """Those of `present`, the columns of what messages call `name`, that are to be read.
@@ -40,10 +56,8 @@ class Columns:
         Raises:
             UserError: one is not there, or there twice.
         """
-        wanted = [*(("text", text) for text in self.texts), ("label", self.label)]
-        wanted += [("group", self.group)] if self.group is not None else []
         found = []
-        for key, column in wanted:
+        for key, column in self.named:
             if column in present:
                 found.append(column)
             elif key != "label" or not self.optional:
@@ -73,14 +87,16 @@ class Columns:
         missing = [""] * len(joined)
         labels = list(self._labels(name, values[self.label], classes or [])) if self.label in values else missing
         groups = None if self.group is None else ["" if v is None else str(v) for v in values[self.group]]
+        pairs = None if self.pair is None else list(self._texts(name, self.pair, values[self.pair]))
         form = self._describe(present) if present else ""
-        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form)
+        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form, pairs=pairs)
 
     def _describe(self, present: Sequence[str]) -> str:
-        used = [*self.texts, self.label, *([] if self.group is None else [self.group])]
+        used = {column for _, column in self.named}
         others = [column for column in present if column not in used]
         return (
             f"; text from {' + '.join(self.texts)}"
+            + (f", its pair from {self.pair}" if self.pair is not None else "")
             + (f", label from {self.label}" if self.label in present else ", no labels")
             + (f", group from {self.group}" if self.group is not None else "")
             + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
@@ -118,7 +134,7 @@ class Table:
         column: the one that holds the labels.
         texts: "" where there is none.
         labels: as they are written, "" where there is none.
-        groups: likewise; None where none were asked for.
+        groups, pairs: likewise; None where none were asked for.
         classes: all that there can be, in their order, where the set says so.
         parts: name and number of rows of each file that it was read from.
         kept: of all these rows the ones that are left; None for all.
@@ -136,6 +152,7 @@ class Table:
     kept: Sequence[int] | None = None
     form: str = ""
     quoted: bool | None = None
+    pairs: list[str] | None = None
 
     def place(self, row: int) -> str:
         """Where a user finds this row."""
@@ -154,6 +171,7 @@ class Table:
             texts=[self.texts[row] for row in rows],
             labels=[self.labels[row] for row in rows],
             groups=None if self.groups is None else [self.groups[row] for row in rows],
+            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
             kept=rows if self.kept is None else [self.kept[row] for row in rows],
         )
 
@@ -194,5 +212,6 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
         texts=[text for table in tables for text in table.texts],
         labels=[label for table in tables for label in table.labels],
         groups=None if first.groups is None else [group for table in tables for group in table.groups or []],
+        pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
         parts=[part for table in tables for part in table.parts],
     )

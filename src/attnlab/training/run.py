@@ -128,6 +128,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         scheduler=config["scheduler"],
         label_names=datamodule.label_names,
         tokenizer=datamodule.tokenizer.to_str(),
+        pairs=datamodule.pairs,
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
@@ -206,7 +207,7 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
-                texts = fitted.datamodule.splits["test"].texts if tested else []
+                texts = fitted.datamodule.splits["test"].readable if tested else []
                 with outliving_wandb():
                     log_results(logger, run_dir, metrics, predictions, texts, label_names)
         results.print_summary(run_dir, metrics)

@@ -11,6 +11,7 @@ import numpy as np
 from attnlab.data.headlines import Labels
 from attnlab.data.splitting import Mask, set_aside
 from attnlab.data.tables import Table
+from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,36 @@ OnEmpty = Literal["refuse", "drop"]
 
 @dataclass(frozen=True)
 class Split:
-    """Documents and their class numbers; labels: [N] int64. Those of one group, but "", stay on one side of a split."""
+    """N documents and their class numbers.
+
+    Attributes:
+        texts: of each document, or where it is a pair of texts the first one.
+        labels: [N] int64.
+        groups: those of one group, but "", stay on one side of a split.
+        pairs: the second texts.
+    """
 
     texts: list[str]
     labels: Labels
     groups: list[str] | None = None
+    pairs: list[str] | None = None
+
+    @property
+    def documents(self) -> Documents:
+        """What a tokenizer takes."""
+        return self.texts if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
+
+    @property
+    def readable(self) -> list[str]:
+        """Each document as one text."""
+        return [text if isinstance(text, str) else " || ".join(text) for text in self.documents]
 
     def take(self, mask: Mask) -> "Split":
         """The documents where `mask`, [N], is set."""
         rows = np.flatnonzero(mask)
         groups = None if self.groups is None else [self.groups[row] for row in rows]
-        return Split([self.texts[row] for row in rows], self.labels[mask], groups)
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        return Split([self.texts[row] for row in rows], self.labels[mask], groups, pairs)
 
 
 NOTHING = Split([], np.empty(0, dtype=np.int64))
@@ -98,15 +118,16 @@ def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
     """The rows that have a text, and a label where any has."""
     labelled = any(table.labels)
     texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
+    pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
     labels = [row for row, label in enumerate(table.labels) if labelled and not label]
-    for what, rows in (("text", texts), ("label", labels)):
+    for what, rows in (("text", texts), ("second text", pairs), ("label", labels)):
         if rows:
             first = ", ".join(map(table.place, rows[:5])) + (", ..." if len(rows) > 5 else "")
             found = f"{table.name}: {len(rows):,} of {len(table.texts):,} rows have no {what} ({first})"
             if on_empty == "refuse":
                 raise UserError(f"{found}; data.on_empty=drop leaves them out")
             log.warning("%s: left out", found)
-    empty = {*texts, *labels}
+    empty = {*texts, *pairs, *labels}
     return table.take([row for row in range(len(table.texts)) if row not in empty]) if empty else table
 
 
@@ -159,7 +180,8 @@ def _numbered(table: Table, classes: list[str]) -> Split:
             f"{table.name}, {table.place(unknown)}: the label {table.labels[unknown]!r} is none of the training set; "
             f"give it one of {shortened(classes)} or remove the row"
         )
-    return Split(table.texts, np.array([number[label] for label in table.labels], dtype=np.int64), table.groups)
+    labels = np.array([number[label] for label in table.labels], dtype=np.int64)
+    return Split(table.texts, labels, table.groups, table.pairs)
 
 
 def shortened(names: Sequence[str]) -> str:

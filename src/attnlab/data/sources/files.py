@@ -20,6 +20,7 @@ class Files(Labelled):
         train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or by column files
             of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
         text: the column of the texts, or several, joined by `join`.
+        text_pair: the column of the second texts, where a document is a pair of texts.
         label: the column of the labels, strings or numbers.
         group: a column; documents with one value there stay on one side of a split that is cut here.
         format, header, delimiter, encoding, quoting: see `attnlab.data.forms.Form`.
@@ -32,6 +33,7 @@ class Files(Labelled):
     val: Paths | None = None
     test: Paths | float | None = None
     text: str | int | list[str | int] = "text"
+    text_pair: str | int | None = None
     label: str | int = "label"
     group: str | int | None = None
     join: str = " "
@@ -69,7 +71,7 @@ class Files(Labelled):
             {key: str(paths) for key, paths in chosen.items()},
             {key: {(file, fields[key]) for file in files[key]} for key in chosen},
         )
-        columns = Columns.of(self.text, self.label, self.group, self.join)
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
         tables = {
             key: read_split(key, paths, replace(columns, optional=key == "test"), self._form(), fields[key])
             for key, paths in chosen.items()

@@ -27,7 +27,7 @@ class Hub(Labelled):
         path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files; or a folder
             that `save_to_disk` wrote.
         name: the set's configuration, where it has several.
-        text, label, group, join, quoting: as of `Files`, the last for a set of CSV files.
+        text, text_pair, label, group, join, quoting: as of `Files`, the last for a set of CSV files.
         train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
             for nothing else, and a share as `test` cuts it out of train.
     """
@@ -37,6 +37,7 @@ class Hub(Labelled):
     path: str
     name: str | None = None
     text: str | int | list[str | int] = "text"
+    text_pair: str | int | None = None
     label: str | int = "label"
     group: str | int | None = None
     join: str = " "
@@ -62,7 +63,7 @@ class Hub(Labelled):
             if split not in present:
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
-        columns = Columns.of(self.text, self.label, self.group, self.join)
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
         tables = {
             key: _read(present[split], f"the {split} split", replace(columns, optional=key == "test"), quoted)
             for key, split in chosen.items()
