@@ -147,7 +147,7 @@ def test_all_that_ships_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.text=1.5", r"^data\.text=1\.5 should be a valid string or a valid integer$"),
+        ("data.text=1.5", r"^data\.text=1\.5 should be a valid string or a valid integer or a valid (list|array)$"),
         ("data.label=[a]", r"^data\.label=\['a'\] should be a valid string or a valid integer$"),
         ("data.quoting=loud", r"^data\.quoting=loud should be 'minimal' or 'none'"),
     ],

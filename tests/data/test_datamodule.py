@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus, stratified
+from attnlab.data.datamodule import TextDataModule, count_duplicates, split_corpus
 from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
 from attnlab.data.tokenization import BPE, TokenizerRecipe, WordLevel
 from attnlab.errors import UserError
@@ -34,14 +34,6 @@ def corpus(train: list[int], test: list[int] = [0, 1], val: list[int] | None = N
     )
 
 
-@pytest.mark.parametrize("size", [1, 7, 50, 99, 100])
-def test_stratified_is_of_the_size_and_in_proportion(size: int) -> None:
-    labels = np.array([0] * 60 + [1] * 30 + [2] * 10)
-    chosen = stratified(labels, size, seed=0)
-    assert chosen.sum() == size
-    assert np.abs(np.bincount(labels[chosen], minlength=3) - size * np.array([0.6, 0.3, 0.1])).max() <= 1
-
-
 def test_validation_is_a_part_of_train_and_stays_when_train_is_limited() -> None:
     whole = split_corpus(corpus([0, 1] * 50), Given(batch_size=4))
     limited = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, limit=20))
@@ -50,6 +42,17 @@ def test_validation_is_a_part_of_train_and_stays_when_train_is_limited() -> None
     assert limited["val"].texts == whole["val"].texts and np.bincount(limited["train"].labels).tolist() == [10, 10]
     other = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, split_seed=1))
     assert other["val"].texts != whole["val"].texts
+
+
+def test_no_group_is_validated_on_that_is_trained_on() -> None:
+    labels, groups = np.arange(200) % 2, [str(row // 4) for row in range(200)]
+    whole = Corpus(["a", "b"], Split([f"text {row}" for row in range(200)], labels, groups), corpus([0]).test)
+    splits = split_corpus(whole, Given(batch_size=4))
+    assert splits["train"].groups is not None and splits["val"].groups is not None
+    assert len(splits["val"].texts) == 20 and not set(splits["train"].groups) & set(splits["val"].groups)
+    single = Corpus(["a", "b"], Split(whole.train.texts, labels, ["one"] * 200), whole.test)
+    with pytest.raises(UserError, match=r"data\.group leaves no part of train to validate on"):
+        split_corpus(single, Given(batch_size=4))
 
 
 def test_a_validation_split_of_its_own_is_used() -> None:
@@ -65,7 +68,7 @@ def test_validating_on_test_warns(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], "'a' has one article")],
+    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], r"have one document .*\(a\)")],
 )
 def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -90,8 +93,9 @@ def test_batches_of_every_split(make: Callable[..., TextDataModule], caplog: pyt
     with caplog.at_level("INFO", "attnlab"):
         data.setup()
     assert "Data: 90 train, 10 val, 40 test documents; 4 classes" in caplog.text
+    said = " ".join(caplog.text.split())
     assert re.search(
-        r"Cut, % of documents/tokens \(unknown\): train 89/2\d \(0\.0\), val 100/2\d \(0\.0\), test ", caplog.text
+        r"Cut, % of documents/tokens \(unknown\): train 89/2\d \(0\.0\), val 100/2\d \(0\.0\), test ", said
     )
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     assert [sum(len(batch.labels) for batch in loader) for loader in loaders] == [90, 10, 40]

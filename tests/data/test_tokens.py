@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from attnlab.data import tokens
-from attnlab.data.tokenization import BPE
-from attnlab.data.tokens import tokenize
+from attnlab.data.tokenization import BPE, WordLevel
+from attnlab.data.tokens import fingerprint, tokenize
 
 TEXTS = {"train": ["a cat on a mat", "dogs", "a very long story of a cat"], "test": ["a mat"]}
 RECIPE = BPE(vocab_size=40)
@@ -73,3 +73,16 @@ def test_a_trained_tokenizer_is_used_as_it_is(tmp_path: Path) -> None:
     tokenizer, splits = tokenize({"test": TEXTS["test"]}, trained, tmp_path)
     assert tokenizer.to_str() == trained.to_str()
     assert splits["test"].ids.tolist() == trained.encode("a mat").ids
+
+
+def test_of_a_pair_of_texts_the_longer_one_is_cut(tmp_path: Path) -> None:
+    pairs = [("a b c d e f", "u v"), ("a", "u"), ("a b", "u v w x y z q")]
+    texts = {"train": pairs}
+    tokenizer, splits = tokenize(texts, WordLevel(vocab_size=60, max_length=8), tmp_path)
+    train = splits["train"]
+    first = [str(tokenizer.id_to_token(token)) for token in train.ids[: train.offsets[1]]]
+    assert first == ["[CLS]", "a", "b", "c", "[SEP]", "u", "v", "[SEP]"]
+    assert train.lengths.tolist() == [8, 5, 8] and train.full_lengths.tolist() == [11, 5, 12]
+    assert train.losses(tokenizer)["tokens_cut"] == 7 / 19
+    assert fingerprint(texts) != fingerprint({"train": [f"{a} {b}" for a, b in pairs]})
+    assert fingerprint(texts) != fingerprint({"train": [(b, a) for a, b in pairs]})

@@ -157,3 +157,17 @@ def test_layer_norm_is_applied() -> None:
 def test_contradictions_are_refused(build_it: Callable[[], TextClassifier], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_it()
+
+
+def test_a_token_is_of_the_text_that_it_stands_in() -> None:
+    """Without positions the same words on the other side of the first end are another document; a bag sees no sides."""
+    end = 9
+    ids = torch.tensor([[2, 10, 11, end, 12, end, PAD], [2, 12, end, 10, 11, end, PAD]])
+    mask = ids != PAD
+    for model, differ in (("transformer", True), ("attention", True), ("bag", False)):
+        one, other = build(model, "none", sep_id=end)(ids, mask)
+        assert torch.allclose(one, other, atol=1e-6) != differ
+        one, other = build(model, "none")(ids, mask)
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    more = sum(p.numel() for p in build(sep_id=end).parameters()) - sum(p.numel() for p in build().parameters())
+    assert more == 2 * 8

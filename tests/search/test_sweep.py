@@ -322,6 +322,19 @@ def test_the_trials_may_have_another_folder(tmp_path: Path) -> None:
     assert fake.states() == ["COMPLETE"] * 2 and (tmp_path / "mine" / "experiment" / "best.yaml").is_file()
 
 
+def make_with_checkpoints(folder: Path, *overrides: str) -> FakeLauncher:
+    """Each trial is better than those before it."""
+
+    def train(settings: Settings) -> float:
+        checkpoint = Path(fake.config.hydra.sweep.dir, settings["hparams_search.trial"], "checkpoints", "best.ckpt")
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        return -float(settings["hparams_search.trial"])
+
+    fake = make(folder, train, *overrides)
+    return fake
+
+
 def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(config: DictConfig) -> dict[str, float]:
         folder = Path(config.paths.run_dir)
@@ -330,18 +343,23 @@ def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pyt
         return {"test/acc": 0.5}
 
     monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate)
-
-    def train(settings: Settings) -> float:
-        checkpoint = Path(fake.config.hydra.sweep.dir, settings["hparams_search.trial"], "checkpoints", "best.ckpt")
-        checkpoint.parent.mkdir(parents=True)
-        checkpoint.touch()
-        return -float(settings["hparams_search.trial"])
-
     for n_trials in (2, 4):
-        fake = make(tmp_path, train, f"hparams_search.n_trials={n_trials}")
-        fake.run()
+        fake = make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
         tested = [file.name for file in Path(fake.config.hydra.sweep.dir, "best").iterdir()]
         assert tested == [str(n_trials - 1)]
+
+
+def test_a_search_without_test_labels_writes_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def evaluate(_: DictConfig) -> dict[str, float]:
+        raise UserError("data.label=label of test.csv holds no label")
+
+    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate)
+    fake = make_with_checkpoints(tmp_path, "hparams_search.n_trials=2").run()
+    found = yaml.safe_load(Path(fake.config.hydra.sweep.dir, "optimization_results.yaml").read_text())
+    assert found["best_trial"] == 1 and found["test"] == {}
+    assert "The best trial is not tested: data.label=label of test.csv holds no label" in caplog.text
 
 
 def test_what_of_other_libraries_is_private_is_there() -> None:

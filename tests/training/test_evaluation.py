@@ -120,3 +120,22 @@ def test_data_given_by_a_relative_path_is_that_data_from_anywhere(
     monkeypatch.chdir(tmp_path / "there")
     assert evaluate_with(f"ckpt_path={tmp_path}/run")["test/acc"] == 1.0
     assert evaluate_with(f"ckpt_path={tmp_path}/run", "data=files", "data.test=data.csv")["test/acc"] == 0.0
+
+
+def test_a_share_of_a_file_is_tested_on_again(
+    compose_config: Compose,
+    evaluate_with: Callable[..., dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Out of shards, named by a relative pattern, with classes that are left out."""
+    monkeypatch.chdir(tmp_path)
+    for part in range(2):
+        rows = [f"{word} number {i},{'red' if i % 5 else word}" for i in range(30) for word in ("red", "blue")]
+        (tmp_path / f"part-{part}.csv").write_text("\n".join(["text,label", *rows, f"x,lone{part}"]))
+    files = ["data=files", "data.train=part-*.csv", "data.test=0.2", "data.min_label_count=2"]
+    settings = ["model.embed_dim=8", "trainer=cpu", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
+    expected = train(compose_config(*files, *settings))
+    monkeypatch.chdir(tmp_path.parent)
+    metrics = evaluate_with(f"ckpt_path={tmp_path}/run")
+    assert 0 < metrics["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-5)

@@ -181,3 +181,17 @@ def test_ag_news_reaches_what_the_readme_says(compose_config: Compose, ag_news_p
     assert train(compose_config("experiment=ag_news", f"data.path={ag_news_path}"))["test/acc"] >= 0.910
     notebook = train(compose_config("experiment=notebook/baseline", "data=ag_news", f"data.path={ag_news_path}"))
     assert notebook["test/acc"] == pytest.approx(0.844, abs=0.005)
+
+
+def test_without_test_labels_a_run_trains_and_tests_nothing(compose_config: Compose, tmp_path: Path) -> None:
+    rows = [f"{word} number {i},{word}" for i in range(20) for word in ("red", "blue")]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    (tmp_path / "test.csv").write_text("text\nred\nblue\n")
+    files = ["data=files", f"data.train={tmp_path}/train.csv", f"data.test={tmp_path}/test.csv"]
+    tiny = ["model.embed_dim=8", "trainer=cpu", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
+    metrics = train(compose_config(*files, *tiny))
+    assert "val/acc" in metrics and not any(key.startswith("test/") for key in metrics)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert not (tmp_path / "run" / "predictions.parquet").exists()
+    with pytest.raises(UserError, match=r"data\.validation=test, and the test set has no labels"):
+        train(compose_config(*files, *tiny, "data.validation=test", f"paths.run_dir={tmp_path}/other"))

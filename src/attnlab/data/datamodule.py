@@ -8,18 +8,18 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
-from attnlab.data.headlines import Labels
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
+from attnlab.data.sources.corpus import shortened
+from attnlab.data.splitting import set_aside, stratified
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
-from attnlab.data.tokens import fingerprint, tokenize
+from attnlab.data.tokens import Documents, fingerprint, tokenize
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,17 @@ VAL_DUPLICATES = 0.05  # some are in any set; above this share of validation it 
 
 
 class TextDataModule(LightningDataModule):
-    """Reads, splits, tokenises and batches the articles of a source.
+    """Reads, splits, tokenises and batches the documents of a source.
 
     Args:
-        source: where the articles come from and how they are split.
+        source: where the documents come from and how they are split.
         tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
         cache_dir: where tokens are kept between runs.
         seed: decides the order of training batches.
         label_names: classes of a trained model, by whose order the data's are then numbered.
 
-    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `ceilings`, and `losses`, metrics of what
-    was cut, unknown, empty or there twice (see `attnlab.data.losses`).
+    After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `pairs` (whether documents are pairs of
+    texts), `ceilings`, and `losses`, metrics of what was cut, unknown, empty or doubled (`attnlab.data.losses`).
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class TextDataModule(LightningDataModule):
             corpus = renumber(corpus, self.model_classes)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
         self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
-        texts = {name: split.texts for name, split in self.splits.items()}
+        texts = {name: split.documents for name, split in self.splits.items()}
+        self.pairs = any(split.pairs is not None for split in self.splits.values())
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
@@ -82,10 +83,11 @@ class TextDataModule(LightningDataModule):
         }
         if "train" in self.splits:
             fold = cache(fold_text)  # most texts stand in train as a whole and in the part trained on
-            self.losses |= {
-                "data/val_duplicates": count_duplicates(texts["train"], texts["val"], fold),
-                "data/test_duplicates": count_duplicates(corpus.train.texts, corpus.test.texts, fold),
-            }
+            self.losses["data/val_duplicates"] = count_duplicates(texts["train"], texts["val"], fold)
+            if "test" in texts:
+                self.losses["data/test_duplicates"] = count_duplicates(
+                    corpus.train.documents, corpus.test.documents, fold
+                )
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
@@ -159,20 +161,32 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     if np.count_nonzero(counts) < 2:
         raise UserError("the training set has one class only; a classifier needs two or more")
     if source.validation == "test":
+        if not corpus.test.texts:
+            raise UserError(
+                "data.validation=test, and the test set has no labels to validate on; give a share such as 0.1"
+            )
         log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
         val = corpus.test
     elif val is None:
-        if (counts == 1).any():
-            lone = corpus.label_names[int(np.flatnonzero(counts == 1)[0])]
+        lone = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
+        if lone and train.groups is None:
             raise UserError(
-                f"the label {lone!r} has one article in the training set, which can't be split for validation: "
-                "add articles, remove it, or give a validation split with data.val"
+                f"{len(lone)} of {len(counts)} classes have one document in the training set, which can't be split for "
+                f"validation ({shortened(lone)}): data.min_label_count=2 leaves them out, or give a validation split "
+                "with data.val"
             )
-        chosen = stratified(train.labels, round(len(train.labels) * source.validation), source.split_seed)
-        train, val = _take(train, ~chosen), _take(train, chosen)
+        size = max(1, round(len(train.labels) * source.validation))
+        chosen = set_aside(train.labels, size, source.split_seed, train.groups)
+        if not chosen.any() or chosen.all():
+            raise UserError(
+                f"data.group leaves no part of train to validate on: each has many more documents than {size}"
+            )
+        train, val = train.take(~chosen), train.take(chosen)
     if source.limit is not None and source.limit < len(train.texts):
-        train = _take(train, stratified(train.labels, source.limit, source.split_seed))
+        train = train.take(stratified(train.labels, source.limit, source.split_seed))
     splits = {"train": train, "val": val, "test": corpus.test}
+    if not corpus.test.texts:
+        del splits["test"]
     for name, split in splits.items():
         if absent := [corpus.label_names[i] for i in np.flatnonzero(counts > 0) if not (split.labels == i).any()]:
             log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
@@ -189,32 +203,17 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
             f"it knows {', '.join(label_names)}"
         )
     number = np.array([label_names.index(name) for name in corpus.label_names])
-    train, test = (Split(split.texts, number[split.labels]) for split in (corpus.train, corpus.test))
+    train, test = (replace(split, labels=number[split.labels]) for split in (corpus.train, corpus.test))
     return Corpus(label_names, train, test, ceilings=corpus.ceilings)
 
 
-def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
-    """A random mask with `size` entries set, each class in proportion to one article or better.
-
-    Systematic sampling: articles sorted by class, at random within a class, and every k-th taken.
-    """
-    n = len(labels)
-    size = max(1, size)
-    order = np.lexsort((np.random.default_rng(seed).random(n), labels))
-    mask = np.zeros(n, dtype=bool)
-    mask[order[(np.arange(size) * n + n // 2) // size]] = True
-    return mask
+def fold_text(document: str | tuple[str, str]) -> str:
+    """The document without what two copies of it may differ in: case and white space."""
+    if isinstance(document, tuple):
+        return "\0".join(map(fold_text, document))
+    return " ".join(document.casefold().split())
 
 
-def fold_text(text: str) -> str:
-    """The text without what two copies of it may differ in: case and white space."""
-    return " ".join(text.casefold().split())
-
-
-def count_duplicates(known: list[str], asked: list[str], fold: Callable[[str], str] = fold_text) -> int:
-    """How many of the texts `asked` also stand in `known`, as `fold` sees them."""
+def count_duplicates(known: Documents, asked: Documents, fold: Callable[..., str] = fold_text) -> int:
+    """How many of the documents `asked` also stand in `known`, as `fold` sees them."""
     return sum(map(set(map(fold, known)).__contains__, map(fold, asked)))
-
-
-def _take(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
-    return Split([split.texts[i] for i in np.flatnonzero(mask)], split.labels[mask])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ SHARES = ("documents_cut", "tokens_cut", "unknown_tokens")
 
 
 def describe(metrics: Mapping[str, float]) -> str:
-    """All shares in one line that fits into a terminal."""
+    """All shares, in lines that fit into a terminal."""
     splits = [key.removeprefix("data/").split("_")[0] for key in metrics if key.endswith("documents_cut")]
     shares = [
         "{} {}/{} ({})".format(split, *(_percent(metrics[f"data/{split}_{name}"]) for name in SHARES))
         for split in splits
     ]
-    return f"Cut, % of documents/tokens (unknown): {', '.join(shares)}"
+    return fill(f"Cut, % of documents/tokens (unknown): {', '.join(shares)}", 80, subsequent_indent="  ")
 
 
 def _percent(share: float) -> str:

@@ -82,7 +82,7 @@ def pad_id(tokenizer: Tokenizer) -> int:
 
 
 def max_length(tokenizer: Tokenizer) -> int:
-    """The longest article in tokens that it gives. Raises `UserError` where it does not truncate."""
+    """The longest document in tokens that it gives. Raises `UserError` where it does not truncate."""
     if tokenizer.truncation is None:
         raise UserError("the tokenizer does not truncate")
     return int(tokenizer.truncation["max_length"])

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 from filelock import FileLock
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from attnlab.data.tokenization import UNK, TokenizerRecipe
 from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
+
+# Texts, or pairs of them.
+Documents = list[str] | list[tuple[str, str]]
 
 FORMAT = 2  # of the files in the cache; raise it with any change, and older ones are not used
 AT_ONCE = 4096  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
@@ -27,12 +30,13 @@ class Tokens:
     """The tokens of N documents, one after another.
 
     Document i is `ids[offsets[i]:offsets[i + 1]]`; ids: [total] int32, offsets: [N + 1] int64. It was `full_lengths[i]`
-    tokens long before it was cut; full_lengths: [N] int64.
+    tokens long before it was cut; full_lengths: [N] int64. `pairs`: whether documents are pairs of texts.
     """
 
     ids: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
     full_lengths: npt.NDArray[np.int64]
+    pairs: bool = False
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -43,7 +47,7 @@ class Tokens:
 
         [CLS] and [SEP] count nowhere.
         """
-        added = tokenizer.num_special_tokens_to_add(False)
+        added = tokenizer.num_special_tokens_to_add(self.pairs)
         kept, full = self.lengths - added, self.full_lengths - added
         unknown_id = tokenizer.token_to_id(UNK)
         unknown = 0 if unknown_id is None else np.count_nonzero(self.ids == unknown_id)
@@ -56,7 +60,7 @@ class Tokens:
 
 
 def tokenize(
-    texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path
+    texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path
 ) -> tuple[Tokenizer, dict[str, Tokens]]:
     """Tokens of each split, out of the cache where these texts were tokenised so before.
 
@@ -86,48 +90,62 @@ def tokenize(
             np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
             np.load(folder / f"{split}.offsets.npy"),
             np.load(folder / f"{split}.full_lengths.npy"),
+            pairs=not all(isinstance(document, str) for document in documents[:1]),
         )
-        for split in texts
+        for split, documents in texts.items()
     }
     return Tokenizer.from_file(str(folder / "tokenizer.json")), splits
 
 
-def _key(texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> str:
+def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> str:
     recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else repr(tokenizer)
     settings = f"{FORMAT}\n{tokenizers.__version__}\n{recipe}\n{fingerprint(texts)}"
     return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
 
-def fingerprint(texts: Mapping[str, list[str]]) -> str:
+def fingerprint(texts: Mapping[str, Documents]) -> str:
     """The same for the same texts in the same splits, and for no others."""
     digest = hashlib.blake2b(digest_size=16)
     for split, documents in texts.items():
         digest.update(f"\n{split} {len(documents)}\n".encode())
         for start in range(0, len(documents), AT_ONCE):  # not a second copy of all texts at once
-            digest.update(("\0".join(documents[start : start + AT_ONCE]) + "\0").encode(errors="surrogatepass"))
+            digest.update(("\0".join(_flat(documents[start : start + AT_ONCE])) + "\0").encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
-def _fill(folder: Path, texts: Mapping[str, list[str]], tokenizer: TokenizerRecipe | Tokenizer) -> None:
+def _flat(documents: Documents) -> Iterator[str]:
+    """Each text, those of a pair one after the other."""
+    for document in documents:
+        yield from (document,) if isinstance(document, str) else document
+
+
+def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> None:
     log.info("Tokenising %s documents ...", f"{sum(map(len, texts.values())):,}")
     if isinstance(tokenizer, TokenizerRecipe):
-        tokenizer = tokenizer.train(texts["train"])
+        tokenizer = tokenizer.train(_flat(texts["train"]))
     # A folder that bears the final name is complete: a run that dies on the way leaves only the partial one.
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    added = tokenizer.num_special_tokens_to_add(False)
     for split, documents in texts.items():
         lengths, full_lengths, ids = [0], [], []
         for start in range(0, len(documents), AT_ONCE):
             encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
             lengths += map(len, encodings)
-            full_lengths += [
-                len(encoding) + sum(len(piece) - added for piece in encoding.overflowing) for encoding in encodings
-            ]
+            full_lengths += _full_lengths(tokenizer, documents[start : start + AT_ONCE], encodings)
             ids.append(np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings]))
         np.save(partial / f"{split}.offsets.npy", np.cumsum(lengths))
         np.save(partial / f"{split}.full_lengths.npy", np.array(full_lengths))
         np.save(partial / f"{split}.ids.npy", np.concatenate(ids))
     (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     partial.rename(folder)
+
+
+def _full_lengths(tokenizer: Tokenizer, documents: Documents, encodings: list[Encoding]) -> list[int]:
+    """How long documents are before they are cut."""
+    if documents and not isinstance(documents[0], str):  # what is cut off of pairs comes in overlapping pieces
+        whole = Tokenizer.from_str(tokenizer.to_str())
+        whole.no_truncation()
+        return [len(encoding) for encoding in whole.encode_batch_fast(documents)]
+    added = tokenizer.num_special_tokens_to_add(False)
+    return [len(encoding) + sum(len(piece) - added for piece in encoding.overflowing) for encoding in encodings]

@@ -29,6 +29,8 @@ class TextClassifier(nn.Module):
         layer_norm: normalise what goes into each layer and, with blocks, what comes out of the last.
         residual: let each layer add to its input rather than replace it.
         dropout: share of values dropped after embedding, in attention, after each layer and before the head.
+        sep_id: of the token that ends each text, where documents are pairs of texts: every block then knows by an added
+            embedding which of the two a token is of (Devlin et al., 2019). None for single texts.
         count_padding: pad to `max_length` and let pooling count the padding, as the notebook did.
 
     Raises:
@@ -52,6 +54,7 @@ class TextClassifier(nn.Module):
         residual: bool = False,
         dropout: float = 0.0,
         count_padding: bool = False,
+        sep_id: int | None = None,
     ) -> None:
         super().__init__()
         if embed_dim < 1:
@@ -78,6 +81,9 @@ class TextClassifier(nn.Module):
             )
             for _ in range(num_layers)
         )
+        self.sep_id = sep_id
+        # A bag would add the same to every document.
+        self.segments = nn.Embedding(2, embed_dim) if sep_id is not None and num_layers else None
         self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
         self.pooling = make_pooling(pooling, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -116,4 +122,9 @@ class TextClassifier(nn.Module):
         return torch.stack(weights)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        return self.dropout(self.pe.embed(self.embedding(input_ids)))
+        x = self.embedding(input_ids)
+        if self.segments is not None:
+            assert self.sep_id is not None
+            ends = input_ids.eq(self.sep_id).long()
+            x = x + self.segments((ends.cumsum(dim=1) > ends).long())  # behind the first end
+        return self.dropout(self.pe.embed(x))

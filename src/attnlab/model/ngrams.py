@@ -26,6 +26,7 @@ class NgramBag(nn.Module):
 
     Args:
         vocab_size, num_classes, pad_id, max_length: what the data says, as for every model.
+        sep_id: of the token between the texts of a pair, which makes no difference here.
         embed_dim: width D of every embedding.
         ngrams: longest n-gram; 1 for tokens alone.
         buckets: rows of the table for n-grams of two tokens and more; several n-grams may share one.
@@ -56,9 +57,10 @@ class NgramBag(nn.Module):
         pooling: str = "mean",
         ngram_dropout: float = 0.0,
         dropout: float = 0.0,
+        sep_id: int | None = None,
     ) -> None:
         super().__init__()
-        del pad_id  # the mask leaves padding out
+        del pad_id, sep_id  # the mask leaves padding out; of a pair of texts it sees both
         for name, number in (("embed_dim", embed_dim), ("ngrams", ngrams), ("buckets", buckets)):
             if number < 1:
                 raise UserError(f"model.{name}={number} must be at least 1")

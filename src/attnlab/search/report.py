@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab.config import instantiate, resolve
+from attnlab.errors import UserError
 from attnlab.search.space import settings_of
 from attnlab.search.study import OVERRIDES, REASON, SAME_AS, counted
 
@@ -108,7 +109,11 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
         "logger": {},
     }
     settings["trainer"] |= {"enable_progress_bar": False}
-    return {key: value for key, value in evaluate(OmegaConf.create(settings)).items() if key.startswith("test/")}
+    try:
+        return {key: value for key, value in evaluate(OmegaConf.create(settings)).items() if key.startswith("test/")}
+    except UserError as error:  # of a test set without labels, for one; what the search found is not lost for it
+        log.warning("The best trial is not tested: %s", error)
+        return {}
 
 
 def _as_overrides(trial: FrozenTrial) -> list[str]:

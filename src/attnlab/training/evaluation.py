@@ -50,6 +50,9 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
         datamodule.setup("test")
+        if datamodule.pairs != module.pairs:
+            kind, remedy = ("pairs of texts", "with") if module.pairs else ("single texts", "without")
+            raise UserError(f"the model was trained on {kind}: give data of the same kind, {remedy} data.text_pair")
         scores = trainer.test(module, datamodule, verbose=False)[0]
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()

@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from attnlab.config import instantiate
 from attnlab.data.batching import Batch
-from attnlab.data.tokenization import max_length, pad_id
+from attnlab.data.tokenization import SEP, max_length, pad_id
 from attnlab.errors import UserError, first_line
 
 UNTESTED = -1  # in place of the label of a document that no batch has held
@@ -42,6 +42,7 @@ class TextClassification(LightningModule):
         scheduler: config of the learning-rate schedule, less the optimizer and the number of steps.
         label_names: names of the classes, in order.
         tokenizer: the trained tokenizer as JSON.
+        pairs: whether documents are pairs of texts.
 
     All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
     """
@@ -53,13 +54,16 @@ class TextClassification(LightningModule):
         scheduler: dict[str, Any],
         label_names: list[str],
         tokenizer: str,
+        pairs: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
         self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.pairs = pairs
         self.model: nn.Module = instantiate(
             model,
+            **({"sep_id": self.tokenizer.token_to_id(SEP)} if pairs else {}),
             vocab_size=self.tokenizer.get_vocab_size(),
             num_classes=len(label_names),
             pad_id=pad_id(self.tokenizer),

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from attnlab.checking import check_config, check_parts
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.preview import show
 from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "monitor.metric": Literal[MONITORED],
     "monitor.mode": Literal["min", "max"],
     "test": bool,
+    "preview": bool,
     "halve_batch_on_oom": bool,
     "tags": list[str],
     "paths.log_dir": str,
@@ -94,6 +96,9 @@ def _train(cfg: DictConfig) -> results.Metrics:
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
         _check_settings(config)
+        if config.get("preview"):
+            show(_make_datamodule(config))
+            return {}
         run_dir = resumed or make_run_dir(config)
         return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
 
@@ -119,9 +124,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
     if trainer.is_global_zero:  # the other processes of a distributed run share its folder
         begin(run_dir, config)
-    source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
-    datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
-    datamodule.setup()
+    datamodule = _make_datamodule(config)
     datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
     write_environment(run_dir, trainer)
 
@@ -132,6 +135,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         scheduler=config["scheduler"],
         label_names=datamodule.label_names,
         tokenizer=datamodule.tokenizer.to_str(),
+        pairs=datamodule.pairs,
     )
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
@@ -156,9 +160,20 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     else:
         log.warning("No best checkpoint was kept, so the last weights are tested")
         metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]
-    if config["test"]:
+    if _is_tested(config, datamodule):
         metrics |= trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
+
+
+def _make_datamodule(config: dict[str, Any]) -> TextDataModule:
+    source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
+    datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
+    datamodule.setup()
+    return datamodule
+
+
+def _is_tested(config: dict[str, Any], datamodule: TextDataModule) -> bool:
+    return config["test"] and "test" in datamodule.splits  # which has none where it has no labels
 
 
 def _say_where_it_ended(trainer: Trainer, settings: dict[str, Any]) -> None:
@@ -190,7 +205,8 @@ def _training_metrics(
 def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Metrics:
     """Write everything down."""
     trainer, metrics, label_names = fitted.trainer, fitted.metrics, fitted.datamodule.label_names
-    predictions = fitted.module.predictions() if config["test"] else None
+    tested = _is_tested(config, fitted.datamodule)
+    predictions = fitted.module.predictions() if tested else None
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
         results.write_results(run_dir, metrics, predictions, label_names)
@@ -198,7 +214,7 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
-                texts = fitted.datamodule.splits["test"].texts
+                texts = fitted.datamodule.splits["test"].readable if tested else []
                 with outliving_wandb():
                     log_results(logger, run_dir, metrics, predictions, texts, label_names)
         results.print_summary(run_dir, metrics)

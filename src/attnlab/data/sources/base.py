@@ -1,0 +1,123 @@
+"""What every source has: settings, and a `load()`."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+from hydra.utils import get_object, to_absolute_path
+
+from attnlab.data.reading import matching
+from attnlab.data.separated import warn_of_quotes
+from attnlab.data.sources.corpus import SPLITS, Corpus, OnEmpty, cut_test, make_corpus
+from attnlab.data.tables import Table
+from attnlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Settings that every data set has.
+
+    Args:
+        batch_size: documents a batch and device.
+        validation: the share of train that is set aside for validation, stratified by class, where the set has no
+            validation split of its own; or "test", the notebook's protocol, which makes the test score optimistic.
+        limit: train on at most this many documents, stratified by class; None for all.
+        split_seed: decides which documents are set aside. Not the run's seed, so that runs with other seeds compare.
+        num_workers: processes that build batches; slicing a memory-mapped array needs none.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()  # the settings that name files or folders
+
+    batch_size: int
+    validation: float | Literal["test"] = 0.1
+    limit: int | None = None
+    split_seed: Annotated[int, Ge(0)] = 0
+    num_workers: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.validation != "test" and not (isinstance(self.validation, float) and 0 < self.validation <= 0.5):
+            raise UserError(
+                f"data.validation={self.validation} is neither a share above 0 and up to 0.5 nor 'test'; try 0.1"
+            )
+        for key in ("batch_size", "limit"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise UserError(f"data.{key}={value} must be at least 1")
+
+    @abstractmethod
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        """Read the documents of these splits; a source may read more.
+
+        Raises:
+            UserError: they can't be used as they are.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(Source):
+    """Documents that somebody has labelled.
+
+    Args:
+        on_empty: rows without a text or a label are named and refused, or dropped and counted.
+        min_label_count: classes with fewer documents in train are left out of every split.
+    """
+
+    on_empty: OnEmpty = "refuse"
+    min_label_count: Annotated[int, Ge(1)] = 1
+
+    @property
+    @abstractmethod
+    def test_share(self) -> float | None:
+        """The share of train that is cut out of it for the test, None where the test set stands by itself."""
+
+    @abstractmethod
+    def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
+        """What is read of these splits, and the names of others that there are."""
+
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        share = self.test_share
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"data.test={share} is a share of train: give one above 0 and below 1, such as 0.2")
+        if share is not None or (self.min_label_count > 1 and getattr(self, "train", None)):
+            splits = {"train", *splits}  # what is tested is found out from train
+        tables, others = self.tables([split for split in SPLITS if split in splits])
+        for table in tables.values():
+            understood = f"Read {table.name}: {len(table.texts):,} rows{table.form}"
+            log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+            warn_of_quotes(table)
+        corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
+        return corpus if share is None else cut_test(corpus, share, self.split_seed)
+
+
+def warn_of_shared(chosen: Mapping[str, str], what: Mapping[str, Set[object]]) -> None:
+    """Say where the user's own words make one split or file serve two ends; `what` each is, by another name or not."""
+    for key, other, consequence in (
+        ("val", "test", "Validating on the test set (data.val={}): the test score will be optimistic"),
+        ("test", "train", "Testing on the training set (data.test={}): the test score will be optimistic"),
+        ("val", "train", "Validating on the training set (data.val={}): the validation scores will be optimistic"),
+    ):
+        if what.get(key, set()) & what.get(other, set()):
+            log.warning(consequence.format(chosen[key]))
+
+
+def located(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a source with the places of its files in full, so that they are found from anywhere, later too."""
+    keys = getattr(get_object(config["_target_"]), "PATHS", ())
+    return config | {key: _absolute(config[key]) for key in keys if key in config}
+
+
+def _absolute(paths: Any) -> Any:
+    """The files that there are, in a list or by column too, in full; anything else as it is."""
+    if isinstance(paths, Mapping):
+        return {key: _absolute(path) for key, path in paths.items()}
+    if isinstance(paths, Sequence) and not isinstance(paths, str):
+        return [_absolute(path) for path in paths]
+    if not isinstance(paths, str) or not paths:
+        return paths
+    path = to_absolute_path(paths)
+    return path if matching(path) else paths

@@ -1,0 +1,189 @@
+"""From the tables of a source to documents with class numbers."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from attnlab.data.headlines import Labels
+from attnlab.data.splitting import Mask, set_aside
+from attnlab.data.tables import Table
+from attnlab.data.tokens import Documents
+from attnlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+UNLABELLED = "-1"  # how sets of the Hub write "no label"
+TOO_SMALL = 3  # documents: a smaller class leaves none for a test set cut out of train, or one that can't validate
+
+OnEmpty = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """N documents and their class numbers.
+
+    Attributes:
+        texts: of each document, or where it is a pair of texts the first one.
+        labels: [N] int64.
+        groups: those of one group, but "", stay on one side of a split.
+        pairs: the second texts.
+    """
+
+    texts: list[str]
+    labels: Labels
+    groups: list[str] | None = None
+    pairs: list[str] | None = None
+
+    @property
+    def documents(self) -> Documents:
+        """What a tokenizer takes."""
+        return self.texts if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
+
+    @property
+    def readable(self) -> list[str]:
+        """Each document as one text."""
+        return [text if isinstance(text, str) else " || ".join(text) for text in self.documents]
+
+    def take(self, mask: Mask) -> "Split":
+        """The documents where `mask`, [N], is set."""
+        rows = np.flatnonzero(mask)
+        groups = None if self.groups is None else [self.groups[row] for row in rows]
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        return Split([self.texts[row] for row in rows], self.labels[mask], groups, pairs)
+
+
+NOTHING = Split([], np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a source gives.
+
+    `train` is empty where only test was asked for, `test` where it has no labels, `val` None where a part of train is
+    to serve; `ceilings` are accuracies, where known.
+    """
+
+    label_names: list[str]
+    train: Split
+    test: Split
+    val: Split | None = None
+    ceilings: dict[str, float] = field(default_factory=dict)
+
+
+def make_corpus(
+    tables: Mapping[str, Table], on_empty: OnEmpty = "refuse", min_label_count: int = 1, others: Sequence[str] = ()
+) -> Corpus:
+    """The tables with their labels numbered by the classes of train, or of test where that is read alone.
+
+    `others` are splits of the set that are neither.
+
+    Raises:
+        UserError: a text or a label is missing, a class is unknown, or a split other than test has no labels.
+    """
+    tables = {key: _without_empty(table, on_empty) for key, table in tables.items()}
+    leading = tables["train" if "train" in tables else "test"]
+    classes = leading.find_classes()
+    _warn_of_twins(classes)
+    tables = _with_labels(tables, classes, others)
+    if "train" in tables and min_label_count > 1:
+        counts = Counter(tables["train"].labels)
+        rare = [name for name in classes if counts[name] < min_label_count]
+        classes = [name for name in classes if counts[name] >= min_label_count]
+        tables = {key: _without_classes(table, rare, min_label_count) for key, table in tables.items()}
+    splits = {key: _numbered(table, classes) for key, table in tables.items()}
+    return Corpus(classes, splits.get("train", NOTHING), splits.get("test", NOTHING), splits.get("val"))
+
+
+def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
+    """The corpus with a stratified part of train as its test set; a class of one or two documents stays in train.
+
+    Raises:
+        UserError: nothing is left for the test.
+    """
+    train = corpus.train
+    chosen = set_aside(train.labels, round(len(train.labels) * share), seed, train.groups)
+    if train.groups is None:
+        chosen &= np.bincount(train.labels)[train.labels] >= TOO_SMALL
+    if not chosen.any():
+        raise UserError(f"data.test={share} of {len(chosen):,} documents leaves none to test; give more of either")
+    return Corpus(corpus.label_names, train.take(~chosen), train.take(chosen), corpus.val)
+
+
+def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
+    """The rows that have a text, and a label where any has."""
+    labelled = any(table.labels)
+    texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
+    pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
+    labels = [row for row, label in enumerate(table.labels) if labelled and not label]
+    for what, rows in (("text", texts), ("second text", pairs), ("label", labels)):
+        if rows:
+            first = ", ".join(map(table.place, rows[:5])) + (", ..." if len(rows) > 5 else "")
+            found = f"{table.name}: {len(rows):,} of {len(table.texts):,} rows have no {what} ({first})"
+            if on_empty == "refuse":
+                raise UserError(f"{found}; data.on_empty=drop leaves them out")
+            log.warning("%s: left out", found)
+    empty = {*texts, *pairs, *labels}
+    return table.take([row for row in range(len(table.texts)) if row not in empty]) if empty else table
+
+
+def _with_labels(tables: Mapping[str, Table], classes: list[str], others: Sequence[str]) -> dict[str, Table]:
+    """Those that have labels. Only test may lack them, where there is train."""
+    unlabelled = [
+        key
+        for key, table in tables.items()
+        if set(table.labels) <= {"", UNLABELLED} and not set(table.labels).intersection(classes)
+    ]
+    for key in unlabelled:
+        also = f"; there is also {', '.join(others)}" if others else ""
+        remedy = f"name one that has them with data.{key}=<other>{also}"
+        if key != "test" or "train" not in tables:
+            raise UserError(f"{tables[key].name} has no labels; {remedy}")
+        log.warning(
+            "%s has no labels, so nothing is tested: src/predict.py is for it. For a test %s", tables[key].name, remedy
+        )
+    return {key: table for key, table in tables.items() if key not in unlabelled}
+
+
+def _without_classes(table: Table, rare: list[str], fewest: int) -> Table:
+    left_out = {*rare}
+    kept = [row for row, label in enumerate(table.labels) if label not in left_out]
+    lost = len(table.labels) - len(kept)
+    if not lost:
+        return table
+    log.warning(
+        "%s: %s rows are left out, of %d classes with fewer than data.min_label_count=%d documents in train: %s",
+        table.name,
+        f"{lost:,}",
+        len(rare),
+        fewest,
+        shortened(rare),
+    )
+    return table.take(kept)
+
+
+def _warn_of_twins(classes: list[str]) -> None:
+    alike = Counter(" ".join(name.casefold().split()) for name in classes)
+    if twins := [name for name in classes if alike[" ".join(name.casefold().split())] > 1]:
+        log.warning("Labels that differ in case or white space alone are classes of their own: %s", shortened(twins))
+
+
+def _numbered(table: Table, classes: list[str]) -> Split:
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = next((row for row, label in enumerate(table.labels) if label not in number), None)
+    if unknown is not None:
+        raise UserError(
+            f"{table.name}, {table.place(unknown)}: the label {table.labels[unknown]!r} is none of the training set; "
+            f"give it one of {shortened(classes)} or remove the row"
+        )
+    labels = np.array([number[label] for label in table.labels], dtype=np.int64)
+    return Split(table.texts, labels, table.groups, table.pairs)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The names, unless there are many."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")

@@ -1,0 +1,79 @@
+"""Local files in the forms that people have."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attnlab.data.forms import Form, Format, Quoting
+from attnlab.data.reading import Paths, find_files, read_split
+from attnlab.data.sources.base import Labelled, warn_of_shared
+from attnlab.data.sources.corpus import SPLITS
+from attnlab.data.tables import Columns, Table
+from attnlab.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Labelled):
+    """Local CSV, TSV, JSON, JSONL, parquet or fastText files, plain or packed, read as they are written.
+
+    Args:
+        train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or by column files
+            of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
+        text: the column of the texts, or several, joined by `join`.
+        text_pair: the column of the second texts, where a document is a pair of texts.
+        label: the column of the labels, strings or numbers.
+        group: a column; documents with one value there stay on one side of a split that is cut here.
+        format, header, delimiter, encoding, quoting: see `attnlab.data.forms.Form`.
+        field: the key under which a JSON file has its documents, or for each split its key.
+    """
+
+    PATHS = SPLITS
+
+    train: Paths | None = None
+    val: Paths | None = None
+    test: Paths | float | None = None
+    text: str | int | list[str | int] = "text"
+    text_pair: str | int | None = None
+    label: str | int = "label"
+    group: str | int | None = None
+    join: str = " "
+    format: Format | None = None
+    header: bool = True
+    delimiter: str | None = None
+    encoding: str | None = None
+    quoting: Quoting = None
+    field: str | dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._form()
+
+    def _form(self) -> Form:
+        return Form(self.format, self.header, self.delimiter, self.encoding, self.quoting)
+
+    @property
+    def test_share(self) -> float | None:
+        return float(self.test) if isinstance(self.test, int | float) else None
+
+    def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
+        given: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
+        for key, other in (("train", ""), ("test", ", or a share of train to cut out for it, such as data.test=0.2")):
+            if key in splits and given[key] is None:
+                raise UserError(f"data.{key} is needed and has no default: give data.{key}=<file>{other}")
+        chosen: dict[str, Paths] = {
+            key: paths
+            for key, paths in given.items()
+            if key in splits and paths is not None and not isinstance(paths, int | float)
+        }
+        files = {key: {file.resolve() for file in find_files(key, paths)} for key, paths in chosen.items()}
+        fields = {key: self.field.get(key) if isinstance(self.field, Mapping) else self.field for key in chosen}
+        warn_of_shared(
+            {key: str(paths) for key, paths in chosen.items()},
+            {key: {(file, fields[key]) for file in files[key]} for key in chosen},
+        )
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
+        tables = {
+            key: read_split(key, paths, replace(columns, optional=key == "test"), self._form(), fields[key])
+            for key, paths in chosen.items()
+        }
+        return tables, []

@@ -1,0 +1,81 @@
+"""A folder a class."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attnlab.data.forms import Form
+from attnlab.data.sources.base import Labelled
+from attnlab.data.tables import Columns, Table
+from attnlab.errors import UserError, first_line
+from attnlab.paths import shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders(Labelled):
+    """Text files, one a document, in folders that bear the names of their classes.
+
+    Args:
+        path: the folder that holds those of the splits; or those of the classes, where `test` is a share.
+        train, val, test: names of folders below `path`; a share as `test` cuts it out of train.
+        encoding: as Python names it; None for UTF-8, or what a file's first bytes say.
+    """
+
+    PATHS = ("path",)
+
+    path: str
+    train: str = "train"
+    val: str | None = None
+    test: str | float = "test"
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Form(encoding=self.encoding)
+
+    @property
+    def test_share(self) -> float | None:
+        return None if isinstance(self.test, str) else float(self.test)
+
+    def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
+        root = Path(self.path)
+        if not self.path or not root.is_dir():
+            raise UserError(f"data.path={self.path} is no folder; give one that holds a folder a class")
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        chosen = {key: root / name for key, name in named.items() if isinstance(name, str) and key in splits}
+        if self.test_share is not None and self.val is None and not (root / self.train).is_dir():
+            chosen = {"train": root}
+        for key, folder in chosen.items():
+            if not folder.is_dir():
+                below = ", ".join(path.name for path in _below(root)[:20]) or "nothing"
+                raise UserError(
+                    f"data.{key}={folder.name} is no folder in {root}, which holds {below}; name the right one, or "
+                    "where these are the classes cut a test set out of them with data.test=0.2"
+                )
+        tables = {key: self._read(folder) for key, folder in chosen.items()}
+        return tables, []
+
+    def _read(self, folder: Path) -> Table:
+        """Every file below a class's folder but hidden ones, in the order of their names."""
+        texts, labels, parts, form = [], [], [], Form(encoding=self.encoding)
+        for label in _below(folder):
+            for file in sorted(path for path in label.rglob("[!.]*") if path.is_file()):
+                try:
+                    with file.open("rb") as opened:
+                        encoding = form.encoding_of(opened)
+                        texts.append(opened.read().decode(encoding))
+                except (OSError, UnicodeError) as error:
+                    raise UserError(
+                        f"can't read {file}: {first_line(error)}; if it is not in UTF-8 say in what with "
+                        "data.encoding=, such as cp1252 or latin-1"
+                    ) from error
+                labels.append(label.name)
+                parts.append((str(shown(file)), 1))
+        if not texts:
+            raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
+        table = Columns.of("text", "label").table(str(shown(folder)), {"text": texts, "label": labels})
+        return replace(table, parts=parts, form="; a folder a class")
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -1,0 +1,127 @@
+"""Data sets of the Hugging Face Hub, and local folders of the same schema."""
+
+import csv
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnlab.data.forms import Quoting
+from attnlab.data.separated import is_quoted
+from attnlab.data.sources.base import Labelled, warn_of_shared
+from attnlab.data.tables import Columns, Table
+from attnlab.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import datasets
+
+MAX_COLUMNS = 1000  # of a CSV file on the Hub that are read as they are written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Labelled):
+    """A data set of the Hugging Face Hub by name, or a local folder of the same schema.
+
+    Args:
+        path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files; or a folder
+            that `save_to_disk` wrote.
+        name: the set's configuration, where it has several.
+        text, text_pair, label, group, join, quoting: as of `Files`, the last for a set of CSV files.
+        train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
+            for nothing else, and a share as `test` cuts it out of train.
+    """
+
+    PATHS = ("path",)
+
+    path: str
+    name: str | None = None
+    text: str | int | list[str | int] = "text"
+    text_pair: str | int | None = None
+    label: str | int = "label"
+    group: str | int | None = None
+    join: str = " "
+    quoting: Quoting = None
+    train: str = "train"
+    val: str | None = None
+    test: str | float = "test"
+
+    @property
+    def test_share(self) -> float | None:
+        return None if isinstance(self.test, str) else self.test
+
+    def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
+        if not self.path:
+            raise UserError("data.path is empty; if it came from a variable of the shell, that is not set")
+        present, quoted = self._load()
+        val = self.val
+        if val is None and "validation" in present and "validation" not in (self.train, self.test):
+            val = "validation"
+        named = {"train": self.train, "val": val, "test": self.test}
+        chosen = {key: split for key, split in named.items() if isinstance(split, str) and key in splits}
+        for key, split in chosen.items():
+            if split not in present:
+                raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
+        warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
+        tables = {
+            key: _read(present[split], f"the {split} split", replace(columns, optional=key == "test"), quoted)
+            for key, split in chosen.items()
+        }
+        return tables, [split for split in present if split not in (self.train, self.test)]
+
+    def _load(self) -> "tuple[dict[str, datasets.Dataset], bool | None]":
+        """The splits, and whether quotation marks quoted: None where the set is no CSV files or declares types."""
+        import datasets  # a second to import, so only where it is used
+
+        quoted = None
+        try:
+            if Path(self.path, datasets.config.DATASETDICT_JSON_FILENAME).is_file():
+                return dict(datasets.DatasetDict.load_from_disk(self.path)), None
+            builder = datasets.load_dataset_builder(self.path, self.name)
+            if hasattr(builder.config, "keep_default_na"):  # of CSV files, which are read as data=files reads them
+                options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+                if builder.config.features is None:
+                    quoted = is_quoted(self.quoting, builder.config.sep)
+                    options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+                    # By place, so that no other column is guessed at either, which fails where chunks differ.
+                    options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)
+                builder = datasets.load_dataset_builder(self.path, self.name, **options)
+            builder.download_and_prepare()
+            return dict(builder.as_dataset()), quoted
+        except Exception as error:  # a set from outside can fail in any way
+            raise UserError(f"can't load data.path={self.path}: {_cause(error, self.path)}") from error
+
+
+def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool | None) -> Table:
+    needed = columns.needed(dataset.column_names, name)
+    if "__index_level_0__" in dataset.column_names:
+        raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
+    classes = getattr(dataset.features.get(columns.label), "names", None)  # of a ClassLabel
+    try:
+        values = {column: dataset[column][:] for column in needed}
+    except Exception as error:  # damage that shows only when the values are read
+        raise UserError(f"can't read {name}: {first_line(error)}. Mend the set or get it again") from error
+    return replace(columns.table(name, values, classes, dataset.column_names), quoted=quoted)
+
+
+def _cause(error: Exception, path: str) -> str:
+    """Why a set can't be loaded, and what to do about that."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for folder in map(Path, (HF_DATASETS_CACHE, HF_HUB_CACHE)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as unusable:
+            return (
+                f"the cache {folder} can't be written: {first_line(unusable)}; give another place with HF_HOME=<folder>"
+            )
+    message = first_line(error.__cause__ or error).rstrip(".")
+    if Path(path).is_dir():
+        empty = isinstance(error, FileNotFoundError)
+        return f"{message}; " + ("give one CSV, JSON or parquet file a split, named after it" if empty else "mend it")
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        return "there is no such folder"
+    return f"{message}. Without network give a local copy with data.path=<folder>, or use data=headlines"

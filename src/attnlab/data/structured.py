@@ -1,0 +1,150 @@
+"""JSON in the shapes that people and libraries write, and parquet."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from attnlab.data.forms import Form
+from attnlab.data.tables import Columns, Table
+from attnlab.errors import UserError
+
+
+def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: str | None) -> Table:
+    """The columns of an object or a list a line, or of a whole that `data.field` may name a part of.
+
+    Raises:
+        UserError: it is of another shape.
+        ValueError: it is damaged, or holds what is no character.
+    """
+    encoding = form.encoding_of(file)
+    lines = io.TextIOWrapper(file, encoding=encoding)
+    values: dict[str, list[Any]] = {column: [] for _, column in columns.named}
+    present: dict[str, None] = {}  # in their order
+    count = 0
+    for row in _rows(lines, name, columns, field):
+        present |= dict.fromkeys(row)
+        for column, of_column in values.items():
+            value = row.get(column)
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"row {count} holds one half of a surrogate pair, which is no character") from error
+            of_column.append(json.dumps(value) if isinstance(value, bool) else value)
+        count += 1
+    if not count:
+        raise ValueError("it has no rows")
+    needed = columns.needed(list(present), name)
+    table = columns.table(name, {column: values[column] for column in needed}, present=list(present))
+    return replace(table, form=f"{table.form}; JSON, {encoding.removesuffix('-sig')}")
+
+
+def _rows(lines: io.TextIOWrapper, name: str, columns: Columns, field: str | None) -> Iterator[dict[str, Any]]:
+    """Each document by the names of its values; those of a list are numbers, from "0"."""
+    start = next((line for line in lines if line.strip()), "")
+    try:
+        first = _loads(start)
+    except ValueError:  # of an object or a list of several lines, or damaged
+        first = None
+    rows: Iterable[Any]
+    second = next((line for line in lines if line.strip()), "") if _is_document(first) else ""
+    if second:
+        lines.seek(0)
+        rows = (_loads(line, number) for number, line in enumerate(lines) if line.strip())
+    else:
+        rest = "" if _is_document(first) else lines.read()
+        whole = first if first is not None and not rest.strip() else _loads(start + rest) if start else []
+        rows = _documents(whole, name, columns, field)
+    for row in rows:
+        if not isinstance(row, dict | list):
+            raise _other_shape(name)
+        yield row if isinstance(row, dict) else {str(number): value for number, value in enumerate(row)}
+
+
+def _is_document(value: Any) -> bool:
+    """Whether this may be one document of a file with one a line."""
+    return isinstance(value, dict) or (isinstance(value, list) and not any(isinstance(v, dict | list) for v in value))
+
+
+def _documents(whole: Any, name: str, columns: Columns, field: str | None) -> Iterable[Any]:
+    """The documents in a JSON value, whichever way round it is."""
+    if field is not None:
+        if not isinstance(whole, dict) or field not in whole:
+            raise UserError(f"data.field={field} is no key of {name}{_keys(whole)}")
+        whole = whole[field]
+    if isinstance(whole, list):
+        return whole
+    if not isinstance(whole, dict):
+        raise _other_shape(name)
+    if set(whole) == {"columns", "index", "data"}:  # DataFrame.to_json(orient="split")
+        return [dict(zip(whole["columns"], row, strict=True)) for row in whole["data"]]
+    if set(whole) == {"schema", "data"}:  # orient="table"
+        return whole["data"]
+    if columns.texts[0] in whole:
+        return _turned(whole, whole[columns.texts[0]], name)
+    if whole and all(isinstance(row, dict) and columns.texts[0] in row for row in whole.values()):  # orient="index"
+        return whole.values()
+    raise UserError(
+        f"{name} holds one object{_keys(whole)}; if documents stand under one of them name it with data.field=<key>, "
+        "else name the columns with data.text= and data.label="
+    )
+
+
+def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[str, Any]]:
+    """Documents from columns: lists, or as `DataFrame.to_json` writes them objects with a key for each row."""
+    columns = {column: values for column, values in whole.items() if type(values) is type(texts)}
+    if isinstance(texts, dict):
+        return ({column: values.get(key) for column, values in columns.items()} for key in texts)
+    if not isinstance(texts, list):
+        return [dict(whole)]
+    sizes = {column: len(values) for column, values in columns.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"{name}: the columns are of different lengths: {sizes}")
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _loads(text: str, lines_before: int = 0) -> Any:
+    """Numbers as they are written; NaN and the infinities are no JSON and stand for what is missing."""
+    try:
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        place = f"line {lines_before + error.lineno}, column {error.colno}"
+        raise ValueError(f"JSON error in {place}: {error.msg}") from error
+
+
+def _keys(whole: Any) -> str:
+    return f" with the keys {', '.join(list(whole)[:20])}" if isinstance(whole, dict) else ", which is a list"
+
+
+def _other_shape(name: str) -> UserError:
+    return UserError(
+        f"{name} is JSON of another shape than is read, one document a line or all in one list or object; rewrite it so"
+    )
+
+
+def read_parquet(file: BinaryIO, name: str, columns: Columns) -> Table:
+    """The columns of a parquet file, whose own types count.
+
+    Raises:
+        UserError: a column is not there.
+        Exception: whatever pyarrow finds wrong.
+    """
+    import pyarrow.parquet
+
+    parquet = pyarrow.parquet.ParquetFile(file)
+    schema = parquet.schema_arrow
+    needed = columns.needed(schema.names, name)
+    if parquet.metadata.num_rows == 0:
+        raise ValueError("it has no rows")
+    rows = parquet.read(needed)
+    values = {column: rows.column(column).to_pylist() for column in needed}
+    return columns.table(name, values, _class_names(schema.metadata, columns.label), schema.names)
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
+    """Of a file that `datasets` wrote, whose labels are numbers of named classes."""
+    if not metadata or b"huggingface" not in metadata:
+        return None
+    names = json.loads(metadata[b"huggingface"])["info"]["features"].get(column, {}).get("names")
+    return None if names is None else [str(name) for name in names]

@@ -1,0 +1,217 @@
+"""What stands in the columns of a data set: texts, labels and groups, as they are written. Rows count from 0."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from attnlab.errors import UserError
+
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a data set hold what. Names may be given as numbers.
+
+    Attributes:
+        texts: of one document, joined by `join`.
+        label: its class; a set without that column has no labels where `optional`.
+        group: documents with one value here stay on one side of a split.
+        pair: the second text, where a document is a pair of texts.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+    group: str | None = None
+    join: str = " "
+    pair: str | None = None
+    optional: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        text: Any,
+        label: str | int,
+        group: str | int | None = None,
+        join: str = " ",
+        pair: str | int | None = None,
+    ) -> "Columns":
+        """As settings name them: `text` is one column or a list of them."""
+        texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
+        named = (None if column is None else str(column) for column in (group, pair))
+        return cls(texts, str(label), next(named), join, next(named))
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """Each column after the setting that names it."""
+        named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), ("label", self.label)]
+        return [(key, column) for key, column in [*named, ("group", self.group)] if column is not None]
+
+    def needed(self, present: Sequence[str], name: str) -> list[str]:
+        """Those of `present`, the columns of what messages call `name`, that are to be read.
+
+        Raises:
+            UserError: one is not there, or there twice.
+        """
+        found = []
+        for key, column in self.named:
+            if column in present:
+                found.append(column)
+            elif key != "label" or not self.optional:
+                raise UserError(f"data.{key}={column} is no column of {name}; it has {', '.join(present)}")
+            if present.count(column) > 1:
+                raise UserError(f"{name} has two columns named {column}; rename one of them")
+        return list(dict.fromkeys(found))
+
+    def table(
+        self,
+        name: str,
+        values: Mapping[str, Sequence[Any]],
+        classes: list[str] | None = None,
+        present: Sequence[str] = (),
+    ) -> "Table":
+        """What stands in the columns; integer labels are numbers of `classes`, where these are given.
+
+        Args:
+            present: all columns that there are, to say which were used.
+
+        Raises:
+            UserError: something there is no text, or no label.
+        """
+        texts = [list(self._texts(name, column, values[column])) for column in self.texts]
+        rows = zip(*texts, strict=True)
+        joined = texts[0] if len(texts) == 1 else [self.join.join(filter(None, parts)) for parts in rows]
+        missing = [""] * len(joined)
+        labels = list(self._labels(name, values[self.label], classes or [])) if self.label in values else missing
+        groups = None if self.group is None else ["" if v is None else str(v) for v in values[self.group]]
+        pairs = None if self.pair is None else list(self._texts(name, self.pair, values[self.pair]))
+        form = self._describe(present) if present else ""
+        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form, pairs=pairs)
+
+    def _describe(self, present: Sequence[str]) -> str:
+        used = {column for _, column in self.named}
+        others = [column for column in present if column not in used]
+        return (
+            f"; text from {' + '.join(self.texts)}"
+            + (f", its pair from {self.pair}" if self.pair is not None else "")
+            + (f", label from {self.label}" if self.label in present else ", no labels")
+            + (f", group from {self.group}" if self.group is not None else "")
+            + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
+        )
+
+    def _texts(self, name: str, column: str, values: Iterable[Any]) -> Iterator[str]:
+        for row, value in enumerate(values):
+            if not isinstance(value, str | None):
+                raise UserError(
+                    f"data.text={column} of {name} holds {type(value).__name__} (row {row}), no text; "
+                    "name another column"
+                )
+            yield value or ""
+
+    def _labels(self, name: str, values: Iterable[Any], classes: list[str]) -> Iterator[str]:
+        for value in values:
+            if classes and isinstance(value, int) and -1 <= value < len(classes):
+                yield "" if value == -1 else classes[value]  # -1 is the Hub's "not labelled"
+            elif value is None or value != value:  # NaN, as which pandas writes what is missing
+                yield ""
+            elif isinstance(value, str | int | float):
+                yield str(value)
+            else:
+                raise UserError(
+                    f"data.label={self.label} of {name} holds {value!r}; labels are strings or numbers: rewrite them"
+                )
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a split that count.
+
+    Attributes:
+        name: of the file or split, in messages.
+        column: the one that holds the labels.
+        texts: "" where there is none.
+        labels: as they are written, "" where there is none.
+        groups, pairs: likewise; None where none were asked for.
+        classes: all that there can be, in their order, where the set says so.
+        parts: name and number of rows of each file that it was read from.
+        kept: of all these rows the ones that are left; None for all.
+        form: which columns were used and how the files are written, in words.
+        quoted: whether quotation marks were taken to enclose texts; None where that can't be.
+    """
+
+    name: str
+    column: str
+    texts: list[str]
+    labels: list[str]
+    groups: list[str] | None = None
+    classes: list[str] | None = None
+    parts: Sequence[tuple[str, int]] = ()
+    kept: Sequence[int] | None = None
+    form: str = ""
+    quoted: bool | None = None
+    pairs: list[str] | None = None
+
+    def place(self, row: int) -> str:
+        """Where a user finds this row."""
+        row = row if self.kept is None else self.kept[row]
+        if len(self.parts) < 2:
+            return f"row {row}"
+        starts = np.cumsum([0, *(size for _, size in self.parts)])
+        part = int(np.searchsorted(starts, row, side="right")) - 1
+        name, size = self.parts[part]
+        return name if size == 1 else f"{name} row {row - starts[part]}"
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """These rows alone."""
+        return replace(
+            self,
+            texts=[self.texts[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
+            kept=rows if self.kept is None else [self.kept[row] for row in rows],
+        )
+
+    def find_classes(self) -> list[str]:
+        """The labels that occur, unless the set names its classes: by size if all are numbers, else by alphabet.
+
+        Raises:
+            UserError: there are none, or so many that the column holds something else.
+        """
+        if self.classes is not None:
+            return self.classes
+        present = set(self.labels) - {""}
+        if not present:
+            raise UserError(f"data.label={self.column} of {self.name} holds no label; name another column")
+        if len(present) > 20 and len(present) > len(self.labels) / 2:
+            raise UserError(
+                f"data.label={self.column} of {self.name} holds {len(present):,} different values in "
+                f"{len(self.labels):,} rows; labels repeat, so name another column"
+            )
+        numbers = all(map(NUMBER.fullmatch, present))
+        return sorted(present, key=lambda name: (float(name), name) if numbers else (0, name))
+
+
+def concatenate(tables: Sequence[Table], name: str) -> Table:
+    """The rows of several files of one split, one after another.
+
+    Raises:
+        UserError: they name different classes.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    if other := next((table for table in tables if table.classes != first.classes), None):
+        raise UserError(f"{first.name} and {other.name} name different classes; write both with the same ones")
+    return replace(
+        first,
+        name=name,
+        texts=[text for table in tables for text in table.texts],
+        labels=[label for table in tables for label in table.labels],
+        groups=None if first.groups is None else [group for table in tables for group in table.groups or []],
+        pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
+        parts=[part for table in tables for part in table.parts],
+    )
