@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
-from attnlab.data.losses import complaints, describe
+from attnlab.data.losses import complaints, count_known, describe, keys_of
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.sources.corpus import shortened
 from attnlab.data.splitting import set_aside, stratified
@@ -82,12 +81,7 @@ class TextDataModule(LightningDataModule):
             for loss, value in split.losses(self.tokenizer).items()
         }
         if "train" in self.splits:
-            fold = cache(fold_text)  # most texts stand in train as a whole and in the part trained on
-            self.losses["data/val_duplicates"] = count_duplicates(texts["train"], texts["val"], fold)
-            if "test" in texts:
-                self.losses["data/test_duplicates"] = count_duplicates(
-                    corpus.train.documents, corpus.test.documents, fold
-                )
+            self.losses |= self._duplicates(texts)
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
@@ -101,6 +95,15 @@ class TextDataModule(LightningDataModule):
                 "remove them",
                 *(f"{number:,.0f}" for number in (repeated, all_of_val)),
             )
+
+    def _duplicates(self, texts: Mapping[str, Documents]) -> dict[str, int]:
+        """Of validation and test, the documents that a model learns from."""
+        keys = {name: keys_of(documents) for name, documents in texts.items()}
+        counts = {"data/val_duplicates": count_known(keys["val"], keys["train"])}
+        if "test" in texts:
+            parts = ("train",) if self.source.validation == "test" else ("train", "val")
+            counts["data/test_duplicates"] = count_known(keys["test"], np.concatenate([keys[name] for name in parts]))
+        return counts
 
     @property
     def settings(self) -> str:
@@ -205,15 +208,3 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
     number = np.array([label_names.index(name) for name in corpus.label_names])
     train, test = (replace(split, labels=number[split.labels]) for split in (corpus.train, corpus.test))
     return Corpus(label_names, train, test, ceilings=corpus.ceilings)
-
-
-def fold_text(document: str | tuple[str, str]) -> str:
-    """The document without what two copies of it may differ in: case and white space."""
-    if isinstance(document, tuple):
-        return "\0".join(map(fold_text, document))
-    return " ".join(document.casefold().split())
-
-
-def count_duplicates(known: Documents, asked: Documents, fold: Callable[..., str] = fold_text) -> int:
-    """How many of the documents `asked` also stand in `known`, as `fold` sees them."""
-    return sum(map(set(map(fold, known)).__contains__, map(fold, asked)))

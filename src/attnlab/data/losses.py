@@ -4,6 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import fill
 
+import numpy as np
+import numpy.typing as npt
+
+from attnlab.data.tokens import Documents
+
+Keys = npt.NDArray[np.int64]  # [N], one a document
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -59,3 +66,23 @@ def complaints(metrics: Mapping[str, float]) -> dict[str, str]:
             shown = ", ".join(f"{amount} {split}" for amount, split in zip(amounts, large, strict=True))
             sentences[name] = f"{loss.what}: {shown}; {loss.remedy}"
     return sentences
+
+
+def keys_of(documents: Documents) -> Keys:
+    """A number for each document, the same for those that differ in case and white space alone.
+
+    Of 64 bits: a million documents have one in common by chance once in 20 million times. The folded texts themselves
+    would take the memory of the data once more.
+    """
+    return np.fromiter(map(hash, map(_folded, documents)), dtype=np.int64, count=len(documents))
+
+
+def count_known(asked: Keys, known: Keys) -> int:
+    """How many of the documents `asked` also stand in `known`."""
+    return int(np.isin(asked, known).sum())
+
+
+def _folded(document: str | tuple[str, str]) -> str:
+    if isinstance(document, tuple):
+        return "\0".join(map(_folded, document))
+    return " ".join(document.casefold().split())

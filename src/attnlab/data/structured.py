@@ -137,8 +137,10 @@ def read_parquet(file: BinaryIO, name: str, columns: Columns) -> Table:
     needed = columns.needed(schema.names, name)
     if parquet.metadata.num_rows == 0:
         raise ValueError("it has no rows")
-    rows = parquet.read(needed)
-    values = {column: rows.column(column).to_pylist() for column in needed}
+    values: dict[str, list[Any]] = {column: [] for column in needed}
+    for batch in parquet.iter_batches(columns=needed):  # not a second copy of all texts at once
+        for column, of_column in values.items():
+            of_column += batch.column(column).to_pylist()
     return columns.table(name, values, _class_names(schema.metadata, columns.label), schema.names)
 
 

@@ -1,6 +1,7 @@
 """What stands in the columns of a data set: texts, labels and groups, as they are written. Rows count from 0."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -118,7 +119,7 @@ class Columns:
             elif value is None or value != value:  # NaN, as which pandas writes what is missing
                 yield ""
             elif isinstance(value, str | int | float):
-                yield str(value)
+                yield sys.intern(str(value))  # a label is kept once, not once a document
             else:
                 raise UserError(
                     f"data.label={self.label} of {name} holds {value!r}; labels are strings or numbers: rewrite them"

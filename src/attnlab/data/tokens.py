@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # Texts, or pairs of them.
 Documents = list[str] | list[tuple[str, str]]
 
-FORMAT = 2  # of the files in the cache; raise it with any change, and older ones are not used
+FORMAT = 3  # of the files in the cache; raise it with any change, and older ones are not used
 AT_ONCE = 4096  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
 
 
@@ -87,7 +87,7 @@ def tokenize(
         ) from error
     splits = {
         split: Tokens(
-            np.load(folder / f"{split}.ids.npy", mmap_mode="r"),
+            _mapped(folder / f"{split}.ids"),
             np.load(folder / f"{split}.offsets.npy"),
             np.load(folder / f"{split}.full_lengths.npy"),
             pairs=not all(isinstance(document, str) for document in documents[:1]),
@@ -95,6 +95,11 @@ def tokenize(
         for split, documents in texts.items()
     }
     return Tokenizer.from_file(str(folder / "tokenizer.json")), splits
+
+
+def _mapped(file: Path) -> npt.NDArray[np.int32]:
+    """What the file holds, read where it is used."""
+    return np.memmap(file, dtype=np.int32, mode="r") if file.stat().st_size else np.empty(0, dtype=np.int32)
 
 
 def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> str:
@@ -128,15 +133,16 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for split, documents in texts.items():
-        lengths, full_lengths, ids = [0], [], []
-        for start in range(0, len(documents), AT_ONCE):
-            encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
-            lengths += map(len, encodings)
-            full_lengths += _full_lengths(tokenizer, documents[start : start + AT_ONCE], encodings)
-            ids.append(np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings]))
+        lengths, full_lengths = [0], []
+        with (partial / f"{split}.ids").open("wb") as ids:
+            for start in range(0, len(documents), AT_ONCE):
+                encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
+                lengths += map(len, encodings)
+                full_lengths += _full_lengths(tokenizer, documents[start : start + AT_ONCE], encodings)
+                for encoding in encodings:
+                    ids.write(np.array(encoding.ids, dtype=np.int32).tobytes())
         np.save(partial / f"{split}.offsets.npy", np.cumsum(lengths))
         np.save(partial / f"{split}.full_lengths.npy", np.array(full_lengths))
-        np.save(partial / f"{split}.ids.npy", np.concatenate(ids))
     (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     partial.rename(folder)
 
