@@ -22,6 +22,8 @@ def test_a_users_mistake_is_one_line_and_a_bug_is_a_traceback(capsys: pytest.Cap
     report_in_one_line()
     assert shown(UserError("no such thing"), capsys) == "error: no such thing\n"
     assert "ValueError: a bug" in shown(ValueError("a bug"), capsys)
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.usefixtures("hook")

@@ -25,6 +25,8 @@ def first_line(error: BaseException) -> str:
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
