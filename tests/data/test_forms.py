@@ -175,8 +175,8 @@ def test_what_was_found_in_a_file_is_said(
         rows = [("1", text, "x", label) for text, label in ROWS]
         source(tmp_path, {"a.csv": separated(rows, ";", "id,text,date,label\n")}).load()
     assert caplog.messages[1] == (
-        "Read a.csv: 12 rows; text from text, label from label (not used: id, date);\n"
-        "  separated by ';' (found), utf-8, quotation marks quote"
+        "Read train from a.csv: 12 rows; text from text, label from label (not used: id,\n"
+        "  date); separated by ';' (found), utf-8, quotation marks quote"
     )
 
 
