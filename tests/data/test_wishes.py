@@ -32,6 +32,8 @@ def test_documents_of_one_group_stay_on_one_side(tmp_path: Path) -> None:
     corpus = source(tmp_path, files, test=0.2, group="user").load()
     assert corpus.train.groups is not None and corpus.test.groups is not None
     assert not set(corpus.train.groups) & set(corpus.test.groups) and 18 <= len(corpus.test.texts) <= 22
+    given: Content = {**files, "b.csv": "text,label\nx,a\n"}  # which is cut nowhere
+    assert source(tmp_path, given, test="b.csv", group="user").load().test.texts == ["x"]
     assert Counter(corpus.train.groups + corpus.test.groups) == {f"user {user}": 5 for user in range(20)}
 
 
