@@ -40,7 +40,7 @@ def test_of_many_classes_the_largest_are_shown(
 def test_debug_data_leaves_nothing_but_tokens(tmp_path: Path) -> None:
     result = run("train.py", *write(tmp_path / "a.csv"), folder=tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    assert "Read a.csv: 120 rows; text from body, label from topic; separated by ';'" in result.stdout
+    assert "Read train from a.csv: 120 rows; text from body, label from topic; separated by" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert sorted(path.name for path in tmp_path.rglob("*") if path.parent.name in (tmp_path.name, "logs")) == [
         "a.csv",

@@ -58,7 +58,7 @@ def find_files(key: str, paths: Paths) -> list[Path]:
                 f"data.{key}={path} is a folder; give a file, or read a folder with a folder a class by data=folders "
                 "data.path=, one with a file a split by data=hub data.path="
             )
-        files = matching(path)
+        files = [file for file in matching(path) if file.is_file()]
         if not files:
             raise UserError(f"data.{key}={path} is no file")
         found += files
@@ -81,6 +81,8 @@ def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | 
 def _read(kind: Format, file: BinaryIO, name: str, columns: Columns, form: Form, field: str | None) -> Table:
     if kind == "json":
         return read_json(file, name, columns, form, field)
+    if field is not None:
+        raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
     if kind == "parquet":
         return read_parquet(file, name, columns)
     if kind == "fasttext":
@@ -107,6 +109,9 @@ def _lines(file: BinaryIO, form: Form) -> tuple[list[str], str]:
 
 def _read_fasttext(file: BinaryIO, name: str, columns: Columns, form: Form) -> Table:
     """One document a line, with its label in it: `__label__sport Two late goals`."""
+    for key, column in columns.named:
+        if key in ("group", "text_pair"):
+            raise UserError(f"data.{key}={column}: {name} has fastText's lines, which have no columns; leave it out")
     lines, encoding = _lines(file, form)
     labels = [LABEL_WORD.findall(line) for line in lines]
     several = next((row for row, found in enumerate(labels) if len(found) > 1), None)
@@ -122,9 +127,11 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Fo
     """A file of lines for each column, such as `{text: train_text.txt, label: train_labels.txt}`."""
     values, encoding = {}, ""
     for column, path in paths.items():
-        (file,) = find_files(key, path)
+        files = find_files(key, str(path))
+        if len(files) > 1:
+            raise UserError(f"data.{key}.{column}={path} names {len(files)} files; give one")
         try:
-            with open_file(file) as opened:
+            with open_file(files[0]) as opened:
                 values[str(column)], encoding = _lines(opened, form)
         except (OSError, UnicodeError) as error:
             raise UserError(f"can't read data.{key}.{column}={path}: {_what(error, form)}") from error

@@ -20,7 +20,7 @@ class Columns:
     Attributes:
         texts: of one document, joined by `join`.
         label: its class; a set without that column has no labels where `optional`.
-        group: documents with one value here stay on one side of a split.
+        group: documents with one value here stay on one side of a split that is cut.
         pair: the second text, where a document is a pair of texts.
     """
 
@@ -44,6 +44,10 @@ class Columns:
         texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
         named = (None if column is None else str(column) for column in (group, pair))
         return cls(texts, str(label), next(named), join, next(named))
+
+    def of_split(self, key: str) -> "Columns":
+        """Those that this split needs: a test set may come without labels, and only train is cut."""
+        return replace(self, optional=key == "test", group=self.group if key == "train" else None)
 
     @property
     def named(self) -> list[tuple[str, str]]:
@@ -82,13 +86,13 @@ class Columns:
         Raises:
             UserError: something there is no text, or no label.
         """
-        texts = [list(self._texts(name, column, values[column])) for column in self.texts]
+        texts = [list(self._texts(name, "text", column, values[column])) for column in self.texts]
         rows = zip(*texts, strict=True)
         joined = texts[0] if len(texts) == 1 else [self.join.join(filter(None, parts)) for parts in rows]
         missing = [""] * len(joined)
         labels = list(self._labels(name, values[self.label], classes or [])) if self.label in values else missing
-        groups = None if self.group is None else ["" if v is None else str(v) for v in values[self.group]]
-        pairs = None if self.pair is None else list(self._texts(name, self.pair, values[self.pair]))
+        groups = None if self.group is None else ["" if v is None or v != v else str(v) for v in values[self.group]]
+        pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
         form = self._describe(present) if present else ""
         return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form, pairs=pairs)
 
@@ -103,11 +107,11 @@ class Columns:
             + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
         )
 
-    def _texts(self, name: str, column: str, values: Iterable[Any]) -> Iterator[str]:
+    def _texts(self, name: str, key: str, column: str, values: Iterable[Any]) -> Iterator[str]:
         for row, value in enumerate(values):
             if not isinstance(value, str | None):
                 raise UserError(
-                    f"data.text={column} of {name} holds {type(value).__name__} (row {row}), no text; "
+                    f"data.{key}={column} of {name} holds {type(value).__name__} (row {row}), no text; "
                     "name another column"
                 )
             yield value or ""

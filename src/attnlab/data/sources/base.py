@@ -86,8 +86,8 @@ class Labelled(Source):
         if share is not None or (self.min_label_count > 1 and getattr(self, "train", None)):
             splits = {"train", *splits}  # what is tested is found out from train
         tables, others = self.tables([split for split in SPLITS if split in splits])
-        for table in tables.values():
-            understood = f"Read {table.name}: {len(table.texts):,} rows{table.form}"
+        for key, table in tables.items():
+            understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.form}"
             log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
             warn_of_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)

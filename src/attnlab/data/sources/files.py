@@ -1,7 +1,7 @@
 """Local files in the forms that people have."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from attnlab.data.forms import Form, Format, Quoting
@@ -73,7 +73,7 @@ class Files(Labelled):
         )
         columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
         tables = {
-            key: read_split(key, paths, replace(columns, optional=key == "test"), self._form(), fields[key])
+            key: read_split(key, paths, columns.of_split(key), self._form(), fields[key])
             for key, paths in chosen.items()
         }
         return tables, []

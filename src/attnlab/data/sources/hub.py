@@ -65,7 +65,7 @@ class Hub(Labelled):
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
         columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
         tables = {
-            key: _read(present[split], f"the {split} split", replace(columns, optional=key == "test"), quoted)
+            key: _read(present[split], f"the {split} split", columns.of_split(key), quoted)
             for key, split in chosen.items()
         }
         return tables, [split for split in present if split not in (self.train, self.test)]
