@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from attnlab.study.statistics import articles_test, compare_settings, detectable, summarise
+from attnlab.study.statistics import compare_settings, detectable, documents_test, summarise
 
 ALPHA = 0.05
 
@@ -57,14 +57,14 @@ def test_one_pair_of_runs_is_mcnemars_exact_test() -> None:
     ours, theirs = np.random.default_rng(0).random((2, 1, 500)) < np.array([0.85, 0.8])[:, None, None]
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     expected = stats.binomtest(only_ours, only_ours + only_theirs).pvalue
-    assert articles_test(ours, theirs, ALPHA)["p"] == pytest.approx(expected)
+    assert documents_test(ours, theirs, ALPHA)["p"] == pytest.approx(expected)
 
 
-def test_several_pairs_are_a_paired_bootstrap_over_articles() -> None:
+def test_several_pairs_are_a_paired_bootstrap_over_documents() -> None:
     rng = np.random.default_rng(3)
     skill = rng.random(2000)
     ours, theirs = rng.random((3, 2000)) < 0.7 + 0.3 * skill, rng.random((3, 2000)) < 0.65 + 0.3 * skill
-    found = articles_test(ours, theirs, ALPHA)
+    found = documents_test(ours, theirs, ALPHA)
     reference = stats.ttest_1samp(ours.mean(axis=0) - theirs.mean(axis=0), 0)
     assert [found["low"], found["high"]] == pytest.approx(list(reference.confidence_interval(1 - ALPHA)), abs=0.002)
     assert found["p"] == pytest.approx(reference.pvalue, abs=0.01)
@@ -84,13 +84,13 @@ def test_no_effect_is_called_one_in_about_5_percent_of_studies() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [1, 3])
-def test_no_effect_on_articles_is_called_one_in_about_5_percent_of_studies(num_seeds: int) -> None:
+def test_no_effect_on_documents_is_called_one_in_about_5_percent_of_studies(num_seeds: int) -> None:
     rng = np.random.default_rng(1)
     found = []
     for _ in range(300):
         skill = rng.beta(4, 1, size=300)
         ours, theirs = rng.random((2, num_seeds, 300)) < skill
-        found.append(articles_test(ours, theirs, ALPHA)["p"] < ALPHA)
+        found.append(documents_test(ours, theirs, ALPHA)["p"] < ALPHA)
     assert 0.015 < np.mean(found) < 0.09  # McNemar's exact test keeps below 5 %
 
 
@@ -105,8 +105,8 @@ def test_a_large_effect_is_found_and_both_tests_have_to_agree() -> None:
     scores = pd.DataFrame([{"setting": s, "block": b, "value": right.mean()} for (s, b), right in correct.items()])
     row = compare_settings(scores, "old", correct, ALPHA).loc["new"]
     assert row["difference"] > 0.03 and row["p_holm"] < 0.01 and row["low"] > 0
-    assert row["p"] == max(row["p_seeds"], row["p_articles"])
-    # The same scores on 30 articles would say nothing about others.
+    assert row["p"] == max(row["p_seeds"], row["p_documents"])
+    # The same scores on 30 documents would say nothing about others.
     few = {key: right[:30] for key, right in correct.items()}
     assert compare_settings(scores, "old", few, ALPHA).loc["new", "p_holm"] > 0.05
 

@@ -13,49 +13,16 @@ from omegaconf import DictConfig
 from attnlab.config import resolve
 from attnlab.data.losses import complaints
 from attnlab.errors import UserError
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import direction
 from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
+from attnlab.study.result import METRICS, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
 from attnlab.study.statistics import compare_settings, summarise
 
 # Values that single out a setting, a value of the only factor, or None to choose one.
 Reference = dict[str, Any] | str | None
-METRICS = ("test/acc", "test/f1", "test/f1_macro", "test/loss", "val/acc", "val/loss")
 COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Settings against a reference.
-
-    Attributes:
-        by: the factors that make a setting.
-        reference: the reference's value of each.
-        rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
-            `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
-            says, `verdict`.
-        names: the name of each run's setting, by the run's number; runs that take no part are left out.
-    """
-
-    by: list[str]
-    reference: dict[str, str]
-    rows: pd.DataFrame
-    names: pd.Series
-
-    @property
-    def title(self) -> str:
-        return f"Only {self.by[0]} differs" if len(self.by) == 1 else "All settings"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a report shows: the comparison asked for, then each factor by itself with all else equal, and caveats."""
-
-    runs: list[Run]
-    metric: str
-    comparisons: list[Comparison]
-    warnings: list[str]
 
 
 def compare(cfg: DictConfig) -> Study:
@@ -108,7 +75,7 @@ def make_study(
     scores = pd.DataFrame([run.metrics for run in runs])[~repeated]
     correct = correctness(runs) if metric == "test/acc" else None
     if metric == "test/acc" and correct is None:
-        warnings.append("predictions are missing or of different test articles: only the seeds could be asked")
+        warnings.append("predictions are missing or of different test documents: only the seeds could be asked")
 
     comparer = _Comparer(runs, factors, scores, correct, metric, alpha)
     main = comparer.compare(names, reference)
@@ -127,7 +94,7 @@ class _Comparer:
     runs: list[Run]
     factors: Factors
     scores: pd.DataFrame  # a row for each run that counts
-    correct: np.ndarray | None  # [runs, articles]
+    correct: np.ndarray | None  # [runs, documents]
     metric: str
     alpha: float
 
@@ -186,14 +153,9 @@ class _Comparer:
         if row["p_holm"] < self.alpha:
             sign = {"max": 1, "min": -1}[direction(self.metric)]
             good = sign * row["difference"] > 0
-            return ("better" if good else "worse") + (f" on these articles; {pairs} only" if row["pairs"] == 1 else "")
+            return ("better" if good else "worse") + (f" on these documents; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])
         return f"no difference that {pairs} can show (smallest that they could: {smallest})"
-
-
-def in_points(metric: str, value: float) -> str:
-    """A difference of shares in points, any other as it is."""
-    return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
 
 
 def _pick_reference(

@@ -1,11 +1,11 @@
 """Is one setting better than another? Two sources of chance are asked, and both have to agree.
 
-*Seeds*: would it be so with other first weights and another order of articles? A linear model of the score with an
+*Seeds*: would it be so with other first weights and another order of documents? A linear model of the score with an
 effect of each setting and one of each block (what is equal but for the setting: the seed above all); with two settings
 this is the paired t-test. The variance is pooled over all settings, which is what lets three seeds say something.
 
-*Articles*: would it be so on other test articles? McNemar's exact test where there is one pair of runs, a paired
-bootstrap of the articles' mean difference where there are more.
+*Documents*: would it be so on other test documents? McNemar's exact test where there is one pair of runs, a paired
+bootstrap of the documents' mean difference where there are more.
 
 A difference is called one if the larger of the two p-values is below `alpha` after Holm's correction for the number of
 settings that are compared with the reference.
@@ -25,7 +25,7 @@ from statsmodels.stats.power import TTestPower
 POWER = 0.8
 RESAMPLES = 4999
 
-# For each run, by (setting, block): which articles it got right.
+# For each run, by (setting, block): which documents it got right.
 Correct = Mapping[tuple[str, str], npt.NDArray[np.bool_]]
 
 
@@ -41,12 +41,12 @@ def compare_settings(scores: pd.DataFrame, reference: str, correct: Correct | No
 
     Args:
         scores: a row for each run, with `setting`, `block` and `value`; a setting stands once in a block.
-        correct: which articles each run got right, all on the same articles; None leaves the second test out.
+        correct: which documents each run got right, all on the same documents; None leaves the second test out.
         alpha: how often to call a difference where there is none, over all settings together.
 
     Returns:
         a row for each other setting that shares a block with the reference, by its name: `pairs` (blocks in common),
-        `difference`, `low` and `high` (1 - alpha interval of the test that decides), `p_seeds`, `p_articles`, `p` (the
+        `difference`, `low` and `high` (1 - alpha interval of the test that decides), `p_seeds`, `p_documents`, `p` (the
         larger), `p_holm` and `detectable`, the smallest difference that would be called one in 80 % of such studies.
     """
     blocks = scores.groupby("setting")["block"].agg(set)
@@ -61,11 +61,11 @@ def compare_settings(scores: pd.DataFrame, reference: str, correct: Correct | No
         row: dict[str, float] = {"pairs": len(shared)}
         tests = [by_seeds[name]] if name in by_seeds else []
         row["p_seeds"] = tests[0]["p"] if tests else np.nan
-        row["p_articles"] = np.nan
+        row["p_documents"] = np.nan
         if correct is not None:
             better, worse = (np.stack([correct[which, block] for block in shared]) for which in (name, reference))
-            tests.append(articles_test(better, worse, alpha, strict))
-            row["p_articles"] = tests[-1]["p"]
+            tests.append(documents_test(better, worse, alpha, strict))
+            row["p_documents"] = tests[-1]["p"]
         values = scores.set_index(["setting", "block"])["value"]
         row["difference"] = float(np.mean([values[name, block] - values[reference, block] for block in shared]))
         if name in by_seeds:  # the same, unless blocks are missing: then the model makes up for what they had in common
@@ -76,7 +76,7 @@ def compare_settings(scores: pd.DataFrame, reference: str, correct: Correct | No
             row["detectable"] = max(test["detectable"] for test in tests)
         rows[name] = row
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(
-        columns=["pairs", "difference", "low", "high", "p_seeds", "p_articles", "p", "detectable"]
+        columns=["pairs", "difference", "low", "high", "p_seeds", "p_documents", "p", "detectable"]
     )
     tested = table["p"].notna()
     table["p_holm"] = np.nan
@@ -107,10 +107,10 @@ def _seeds_test(scores: pd.DataFrame, reference: str, alpha: float, strict: floa
     return rows
 
 
-def articles_test(
+def documents_test(
     ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], alpha: float, strict: float | None = None
 ) -> dict[str, float]:
-    """McNemar's test or a paired bootstrap over articles; both: [runs, articles], row by row of the same block."""
+    """McNemar's test or a paired bootstrap over documents; both: [runs, documents], row by row of the same block."""
     difference = ours.mean(axis=0) - theirs.mean(axis=0)
     bootstrap = stats.bootstrap(
         (difference,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - alpha, method="percentile", batch=100, rng=0
