@@ -16,6 +16,7 @@ EXECUTION_WHITELIST = [
     "attnlab.data.tokenization.*",
     "attnlab.model.*",
     "attnlab.search.pruning.ReportToStudy",
+    "attnlab.task.SingleLabel",
     "attnlab.training.averaging.*",
     "attnlab.training.callbacks.*",
     "attnlab.training.checkpoints.LastCheckpoint",
@@ -33,6 +34,9 @@ EXECUTION_WHITELIST = [
     "torch.optim.*",
     "torchmetrics.*",
 ]
+
+# What a config of a run means that was made before there were other tasks and has none.
+SINGLE_LABEL: dict[str, Any] = {"_target_": "attnlab.task.SingleLabel"}
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from attnlab.errors import UserError
 from attnlab.study.runs import Run
 
 # Files of `conf/` that name a part, in the order in which a difference is named after them.
-GROUPS = ("model", "pe", "tokenizer", "data", "optimizer", "scheduler")
+GROUPS = ("task", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
 # What decides neither what is learned nor from what; `model.pe` is a copy of `pe`.
 IGNORED = (
     *("seed", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume", "halve_batch_on_oom"),
@@ -42,11 +42,11 @@ class Factors:
         raise UserError(f"by={name} does not differ between these runs; what differs: {differing}")
 
     def differing_budget(self) -> list[str]:
-        """What decides for how long or on how many articles a run may train."""
+        """What decides for how long or on how many documents a run may train."""
         return [key for key in self._keys() if _below(key, BUDGET)]
 
     def differing_data(self) -> list[str]:
-        """What decides which articles a run saw."""
+        """What decides which documents a run saw."""
         return [key for key in self._keys() if _below(key, DATA) and not _below(key, (*BUDGET, "data.batch_size"))]
 
     def _keys(self) -> list[str]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError, first_line
 
 
@@ -38,11 +39,17 @@ class Run:
         return table.assign(epoch=table["epoch"].astype(int) + 1)
 
     def predictions(self) -> pd.DataFrame | None:
-        """`index`, `label` and `predicted` of the test articles, or None where the run kept none that can be read."""
+        """`index`, `label` and `correct` of the test documents, or None where the run kept none that can be read."""
+        file = self.folder / "predictions.parquet"
         try:
-            return pd.read_parquet(self.folder / "predictions.parquet", columns=["index", "label", "predicted"])
+            return pd.read_parquet(file, columns=["index", "label", "correct"])
+        except (OSError, ValueError):
+            pass
+        try:  # of a run of the version before
+            table = pd.read_parquet(file, columns=["index", "label", "predicted"])
         except (OSError, ValueError):
             return None
+        return table.assign(correct=table["label"] == table.pop("predicted"))
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -66,6 +73,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if metrics is None:
                 unfinished.append(str(path.relative_to(folder)))
             else:
+                config = {"task": SINGLE_LABEL} | config  # of a run of the version before
                 runs.append(Run(path, config, _read_choices(path / ".hydra" / "hydra.yaml"), metrics))
     if not runs:
         raise UserError(f"no finished run below {', '.join(map(str, folders))}: one has config.yaml and metrics.json")
@@ -74,14 +82,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def correctness(runs: list[Run]) -> npt.NDArray[np.bool_] | None:
-    """Which test articles each run got right: [runs, articles]; None where they were not tested on the same ones."""
+    """Which test documents each run got right: [runs, documents]; None where they were not tested on the same ones."""
     tables = [run.predictions() for run in runs]
     first = tables[0]
     rows = []
     for table in tables:
         if table is None or first is None or not table[["index", "label"]].equals(first[["index", "label"]]):
             return None
-        rows.append((table["label"] == table["predicted"]).to_numpy())
+        rows.append(table["correct"].to_numpy())
     return np.stack(rows)
 
 

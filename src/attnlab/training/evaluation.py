@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
         if trainer.is_global_zero:
-            results.write_results(run_dir, metrics, predictions, module.label_names)
+            results.write_results(run_dir, metrics, predictions, module.task)
             results.print_summary(run_dir, metrics)
     return metrics
 

@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnlab.errors import UserError
 from attnlab.metrics import direction
+from attnlab.task import METRICS
 
 # What the module logs on validation; train/loss is the mean since the validation before.
-MONITORED = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
+MONITORED = tuple(f"val/{name}" for name in METRICS)
 LOGGED = (*MONITORED, "train/loss")
 BEST = "best.ckpt"
 
