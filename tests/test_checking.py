@@ -30,6 +30,8 @@ OUT_OF_RANGE: dict[str, Any] = {
     "data.noise": 1.5,
     "data.order_share": -0.1,
     "data.corpus_seed": -1,
+    "task.label_smoothing": 1.0,
+    "task.gamma": -1.0,
     "tokenizer.vocab_size": 5,
     "tokenizer.max_length": 2,
     "model.embed_dim": 0,

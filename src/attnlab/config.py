@@ -36,7 +36,13 @@ EXECUTION_WHITELIST = [
 ]
 
 # What a config of a run means that was made before there were other tasks and has none.
-SINGLE_LABEL: dict[str, Any] = {"_target_": "attnlab.task.SingleLabel"}
+SINGLE_LABEL: dict[str, Any] = {
+    "_target_": "attnlab.task.SingleLabel",
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "loss": "cross_entropy",
+    "gamma": 2.0,
+}
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

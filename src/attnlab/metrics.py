@@ -4,7 +4,7 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-SHARES = ("acc", "f1", "f1_macro")
+SHARES = ("acc", "acc_balanced", "f1", "f1_macro")
 HIGHER_IS_BETTER = (*SHARES, "samples_per_second")
 
 
