@@ -32,6 +32,7 @@ OUT_OF_RANGE: dict[str, Any] = {
     "data.corpus_seed": -1,
     "task.label_smoothing": 1.0,
     "task.gamma": -1.0,
+    "task.threshold": 1.0,
     "tokenizer.vocab_size": 5,
     "tokenizer.max_length": 2,
     "model.embed_dim": 0,
@@ -60,12 +61,19 @@ OUT_OF_RANGE: dict[str, Any] = {
     "logger.wandb.finish_timeout": -1,
 }
 # Settings that are null by default and numbers otherwise.
-NUMBERS_OR_NULL = {"data.limit", "pe.max_len"} | {
+NUMBERS_OR_NULL = {"data.limit", "pe.max_len", "task.threshold"} | {
     f"callbacks.last_checkpoint.every_n_{u}" for u in ("steps", "minutes")
 }
 # Groups that hold one option at a time; the others are covered by the composed defaults.
 VARIANTS = ["data=headlines", "model=attention", "model=bag", "model=ngram_bag", "model=transformer", "pe=learned"]
-VARIANTS += ["optimizer=sgd", "scheduler=cosine", "tokenizer=wordlevel", "logger=tensorboard", "logger=wandb"]
+VARIANTS += [
+    "optimizer=sgd",
+    "scheduler=cosine",
+    "tokenizer=wordlevel",
+    "task=multi_label",
+    "logger=tensorboard",
+    "logger=wandb",
+]
 
 
 def leaves(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

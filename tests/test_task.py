@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
-from attnlab.task import SingleLabel
+from attnlab.task import MultiLabel, SingleLabel
+from attnlab.task.multi_label import best_thresholds
 from attnlab.training.run import train
 from tests.conftest import ROOT
 
@@ -88,7 +89,7 @@ def test_balanced_accuracy_is_the_mean_over_classes() -> None:
     metrics = task.metrics()
     labels = torch.tensor([0, 0, 0, 1, 2])
     task.update(metrics, F.one_hot(torch.tensor([0, 0, 0, 1, 0]), 3).float(), labels)
-    scores = task.scores(metrics)
+    scores = task.scores(metrics, choose=True)
     assert scores["acc"].item() == pytest.approx(4 / 5) and scores["acc_balanced"].item() == pytest.approx(2 / 3)
     assert set(scores) == set(task.METRICS)
 
@@ -106,3 +107,41 @@ def test_a_run_with_weights_trains_and_goes_on_with_them(
     assert torch.equal(kept, again)
     with pytest.raises(UserError, match="'Sport', which there is not; the classes are World, Sports"):
         train(tiny_config("task.class_weights={Sport: 4}"))
+
+
+def test_a_threshold_is_the_probability_with_the_best_f1() -> None:
+    probabilities = torch.tensor([[0.9, 0.2], [0.4, 0.3], [0.3, 0.1], [0.1, 0.9]])
+    labels = torch.tensor([[1, 0], [1, 0], [0, 0], [0, 0]])
+    assert best_thresholds(probabilities, labels).tolist() == pytest.approx([0.4, 0.5])  # no document has the second
+
+
+def test_scores_of_several_labels() -> None:
+    task = MultiLabel(["a", "b"])
+    metrics = task.metrics()
+    probabilities = torch.tensor([[0.9, 0.3], [0.2, 0.1], [0.4, 0.8]])
+    labels = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    for half in (slice(0, 2), slice(2, 3)):
+        task.update(metrics, probabilities[half].logit(), labels[half])
+    before = task.scores(metrics, choose=False)
+    assert before["acc"].item() == pytest.approx(2 / 3) and before["f1_micro"].item() == pytest.approx(0.8)
+    assert before["map"].item() == 1 and task.thresholds.tolist() == [0.5, 0.5]
+    after = task.scores(metrics, choose=True)
+    assert task.thresholds.tolist() == pytest.approx([0.9, 0.3]) and after["acc"].item() == 1
+    fixed = MultiLabel(["a", "b"], threshold=0.25)
+    fixed.scores(metrics, choose=True)
+    assert fixed.thresholds.tolist() == [0.25, 0.25]
+    assert set(after) == set(task.METRICS)
+
+
+def test_losses_of_several_labels() -> None:
+    logits, labels = LOGITS[:, :2], torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    plain = F.binary_cross_entropy_with_logits(logits, labels)
+    assert torch.equal(MultiLabel(["a", "b"]).loss(logits, labels), plain)
+    weighted = MultiLabel(["a", "b"], class_weights="balanced")
+    weighted.fit(labels.numpy())
+    assert isinstance(weighted.weights, torch.Tensor)
+    torch.testing.assert_close(weighted.weights, torch.tensor([1 / 3, 3.0]))
+    torch.testing.assert_close(weighted.losses(logits, labels).mean(), plain)
+    focal = MultiLabel(["a", "b"], loss="focal", gamma=1.0).loss(logits, labels)
+    right = torch.where(labels > 0, logits.sigmoid(), 1 - logits.sigmoid())
+    torch.testing.assert_close(focal, (-(1 - right) * right.log()).mean())

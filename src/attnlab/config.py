@@ -16,7 +16,8 @@ EXECUTION_WHITELIST = [
     "attnlab.data.tokenization.*",
     "attnlab.model.*",
     "attnlab.search.pruning.ReportToStudy",
-    "attnlab.task.SingleLabel",
+    "attnlab.task.multi_label.MultiLabel",
+    "attnlab.task.single_label.SingleLabel",
     "attnlab.training.averaging.*",
     "attnlab.training.callbacks.*",
     "attnlab.training.checkpoints.LastCheckpoint",
@@ -37,7 +38,7 @@ EXECUTION_WHITELIST = [
 
 # What a config of a run means that was made before there were other tasks and has none.
 SINGLE_LABEL: dict[str, Any] = {
-    "_target_": "attnlab.task.SingleLabel",
+    "_target_": "attnlab.task.single_label.SingleLabel",
     "class_weights": None,
     "label_smoothing": 0.0,
     "loss": "cross_entropy",

@@ -158,7 +158,7 @@ def test_an_article_of_a_megabyte_is_cut(tmp_path: Path) -> None:
 def test_one_class_and_one_article_of_a_class_are_refused(tmp_path: Path) -> None:
     for content, message in (
         ("text,label\nx,a\ny,a\n", "the training set has one class only"),
-        (GOOD + "z,lone\n", "the label 'lone' has one article"),
+        (GOOD + "z,lone\n", "the label 'lone' has one document"),
     ):
         source = Files(batch_size=2, train="", test="")
         with pytest.raises(UserError, match=message):

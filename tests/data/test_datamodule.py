@@ -65,7 +65,7 @@ def test_validating_on_test_warns(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], "'a' has one article")],
+    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], "'a' has one document")],
 )
 def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):

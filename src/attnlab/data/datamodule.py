@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
-from attnlab.data.headlines import Labels
+from attnlab.data.labels import Labels, count_labels, strata
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.tokenization import TokenizerRecipe, pad_id
@@ -30,10 +30,10 @@ VAL_DUPLICATES = 0.05  # some are in any set; above this share of validation it 
 
 
 class TextDataModule(LightningDataModule):
-    """Reads, splits, tokenises and batches the articles of a source.
+    """Reads, splits, tokenises and batches the documents of a source.
 
     Args:
-        source: where the articles come from and how they are split.
+        source: where the documents come from and how they are split.
         tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
         cache_dir: where tokens are kept between runs.
         seed: decides the order of training batches.
@@ -155,18 +155,19 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     train, val = corpus.train, corpus.val
     if not train.texts:
         raise UserError("the training set is empty")
-    counts = np.bincount(train.labels, minlength=len(corpus.label_names))
-    if np.count_nonzero(counts) < 2:
+    counts = count_labels(train.labels, len(corpus.label_names))
+    one_each = train.labels.ndim == 1
+    if one_each and np.count_nonzero(counts) < 2:
         raise UserError("the training set has one class only; a classifier needs two or more")
     if source.validation == "test":
         log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
         val = corpus.test
     elif val is None:
-        if (counts == 1).any():
+        if one_each and (counts == 1).any():
             lone = corpus.label_names[int(np.flatnonzero(counts == 1)[0])]
             raise UserError(
-                f"the label {lone!r} has one article in the training set, which can't be split for validation: "
-                "add articles, remove it, or give a validation split with data.val"
+                f"the label {lone!r} has one document in the training set, which can't be split for validation: "
+                "add documents, remove it, or give a validation split with data.val"
             )
         chosen = stratified(train.labels, round(len(train.labels) * source.validation), source.split_seed)
         train, val = _take(train, ~chosen), _take(train, chosen)
@@ -174,7 +175,8 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
         train = _take(train, stratified(train.labels, source.limit, source.split_seed))
     splits = {"train": train, "val": val, "test": corpus.test}
     for name, split in splits.items():
-        if absent := [corpus.label_names[i] for i in np.flatnonzero(counts > 0) if not (split.labels == i).any()]:
+        missing = (counts > 0) & (count_labels(split.labels, len(counts)) == 0)
+        if absent := [corpus.label_names[i] for i in np.flatnonzero(missing)]:
             log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
     return splits
 
@@ -189,18 +191,26 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
             f"it knows {', '.join(label_names)}"
         )
     number = np.array([label_names.index(name) for name in corpus.label_names])
-    train, test = (Split(split.texts, number[split.labels]) for split in (corpus.train, corpus.test))
+
+    def renumbered(labels: Labels) -> Labels:
+        if labels.ndim == 1:
+            return number[labels]
+        places = np.zeros((len(labels), len(label_names)), dtype=np.float32)
+        places[:, number] = labels
+        return places
+
+    train, test = (Split(split.texts, renumbered(split.labels)) for split in (corpus.train, corpus.test))
     return Corpus(label_names, train, test, ceilings=corpus.ceilings)
 
 
 def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
-    """A random mask with `size` entries set, each class in proportion to one article or better.
+    """A random mask with `size` entries set, each class in proportion to one document or better.
 
-    Systematic sampling: articles sorted by class, at random within a class, and every k-th taken.
+    Systematic sampling: documents sorted by class, at random within a class, and every k-th taken.
     """
     n = len(labels)
     size = max(1, size)
-    order = np.lexsort((np.random.default_rng(seed).random(n), labels))
+    order = np.lexsort((np.random.default_rng(seed).random(n), strata(labels)))
     mask = np.zeros(n, dtype=bool)
     mask[order[(np.arange(size) * n + n // 2) // size]] = True
     return mask

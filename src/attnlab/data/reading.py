@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from attnlab.data.labels import BETWEEN, flagged
 from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -20,14 +21,34 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold the texts and the labels. Names may be given as numbers."""
+    """Which columns of a data set hold the texts and the labels. Names may be given as numbers.
+
+    Attributes:
+        flags: where a document may have several labels, columns of 0 and 1 that are named after them.
+        separator: or what stands between them in one column; lists need none.
+    """
 
     text: str
     label: str
+    flags: tuple[str, ...] = ()
+    separator: str | None = None
+
+    @classmethod
+    def of(cls, text: str | int, label: str | int | list[str], separator: str | None) -> "Columns":
+        """As settings name them."""
+        if isinstance(label, str | int):
+            return cls(str(text), str(label), (), separator)
+        flags = tuple(map(str, label))
+        return cls(str(text), f"[{','.join(flags)}]", flags)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that hold the labels."""
+        return self.flags or (self.label,)
 
     def check(self, present: Sequence[str], name: str) -> None:
         """Raises `UserError` where `present`, the columns of what messages call `name`, lacks one or has it twice."""
-        for key, column in (("text", self.text), ("label", self.label)):
+        for key, column in (("text", self.text), *(("label", label) for label in self.labels)):
             if column not in present:
                 quoted = f'"{column}"' in present
                 raise UserError(
@@ -38,15 +59,26 @@ class Columns:
                 raise UserError(f"{name} has two columns named {column}; rename one of them")
 
     def table(
-        self, name: str, texts: Iterable[Any], labels: Iterable[Any], classes: list[str] | None = None
+        self, name: str, texts: Iterable[Any], labels: Sequence[Sequence[Any]], classes: list[str] | None = None
     ) -> "Table":
         """What stands in the columns; integer labels are numbers of `classes`, where these are given.
+
+        labels: of each of the columns `labels`.
 
         Raises:
             UserError: something there is no text, or no label.
         """
-        labels = self._labels(name, labels, classes or [])
-        return Table(name, self.label, list(self._texts(name, texts)), list(labels), classes)
+        values = labels[0]
+        if self.flags:
+            values, classes = flagged(name, self.flags, labels), list(self.flags)
+        elif self.separator:
+            values = [[part.strip() for part in str(value or "").split(self.separator)] for value in values]
+        several = any(isinstance(value, list) for value in values)
+        found = [
+            BETWEEN.join(filter(None, self._labels(name, value if isinstance(value, list) else [value], classes or [])))
+            for value in values
+        ]
+        return Table(name, self.label, list(self._texts(name, texts)), found, classes, several)
 
     def _texts(self, name: str, values: Iterable[Any]) -> Iterator[str]:
         for row, value in enumerate(values):
@@ -81,8 +113,9 @@ class Table:
         name: of the file or split, in messages.
         column: the one that holds the labels.
         texts: none of them empty.
-        labels: as they are written, "" where there is none.
+        labels: as they are written, "" where there is none, and with `BETWEEN` between several.
         classes: all that there can be, in their order, where the set says so.
+        several: whether a document may have any number of labels.
     """
 
     name: str
@@ -90,6 +123,13 @@ class Table:
     texts: list[str]
     labels: list[str]
     classes: list[str] | None = None
+    several: bool = False
+
+    def label_sets(self) -> list[list[str]]:
+        """The labels of each document."""
+        if not self.several:
+            return [[label] for label in self.labels]
+        return [label.split(BETWEEN) if label else [] for label in self.labels]
 
     def find_classes(self) -> list[str]:
         """The labels that occur, unless the set names its classes: by size if all are numbers, else by alphabet.
@@ -99,10 +139,10 @@ class Table:
         """
         if self.classes is not None:
             return self.classes
-        present = set(self.labels) - {""}
+        present = {label for labels in self.label_sets() for label in labels} - {""}
         if not present:
             raise UserError(f"data.label={self.column} of {self.name} holds no label; name another column")
-        if len(present) > 20 and len(present) > len(self.labels) / 2:
+        if not self.several and len(present) > 20 and len(present) > len(self.labels) / 2:
             raise UserError(
                 f"data.label={self.column} of {self.name} holds {len(present):,} different values in "
                 f"{len(self.labels):,} rows; labels repeat, so name another column"
@@ -184,7 +224,7 @@ def _read_separated(separator: str) -> Callable[[Path, Columns, Quoting], Table]
         columns.check(header, str(file))
         if len(rows) == 1:
             raise ValueError("it has no rows")
-        texts, labels = (rows[header.index(column)].to_list()[1:] for column in (columns.text, columns.label))
+        texts, *labels = (rows[header.index(column)].to_list()[1:] for column in (columns.text, *columns.labels))
         table = columns.table(str(file), texts, labels)
         warn_of_quotes(table, quoted)
         return table
@@ -195,18 +235,19 @@ def _read_separated(separator: str) -> Callable[[Path, Columns, Quoting], Table]
 def _read_json(file: Path, columns: Columns, quoting: Quoting) -> Table:
     del quoting
     texts: list[Any] = []
-    labels: list[Any] = []
+    labels: list[list[Any]] = [[] for _ in columns.labels]
     present: dict[str, None] = {}  # in their order
     row = None
     for row in _json_rows(file):
         present |= dict.fromkeys(row)
-        text, label = row.get(columns.text), row.get(columns.label)
+        text, found = row.get(columns.text), [row.get(label) for label in columns.labels]
         try:
-            f"{text}{label}".encode()
+            f"{text}{found}".encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"row {len(texts)} holds one half of a surrogate pair, which is no character") from error
         texts.append(text)
-        labels.append(json.dumps(label) if isinstance(label, bool) else label)
+        for values, label in zip(labels, found, strict=True):
+            values.append(json.dumps(label) if isinstance(label, bool) else label)
     if row is None:
         raise ValueError("it has no rows")
     if (
@@ -264,8 +305,8 @@ def _read_parquet(file: Path, columns: Columns, quoting: Quoting) -> Table:
     columns.check(schema.names, str(file))
     if parquet.metadata.num_rows == 0:
         raise ValueError("it has no rows")
-    rows = parquet.read([columns.text, columns.label])
-    texts, labels = (rows.column(column).to_pylist() for column in (columns.text, columns.label))
+    rows = parquet.read([columns.text, *columns.labels])
+    texts, *labels = (rows.column(column).to_pylist() for column in (columns.text, *columns.labels))
     return columns.table(str(file), texts, labels, _class_names(schema.metadata, columns.label))
 
 
@@ -273,7 +314,8 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
     """Of a file that `datasets` wrote, whose labels are numbers of named classes."""
     if not metadata or b"huggingface" not in metadata:
         return None
-    names = json.loads(metadata[b"huggingface"])["info"]["features"][column].get("names")
+    feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(column, {})
+    names = feature.get("names") or feature.get("feature", {}).get("names")
     return None if names is None else [str(name) for name in names]
 
 

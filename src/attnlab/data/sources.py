@@ -15,6 +15,7 @@ from annotated_types import Ge
 from hydra.utils import get_object, to_absolute_path
 
 from attnlab.data import headlines
+from attnlab.data.labels import Labels, multi_hot
 from attnlab.data.reading import Columns, Quoting, Table, is_quoted, read_file, warn_of_quotes
 from attnlab.errors import UserError, first_line
 
@@ -30,10 +31,10 @@ UNLABELLED = "-1"  # how sets of the Hub write "no label"
 
 @dataclass(frozen=True)
 class Split:
-    """Documents and their class numbers; labels: [N] int64."""
+    """Documents and their labels."""
 
     texts: list[str]
-    labels: headlines.Labels
+    labels: Labels
 
 
 NOTHING = Split([], np.empty(0, dtype=np.int64))
@@ -102,13 +103,18 @@ def located(config: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Headlines(Source):
-    """The built-in corpus (see `attnlab.data.headlines`), written anew from `corpus_seed` each time."""
+    """The built-in corpus (see `attnlab.data.headlines`), written anew from `corpus_seed` each time.
+
+    Args:
+        topics: what a document's labels are: the topic of its "title", or "all" that it tells of, one or two.
+    """
 
     train_size: int
     test_size: int
     noise: float
     order_share: float
     corpus_seed: Annotated[int, Ge(0)] = 0
+    topics: Literal["title", "all"] = "title"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,9 +131,16 @@ class Headlines(Source):
         train, test = (
             headlines.generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size)
         )
+        names = list(headlines.TOPICS)
+        if self.topics == "all":
+            both = [
+                Split(part.texts, multi_hot(zip(part.labels, part.body_topics, strict=True), len(names)))
+                for part in (train, test)
+            ]
+            return Corpus(names, both[0], both[1])
         aware, blind = headlines.ceilings(self.noise, self.order_share)
         return Corpus(
-            list(headlines.TOPICS),
+            names,
             Split(train.texts, train.labels),
             Split(test.texts, test.labels),
             ceilings={"ceiling/order_aware": aware, "ceiling/order_blind": blind},
@@ -141,7 +154,9 @@ class Hub(Source):
     Args:
         path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files.
         name: the set's configuration, where it has several.
-        text, label: columns.
+        text, label: columns; of several labels a document a column of lists, or columns of 0 and 1 that are named after
+            them.
+        label_separator: what stands between several labels in one column.
         quoting: as of `Files`, for a set of CSV files.
         train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
             for nothing else.
@@ -152,7 +167,8 @@ class Hub(Source):
     path: str
     name: str | None = None
     text: str | int = "text"
-    label: str | int = "label"
+    label: str | int | list[str] = "label"
+    label_separator: str | None = None
     quoting: Quoting = None
     train: str = "train"
     val: str | None = None
@@ -174,7 +190,7 @@ class Hub(Source):
             if split not in tables:
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(tables)}")
         _warn_of_shared(chosen, chosen)
-        columns = Columns(str(self.text), str(self.label))
+        columns = Columns.of(self.text, self.label, self.label_separator)
         read = {key: _from_dataset(tables[split], f"the {split} split", columns) for key, split in chosen.items()}
         if quoted is not None:
             for table in read.values():
@@ -208,7 +224,7 @@ class Files(Source):
 
     Args:
         train, val, test: files; a trained model is tested without `train`.
-        text, label: columns; a label is a string or an integer.
+        text, label, label_separator: as of `Hub`; a label is a string or an integer.
         quoting: whether quotation marks enclose texts ("minimal") or are part of them ("none"); None: the former in
             .csv, the latter in .tsv.
     """
@@ -219,7 +235,8 @@ class Files(Source):
     test: str
     val: str | None = None
     text: str | int = "text"
-    label: str | int = "label"
+    label: str | int | list[str] = "label"
+    label_separator: str | None = None
     quoting: Quoting = None
 
     def load(self, splits: Collection[str] = SPLITS) -> Corpus:
@@ -231,7 +248,7 @@ class Files(Source):
             if not path:
                 raise UserError(f"data.{key} is empty; if it came from a variable of the shell, that is not set")
         _warn_of_shared(chosen, {key: Path(path).resolve() for key, path in chosen.items()})
-        columns = Columns(str(self.text), str(self.label))
+        columns = Columns.of(self.text, self.label, self.label_separator)
         return _corpus({key: read_file(key, path, columns, self.quoting) for key, path in chosen.items()})
 
 
@@ -239,9 +256,10 @@ def _from_dataset(dataset: "datasets.Dataset", name: str, columns: Columns) -> T
     columns.check(dataset.column_names, name)
     if "__index_level_0__" in dataset.column_names:
         raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
-    classes = getattr(dataset.features[columns.label], "names", None)  # of a ClassLabel
+    feature = dataset.features.get(columns.label)
+    classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or a list of them
     try:
-        texts, labels = dataset[columns.text][:], dataset[columns.label][:]
+        texts, labels = dataset[columns.text][:], [dataset[label][:] for label in columns.labels]
     except Exception as error:  # damage that shows only when the values are read
         raise UserError(f"can't read {name}: {first_line(error)}. Mend the set or get it again") from error
     return columns.table(name, texts, labels, classes)
@@ -288,23 +306,30 @@ def _corpus(tables: Mapping[str, Table], others: Sequence[str] = ()) -> Corpus:
     """
     classes = tables["train" if "train" in tables else "test"].find_classes()
     number = {name: index for index, name in enumerate(classes)}
+    several = any(table.several for table in tables.values())
     alike = Counter(" ".join(name.casefold().split()) for name in classes)
     if twins := [name for name in classes if alike[" ".join(name.casefold().split())] > 1]:
         log.warning("Labels that differ in case or white space alone are classes of their own: %s", _shortened(twins))
     splits = {}
     for key, table in tables.items():
-        if not any(label in number for label in table.labels) and set(table.labels) <= {"", UNLABELLED}:
+        sets = table.label_sets()
+        if not any(label in number for labels in sets for label in labels) and set(table.labels) <= {"", UNLABELLED}:
             also = f"; there is also {', '.join(others)}" if others else ""
             raise UserError(f"{table.name} has no labels; name one that has them with data.{key}=<other>{also}")
-        unknown = next((row for row, label in enumerate(table.labels) if label not in number), None)
+        labelled = ((row, label) for row, labels in enumerate(sets) for label in labels)
+        unknown = next((pair for pair in labelled if pair[1] not in number), None)
         if unknown is not None:
-            label = table.labels[unknown]
+            row, label = unknown
             raise UserError(
-                f"{table.name}, row {unknown}: "
+                f"{table.name}, row {row}: "
                 + (f"the label {label!r} is none of the training set" if label else "the label is missing")
                 + f"; give it one of {_shortened(classes)} or remove the row"
             )
-        splits[key] = Split(table.texts, np.array([number[label] for label in table.labels], dtype=np.int64))
+        numbers = [[number[label] for label in labels] for labels in sets]
+        if several:
+            splits[key] = Split(table.texts, multi_hot(numbers, len(classes)))
+        else:
+            splits[key] = Split(table.texts, np.array([row[0] for row in numbers], dtype=np.int64))
     return Corpus(classes, splits.get("train", NOTHING), splits["test"], splits.get("val"))
 
 

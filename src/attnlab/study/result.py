@@ -7,7 +7,10 @@ import pandas as pd
 from attnlab.metrics import is_share
 from attnlab.study.runs import Run
 
-METRICS = ("test/acc", "test/acc_balanced", "test/f1", "test/f1_macro", "test/loss", "val/acc", "val/loss")
+METRICS = (
+    *(f"test/{name}" for name in ("acc", "acc_balanced", "f1", "f1_micro", "f1_macro", "map", "loss")),
+    *("val/acc", "val/loss"),
+)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Run:
         """`index`, `label` and `correct` of the test documents, or None where the run kept none that can be read."""
         file = self.folder / "predictions.parquet"
         try:
-            return pd.read_parquet(file, columns=["index", "label", "correct"])
+            table = pd.read_parquet(file, columns=["index", "label", "correct"])
+            return table.assign(label=table["label"].map(_in_words))
         except (OSError, ValueError):
             pass
         try:  # of a run of the version before
@@ -91,6 +92,11 @@ def correctness(runs: list[Run]) -> npt.NDArray[np.bool_] | None:
             return None
         rows.append(table["correct"].to_numpy())
     return np.stack(rows)
+
+
+def _in_words(label: Any) -> Any:
+    """Several labels of a document as one, which can be compared."""
+    return label if np.isscalar(label) else ", ".join(label)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

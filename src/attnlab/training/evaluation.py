@@ -50,6 +50,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         cache_dir = Path(config["paths"]["cache_dir"])
         datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
         datamodule.setup("test")
+        module.task.check(datamodule.splits["test"].labels)
         scores = trainer.test(module, datamodule, verbose=False)[0]
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()

@@ -19,6 +19,7 @@ from attnlab.data.batching import Batch
 from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, first_line
 from attnlab.task import Task
+from attnlab.training.clipping import clip_grad_norm
 
 FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
 
@@ -151,7 +152,9 @@ class TextClassification(LightningModule):
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
         self.tested[batch.indices] = True
-        self.test_labels[batch.indices] = batch.labels
+        self.test_labels[batch.indices] = batch.labels.to(
+            self.test_labels.dtype
+        )  # of half precision, where weights are
         self.test_probabilities[batch.indices] = self.task.probabilities(logits).float()
 
     def on_test_epoch_end(self) -> None:
@@ -174,7 +177,7 @@ class TextClassification(LightningModule):
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        scores = self.task.scores(metrics)
+        scores = self.task.scores(metrics, choose=stage == "val")
         metrics.reset()
         for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
             # Already of all processes: their mean is the same.
@@ -192,7 +195,7 @@ class TextClassification(LightningModule):
         """
         if gradient_clip_val and gradient_clip_algorithm is None and self.trainer.scaler is None:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            _clip_grad_norm(parameters, gradient_clip_val)
+            clip_grad_norm(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -252,21 +255,6 @@ class TextClassification(LightningModule):
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
-    """`torch.nn.utils.clip_grad_norm_`, for sparse gradients too."""
-    for parameter in parameters:
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # one value a row: what the norm is of
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not any(gradient.is_sparse for gradient in gradients):
-        nn.utils.clip_grad_norm_(parameters, max_norm)
-        return
-    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
-    factor = (max_norm / (nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
-    for value in values:
-        value.mul_(factor)
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

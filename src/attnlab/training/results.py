@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from attnlab.errors import first_line
 from attnlab.paths import CONFIG, holds_a_run, shown, taken
 from attnlab.task import Task
-from attnlab.training.figures import Counts, confused_pairs, draw_figures
+from attnlab.training.figures import Counts, confused_pairs, draw_figures, draw_per_class
 from attnlab.training.module import Predictions
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,11 @@ def write_results(folder: Path, metrics: Metrics, predictions: Predictions | Non
 
     A folder that has metrics.json has all of them. Figures come after, and never in their way.
     """
-    counts = None
+    counts = scores = None
     if predictions is not None:
+        scores = task.stat_scores(predictions.answers, predictions.labels)
         _write_predictions(folder / "predictions.parquet", predictions, task)
-        _write_per_class(folder / "per_class.csv", predictions, task)
+        _write_per_class(folder / "per_class.csv", scores, task.label_names)
         confusion = task.confusion(predictions.answers, predictions.labels)
         if confusion is not None:
             counts = confusion.numpy()
@@ -86,6 +88,8 @@ def write_results(folder: Path, metrics: Metrics, predictions: Predictions | Non
     _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     try:
         draw_figures(folder, counts, task.label_names)
+        if scores is not None and counts is None:
+            draw_per_class(folder / "figures" / "per_class.png", scores.numpy(), task.label_names)
     except Exception as error:  # whatever a plot can't do, the results are there
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
@@ -113,12 +117,11 @@ def _write_predictions(path: Path, predictions: Predictions, task: Task) -> None
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
-def _write_per_class(path: Path, predictions: Predictions, task: Task) -> None:
-    scores = task.stat_scores(predictions.answers, predictions.labels)
+def _write_per_class(path: Path, scores: Tensor, label_names: list[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "precision", "recall", "f1", "support"])
-        for name, (tp, fp, _, fn, support) in zip(task.label_names, scores.tolist(), strict=True):
+        for name, (tp, fp, _, fn, support) in zip(label_names, scores.tolist(), strict=True):
             shares = (tp / max(1, tp + fp), tp / max(1, support), 2 * tp / max(1, 2 * tp + fp + fn))
             writer.writerow([name, *(f"{share:.4f}" for share in shares), support])
 

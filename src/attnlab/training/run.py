@@ -216,7 +216,6 @@ def _check_settings(config: dict[str, Any]) -> None:
             "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
         )
     instantiate(config["data"])
-    instantiate(config["task"] | {"class_weights": None}, label_names=["", ""])  # whose names are not known yet
     max_length = instantiate(config["tokenizer"]).max_length
     model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())

@@ -11,12 +11,13 @@ from hydra.utils import get_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from attnlab.config import instantiate
 from attnlab.errors import UserError
 from attnlab.metrics import direction
 from attnlab.task import METRICS
 
 # What the module logs on validation; train/loss is the mean since the validation before.
-MONITORED = tuple(f"val/{name}" for name in METRICS)
+MONITORED = tuple(f"val/{name}" for name in METRICS)  # of any task
 LOGGED = (*MONITORED, "train/loss")
 BEST = "best.ckpt"
 
@@ -29,14 +30,19 @@ def check_selection(config: dict[str, Any]) -> None:
     Raises:
         UserError: a mode that contradicts its metric, an unknown metric, or no validation to measure one on.
     """
-    monitor = config["monitor"]
+    monitor, measured = config["monitor"], _measured(config["task"])
+    if monitor["metric"] not in measured:
+        raise UserError(
+            f"monitor.metric={monitor['metric']} is not measured by this task; choose one of {', '.join(measured)}"
+        )
     _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
     for name, callback in (config["callbacks"] or {}).items():
         metric = (callback or {}).get("monitor")
         if metric is None:
             continue
-        if metric not in LOGGED:
-            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(LOGGED)}")
+        if metric not in (*measured, "train/loss"):
+            known = ", ".join((*measured, "train/loss"))
+            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {known}")
         if config["trainer"].get("limit_val_batches") == 0:
             raise UserError(
                 f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "
@@ -46,6 +52,12 @@ def check_selection(config: dict[str, Any]) -> None:
             _check_direction(f"callbacks.{name}.mode", callback["mode"], metric)
         elif "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
             callback["mode"] = direction(metric)
+
+
+def _measured(task: dict[str, Any]) -> tuple[str, ...]:
+    """What the task measures on validation. Raises `UserError` for a task that can't be built."""
+    built = instantiate(task | {"class_weights": None}, label_names=["", ""])  # the classes' names are not known yet
+    return tuple(f"val/{name}" for name in built.METRICS)
 
 
 def _check_direction(key: str, mode: str, metric: str) -> None:

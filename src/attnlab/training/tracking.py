@@ -108,8 +108,12 @@ def _log_predictions(run: Any, predictions: Predictions, texts: list[str], task:
     shown["test/confident_mistakes"] = wandb.Table(
         columns=["text", "label", "predicted", "confidence"],
         data=[
-            [texts[predictions.index[i]], label, answer, float(confidence[i])]
+            [texts[predictions.index[i]], _in_words(label), _in_words(answer), float(confidence[i])]
             for i, (label, answer) in zip(wrong.tolist(), named, strict=True)
         ],
     )
     run.log(shown)
+
+
+def _in_words(names: str | list[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
