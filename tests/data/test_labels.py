@@ -80,7 +80,7 @@ def test_a_class_that_train_lacks_and_a_flag_that_is_none_are_one_line(tmp_path:
 
 def test_all_topics_of_the_built_in_corpus() -> None:
     settings = {"batch_size": 4, "train_size": 400, "test_size": 100, "noise": 0.0, "order_share": 0.3}
-    several, one = (Headlines(**settings, topics=topics).load() for topics in ("all", "title"))  # type: ignore[arg-type]
+    several, one = (Headlines(**settings, topics=topics).load() for topics in ("all", None))  # type: ignore[arg-type]
     assert several.train.texts == one.train.texts and several.ceilings == {}
     assert several.train.labels[np.arange(400), one.train.labels].all()
     assert several.train.labels.sum() == 400 * 1.3  # a share of 0.3 tells of two

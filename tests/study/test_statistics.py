@@ -151,3 +151,36 @@ def test_summary_has_the_t_interval() -> None:
     assert found["mean"] == pytest.approx(0.82) and found["sd"] == pytest.approx(values.std())
     assert [found["low"], found["high"]] == pytest.approx(list(expected))
     assert np.isnan(summarise(values[:1])["low"]) and summarise(values[:1])["mean"] == 0.8
+
+
+def test_folds_are_corrected_for_what_they_share() -> None:
+    """The corrected paired t-test, by hand (Nadeau and Bengio, 2003)."""
+    rng = np.random.default_rng(0)
+    ours, theirs = 0.82 + 0.01 * rng.standard_normal(5), 0.80 + 0.01 * rng.standard_normal(5)
+    rows = [
+        {"setting": name, "block": f"0 {fold}/5", "fold": f"{fold}/5", "value": values[fold]}
+        for name, values in (("a", theirs), ("b", ours))
+        for fold in range(5)
+    ]
+    row = compare_settings(pd.DataFrame(rows), "a", None, 0.05).loc["b"]
+    difference = ours - theirs
+    error = np.sqrt((1 / 5 + 1 / 4) * difference.var(ddof=1))
+    assert row["p_seeds"] == pytest.approx(2 * stats.t.sf(abs(difference.mean()) / error, 4))
+    assert row["high"] - row["difference"] == pytest.approx(error * stats.t.isf(0.025, 4))
+    alone = pd.DataFrame(rows).assign(fold="0/5")  # five seeds on one fold share no more than seeds do
+    assert compare_settings(alone, "a", None, 0.05).loc["b", "p_seeds"] == pytest.approx(
+        stats.ttest_rel(ours, theirs).pvalue
+    )
+
+
+def test_documents_of_all_folds_are_asked_together() -> None:
+    """Three seeds on each of two folds of unlike size, where one setting has every document right."""
+    rows, correct = [], {}
+    for setting in ("a", "b"):
+        for seed in range(3):
+            for fold, size in ((0, 30), (1, 20)):
+                block = f"{seed} {fold}/2"
+                rows.append({"setting": setting, "block": block, "fold": f"{fold}/2", "value": 0.5 + seed / 100})
+                correct[setting, block] = np.arange(size) % 2 == 0 if setting == "a" else np.ones(size, dtype=bool)
+    row = compare_settings(pd.DataFrame(rows), "a", correct, 0.05).loc["b"]
+    assert row["pairs"] == 6 and row["p_documents"] < 0.001

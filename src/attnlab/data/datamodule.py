@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
+from attnlab.data.folds import cut_fold, take
 from attnlab.data.labels import Labels, count_labels, strata
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
@@ -62,9 +63,12 @@ class TextDataModule(LightningDataModule):
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
-        corpus = self.source.load(["test"] if stage == "test" else SPLITS)
+        alone = stage == "test" and self.source.folds is None  # a fold is a part of train
+        corpus = self.source.load(["test"] if alone else SPLITS)
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
+        if self.source.folds is not None:
+            corpus = cut_fold(corpus, self.source)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
         self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
         texts = {name: split.texts for name, split in self.splits.items()}
@@ -170,9 +174,9 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
                 "add documents, remove it, or give a validation split with data.val"
             )
         chosen = stratified(train.labels, round(len(train.labels) * source.validation), source.split_seed)
-        train, val = _take(train, ~chosen), _take(train, chosen)
+        train, val = take(train, ~chosen), take(train, chosen)
     if source.limit is not None and source.limit < len(train.texts):
-        train = _take(train, stratified(train.labels, source.limit, source.split_seed))
+        train = take(train, stratified(train.labels, source.limit, source.split_seed))
     splits = {"train": train, "val": val, "test": corpus.test}
     for name, split in splits.items():
         missing = (counts > 0) & (count_labels(split.labels, len(counts)) == 0)
@@ -199,8 +203,12 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
         places[:, number] = labels
         return places
 
-    train, test = (Split(split.texts, renumbered(split.labels)) for split in (corpus.train, corpus.test))
-    return Corpus(label_names, train, test, ceilings=corpus.ceilings)
+    train, test, val = (
+        None if split is None else replace(split, labels=renumbered(split.labels))
+        for split in (corpus.train, corpus.test, corpus.val)
+    )
+    assert train is not None and test is not None
+    return Corpus(label_names, train, test, val, corpus.ceilings)
 
 
 def stratified(labels: Labels, size: int, seed: int) -> npt.NDArray[np.bool_]:
@@ -224,7 +232,3 @@ def fold_text(text: str) -> str:
 def count_duplicates(known: list[str], asked: list[str], fold: Callable[[str], str] = fold_text) -> int:
     """How many of the texts `asked` also stand in `known`, as `fold` sees them."""
     return sum(map(set(map(fold, known)).__contains__, map(fold, asked)))
-
-
-def _take(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
-    return Split([split.texts[i] for i in np.flatnonzero(mask)], split.labels[mask])

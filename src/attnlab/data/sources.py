@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from annotated_types import Ge
 from hydra.utils import get_object, to_absolute_path
 
@@ -31,10 +32,14 @@ UNLABELLED = "-1"  # how sets of the Hub write "no label"
 
 @dataclass(frozen=True)
 class Split:
-    """Documents and their labels."""
+    """Documents and their labels.
+
+    `places`: [N], where they stand among the documents that they were taken from as a fold.
+    """
 
     texts: list[str]
     labels: Labels
+    places: npt.NDArray[np.int64] | None = None
 
 
 NOTHING = Split([], np.empty(0, dtype=np.int64))
@@ -65,6 +70,9 @@ class Source(ABC):
             validation split of its own; or "test", the notebook's protocol, which makes the test score optimistic.
         limit: train on at most this many articles, stratified by class; None for all.
         split_seed: decides which articles are set aside. Not the run's seed, so that runs with other seeds compare.
+        folds: cross-validation: the training documents are divided into so many parts of like classes, of which `fold`
+            is the test set, and the data's own test set is left alone (see `attnlab.data.folds.cut_fold`).
+        fold: which one, from 0.
         num_workers: processes that build batches; slicing a memory-mapped array needs none.
     """
 
@@ -74,6 +82,8 @@ class Source(ABC):
     validation: float | Literal["test"] = 0.1
     limit: int | None = None
     split_seed: Annotated[int, Ge(0)] = 0
+    folds: Annotated[int, Ge(2)] | None = None
+    fold: Annotated[int, Ge(0)] = 0
     num_workers: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +91,9 @@ class Source(ABC):
             raise UserError(
                 f"data.validation={self.validation} is neither a share above 0 and up to 0.5 nor 'test'; try 0.1"
             )
+        if self.fold >= (self.folds or 1):
+            known = "a number of them" if self.folds is None else f"more than {self.fold}"
+            raise UserError(f"data.fold={self.fold} wants data.folds, {known}; folds count from 0")
         for key in ("batch_size", "limit"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1")
@@ -106,7 +119,7 @@ class Headlines(Source):
     """The built-in corpus (see `attnlab.data.headlines`), written anew from `corpus_seed` each time.
 
     Args:
-        topics: what a document's labels are: the topic of its "title", or "all" that it tells of, one or two.
+        topics: what a document's labels are: None for the topic of its title, "all" for those it tells of, one or two.
     """
 
     train_size: int
@@ -114,7 +127,7 @@ class Headlines(Source):
     noise: float
     order_share: float
     corpus_seed: Annotated[int, Ge(0)] = 0
-    topics: Literal["title", "all"] = "title"
+    topics: Literal["all"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
-from attnlab.study.statistics import compare_settings, summarise
+from attnlab.study.statistics import compare_settings, overlap, summarise
 
 # Values that single out a setting, a value of the only factor, or None to choose one.
 Reference = dict[str, Any] | str | None
@@ -69,7 +69,7 @@ def make_study(
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
 
-    repeated = factors.values.assign(seed=[run.config["seed"] for run in runs]).duplicated(keep="last")
+    repeated = factors.values.assign(block=[run.block for run in runs]).duplicated(keep="last")
     if repeated.any():
         warnings.append(f"{repeated.sum()} runs repeat another's settings and seed; the last of each counts")
     scores = pd.DataFrame([run.metrics for run in runs])[~repeated]
@@ -94,7 +94,7 @@ class _Comparer:
     runs: list[Run]
     factors: Factors
     scores: pd.DataFrame  # a row for each run that counts
-    correct: np.ndarray | None  # [runs, documents]
+    correct: list[np.ndarray] | None  # of each run: [documents]
     metric: str
     alpha: float
 
@@ -105,7 +105,7 @@ class _Comparer:
         """
         values = self.factors.values.loc[self.scores.index]
         settings = values[by].apply(tuple, axis=1) if by else pd.Series([()] * len(values), values.index)
-        seeds = pd.Series([str(self.runs[i].config["seed"]) for i in values.index], values.index)
+        seeds = pd.Series([self.runs[i].block for i in values.index], values.index)
         others = [name for name in values if name not in by]
         blocks = values[others].apply(lambda row: "|".join(row), axis=1) + "|" + seeds if others else seeds
         if others:
@@ -132,16 +132,20 @@ class _Comparer:
             row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine), "seeds": seeds}
             for metric in dict.fromkeys((self.metric, *METRICS)):
                 if metric in mine:
-                    row |= {f"{metric} {key}": value for key, value in summarise(mine[metric]).items()}
+                    summary = summarise(mine[metric], overlap([self.runs[i].fold for i in mine.index]))
+                    row |= {f"{metric} {key}": value for key, value in summary.items()}
             table[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
+        folds = pd.Series([self.runs[i].fold for i in names.index], names.index)
         values = pd.DataFrame({"setting": names, "block": blocks, "value": self.scores.loc[names.index, self.metric]})
+        values["fold"] = folds
         correct = None
         if self.correct is not None:
             correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
         rows = pd.DataFrame.from_dict(table, orient="index")
         rows = rows.join(compare_settings(values, reference, correct, self.alpha))
         others = self.factors.values.loc[names.index].drop(columns=by)
-        noun = "seed" if len(set(others.itertuples(index=False, name=None))) == 1 else "pair"
+        alone = len(set(others.itertuples(index=False, name=None))) == 1
+        noun = "seed" if alone and not folds.any() else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
         return rows
@@ -202,9 +206,9 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
     warnings += _lossy(runs)
     if on_test := sum(_selected_on_test(run.config["data"]) for run in runs):
         warnings.append(f"{on_test} runs were selected on the test set: optimistic scores")
-    seeds = pd.Series([str(runs[i].config["seed"]) for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
+    seeds = pd.Series([runs[i].block for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
     if any(seed != seeds.iloc[0] for seed in seeds):
-        warnings.append("not every setting was run with the same seeds; those in common are compared")
+        warnings.append("not every setting was run with the same seeds and folds; those in common are compared")
     return warnings
 
 

@@ -28,6 +28,17 @@ class Run:
     choices: dict[str, str]
     metrics: dict[str, float]
 
+    @property
+    def fold(self) -> str:
+        """Which part of the documents it was tested on in cross-validation, "" without one."""
+        data = self.config["data"]
+        return f"{data.get('fold')}/{data['folds']}" if data.get("folds") else ""
+
+    @property
+    def block(self) -> str:
+        """What it shares with runs of other settings: the seed, and the fold where there are any."""
+        return f"{self.config['seed']} {self.fold}".strip()
+
     @cached_property  # drawn in the comparison of every factor
     def curve(self) -> pd.DataFrame:
         """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""
@@ -82,16 +93,19 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, warnings
 
 
-def correctness(runs: list[Run]) -> npt.NDArray[np.bool_] | None:
-    """Which test documents each run got right: [runs, documents]; None where they were not tested on the same ones."""
-    tables = [run.predictions() for run in runs]
-    first = tables[0]
+def correctness(runs: list[Run]) -> list[npt.NDArray[np.bool_]] | None:
+    """Which test documents each run got right; None where runs of one fold were not tested on the same ones."""
+    first: dict[str, pd.DataFrame] = {}
     rows = []
-    for table in tables:
-        if table is None or first is None or not table[["index", "label"]].equals(first[["index", "label"]]):
+    for run in runs:
+        table = run.predictions()
+        if table is None:
+            return None
+        same = first.setdefault(run.fold, table)
+        if not table[["index", "label"]].equals(same[["index", "label"]]):
             return None
         rows.append(table["correct"].to_numpy())
-    return np.stack(rows)
+    return rows
 
 
 def _in_words(label: Any) -> Any:

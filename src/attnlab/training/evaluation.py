@@ -55,7 +55,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
         if trainer.is_global_zero:
-            results.write_results(run_dir, metrics, predictions, module.task)
+            results.write_results(run_dir, metrics, predictions, module.task, datamodule.splits["test"].places)
             results.print_summary(run_dir, metrics)
     return metrics
 

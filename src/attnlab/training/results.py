@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -71,15 +73,22 @@ def begin_again(folder: Path, config: dict[str, Any]) -> None:
     write_config(folder, config)
 
 
-def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, task: Task) -> None:
+def write_results(
+    folder: Path,
+    metrics: Metrics,
+    predictions: Predictions | None,
+    task: Task,
+    places: npt.NDArray[np.int64] | None = None,
+) -> None:
     """Of a run that was tested, write predictions.parquet, per_class.csv and confused_pairs.csv; then metrics.json.
 
-    A folder that has metrics.json has all of them. Figures come after, and never in their way.
+    A folder that has metrics.json has all of them. Figures come after, and never in their way. `places` of the test
+    documents, where they are a fold, stand for their `index`.
     """
     counts = scores = None
     if predictions is not None:
         scores = task.stat_scores(predictions.answers, predictions.labels)
-        _write_predictions(folder / "predictions.parquet", predictions, task)
+        _write_predictions(folder / "predictions.parquet", predictions, task, places)
         _write_per_class(folder / "per_class.csv", scores, task.label_names)
         confusion = task.confusion(predictions.answers, predictions.labels)
         if confusion is not None:
@@ -101,12 +110,13 @@ def _write_whole(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def _write_predictions(path: Path, predictions: Predictions, task: Task) -> None:
+def _write_predictions(path: Path, predictions: Predictions, task: Task, places: npt.NDArray[np.int64] | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
+    index = predictions.index.numpy()
     columns = {
-        "index": predictions.index.numpy(),
+        "index": index if places is None else places[index],
         "label": task.names(predictions.labels),
         "predicted": task.names(predictions.answers),
         "correct": task.correct(predictions.answers, predictions.labels).numpy(),
