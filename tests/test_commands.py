@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them."""
+"""The commands of the README and of docs/, as a user types them."""
 
 import contextlib
 import json
@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from tests.conftest import ROOT, TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python src/(train|evaluate|compare)\.py(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+DOCS = "\n".join([README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))])
+COMMANDS = re.findall(r"^python src/(train|evaluate|compare)\.py(.*?)(?:\s+#.*)?$", DOCS, re.MULTILINE)
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS, ids=[f"{s}{a}" for s, a in COMMANDS])
-def test_every_command_of_the_readme_composes(
+def test_every_command_of_readme_and_docs_composes(
     script: str, arguments: str, compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AG_NEWS_PATH", "folder")
