@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
-from attnlab.task import MultiLabel, SingleLabel
+from attnlab.task import MultiLabel, SingleLabel, make_task
 from attnlab.task.multi_label import best_thresholds
 from attnlab.training.run import train
 from tests.conftest import ROOT
@@ -75,6 +75,13 @@ def test_a_setting_that_cannot_be_is_one_line(settings: dict[str, Any], message:
         SingleLabel(NAMES, **settings)
 
 
+def test_a_class_may_have_any_name_and_a_task_no_other_setting() -> None:
+    names = ["???", "${seed}", "a: b"]
+    assert make_task(SINGLE_LABEL, names).label_names == names
+    with pytest.raises(UserError, match="unexpected keyword argument 'threshold'"):
+        make_task(SINGLE_LABEL | {"threshold": 0.5}, names)
+
+
 def test_unequal_classes_are_said_where_nothing_is_set(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         SingleLabel(NAMES).fit(np.repeat([0, 1, 2], [100, 90, 10]))
@@ -95,7 +102,10 @@ def test_balanced_accuracy_is_the_mean_over_classes() -> None:
 
 
 def test_a_run_with_weights_trains_and_goes_on_with_them(
-    tiny_config: Callable[..., DictConfig], resume: Callable[..., DictConfig], tmp_path: Path
+    tiny_config: Callable[..., DictConfig],
+    resume: Callable[..., DictConfig],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     weights = "task.class_weights={Sports: 4}", "monitor.metric=val/acc_balanced"
     metrics = train(tiny_config(*weights, f"paths.run_dir={tmp_path}/run"))
@@ -105,8 +115,10 @@ def test_a_run_with_weights_trains_and_goes_on_with_them(
     train(resume(tmp_path / "run", "trainer.max_epochs=3"))
     again = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]["task.weights"]
     assert torch.equal(kept, again)
+    assert "chooses the epoch by the frequent ones" not in caplog.text
     with pytest.raises(UserError, match="'Sport', which there is not; the classes are World, Sports"):
         train(tiny_config("task.class_weights={Sport: 4}"))
+    assert "monitor.metric=val/acc_balanced chooses it by all" in caplog.text
 
 
 def test_a_threshold_is_the_probability_with_the_best_f1() -> None:

@@ -25,8 +25,9 @@ class Task(nn.Module, ABC):
 
     What training minimises may weigh, smooth and focus. What is reported as loss never does: it is the cross-entropy of
     the probabilities, on one scale for all settings, so that runs compare by it and early stopping means the same for
-    all of them. That costs class weights nothing: on AG News with classes of 10,000 to 100 documents the epoch that
-    `val/loss` chose was as good in macro F1 as the one of `val/acc_balanced` (0.1 points would have been seen).
+    all of them. Frequent classes count most in it, so where rare ones are to count as much the epoch is better chosen
+    by `BALANCED`: with class weights on AG News, of 10,000 to 100 documents a class, by 6 points of macro F1 where the
+    model came to learn by heart.
 
     Args:
         label_names: names of the classes, in order.
@@ -41,6 +42,7 @@ class Task(nn.Module, ABC):
     """
 
     METRICS: ClassVar[tuple[str, ...]]  # names of what `scores` gives
+    BALANCED: ClassVar[str]  # the one of them to choose an epoch by where all classes are to count alike
     weights: Tensor | None
 
     def __init__(
@@ -52,7 +54,7 @@ class Task(nn.Module, ABC):
         gamma: Annotated[float, Ge(0)] = 2.0,
     ) -> None:
         super().__init__()
-        self.label_names, self.class_weights = list(label_names), class_weights  # Hydra hands over lists of its own
+        self.label_names, self.class_weights = label_names, class_weights
         self.label_smoothing, self.gamma = label_smoothing, gamma if loss == "focal" else 0.0
         if self.gamma and label_smoothing:
             raise UserError("task.loss=focal takes no task.label_smoothing: leave one of the two out")

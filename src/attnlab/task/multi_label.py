@@ -38,6 +38,7 @@ class MultiLabel(Task):
     """
 
     METRICS = ("loss", "acc", "f1_micro", "f1_macro", "map")
+    BALANCED = "map"
     thresholds: Tensor
 
     def __init__(
@@ -141,7 +142,7 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No positive samples")
         curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
-    best = torch.full(labels.shape[1:], 0.5, device=probabilities.device)
+    best = probabilities.new_full(labels.shape[1:], 0.5)
     for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
         if labels[:, index].any():
             f1 = 2 * precision * recall / (precision + recall)

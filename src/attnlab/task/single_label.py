@@ -26,6 +26,7 @@ class SingleLabel(Task):
     """
 
     METRICS = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
+    BALANCED = "acc_balanced"
 
     def check(self, labels: Labels) -> None:
         if labels.ndim == 2:

@@ -18,7 +18,7 @@ from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, first_line
-from attnlab.task import Task
+from attnlab.task import Task, make_task
 from attnlab.training.clipping import clip_grad_norm
 
 FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
@@ -68,7 +68,7 @@ class TextClassification(LightningModule):
             pad_id=pad_id(self.tokenizer),
             max_length=max_length(self.tokenizer),
         )
-        self.task: Task = instantiate(task, label_names=label_names)
+        self.task: Task = make_task(task, label_names)
         self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
         # costs a tenth of a small step; a buffer would take on the weights' precision.

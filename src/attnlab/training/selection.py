@@ -1,6 +1,7 @@
 """Which weights are the best: the direction of a metric, the checkpoint that is kept, and with it what is tested."""
 
 import inspect
+import logging
 import os
 import re
 import shutil
@@ -11,10 +12,11 @@ from hydra.utils import get_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from attnlab.config import instantiate
 from attnlab.errors import UserError
 from attnlab.metrics import direction
-from attnlab.task import METRICS
+from attnlab.task import METRICS, make_task
+
+log = logging.getLogger(__name__)
 
 # What the module logs on validation; train/loss is the mean since the validation before.
 MONITORED = tuple(f"val/{name}" for name in METRICS)  # of any task
@@ -30,10 +32,18 @@ def check_selection(config: dict[str, Any]) -> None:
     Raises:
         UserError: a mode that contradicts its metric, an unknown metric, or no validation to measure one on.
     """
-    monitor, measured = config["monitor"], _measured(config["task"])
+    monitor = config["monitor"]
+    task = make_task(config["task"] | {"class_weights": None}, [])  # the classes' names are not known yet
+    measured = tuple(f"val/{name}" for name in task.METRICS)
     if monitor["metric"] not in measured:
         raise UserError(
             f"monitor.metric={monitor['metric']} is not measured by this task; choose one of {', '.join(measured)}"
+        )
+    if config["task"].get("class_weights") and monitor["metric"] == "val/loss":
+        log.warning(
+            "task.class_weights trains all classes alike, and monitor.metric=val/loss chooses the epoch by the "
+            "frequent ones; monitor.metric=val/%s chooses it by all",
+            task.BALANCED,
         )
     _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
     for name, callback in (config["callbacks"] or {}).items():
@@ -52,12 +62,6 @@ def check_selection(config: dict[str, Any]) -> None:
             _check_direction(f"callbacks.{name}.mode", callback["mode"], metric)
         elif "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
             callback["mode"] = direction(metric)
-
-
-def _measured(task: dict[str, Any]) -> tuple[str, ...]:
-    """What the task measures on validation. Raises `UserError` for a task that can't be built."""
-    built = instantiate(task | {"class_weights": None}, label_names=["", ""])  # the classes' names are not known yet
-    return tuple(f"val/{name}" for name in built.METRICS)
 
 
 def _check_direction(key: str, mode: str, metric: str) -> None:
