@@ -32,7 +32,7 @@ NARROWER: dict[tuple[str, str], Any] = {
 # What pydantic says of the classes in a union, which no plain value can be.
 ABOUT_CLASSES = ("is_instance_of", "needs_python_object")
 # What every run has; callbacks and loggers may be taken away.
-PARTS = ("data", "tokenizer", "model", "optimizer", "scheduler", "trainer", "monitor", "paths")
+PARTS = ("task", "data", "tokenizer", "model", "optimizer", "scheduler", "trainer", "monitor", "paths")
 
 
 def check_parts(config: dict[str, Any]) -> None:

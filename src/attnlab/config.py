@@ -16,6 +16,8 @@ EXECUTION_WHITELIST = [
     "attnlab.data.tokenization.*",
     "attnlab.model.*",
     "attnlab.search.pruning.ReportToStudy",
+    "attnlab.task.multi_label.MultiLabel",
+    "attnlab.task.single_label.SingleLabel",
     "attnlab.training.averaging.*",
     "attnlab.training.callbacks.*",
     "attnlab.training.checkpoints.LastCheckpoint",
@@ -33,6 +35,15 @@ EXECUTION_WHITELIST = [
     "torch.optim.*",
     "torchmetrics.*",
 ]
+
+# What a config of a run means that was made before there were other tasks and has none.
+SINGLE_LABEL: dict[str, Any] = {
+    "_target_": "attnlab.task.single_label.SingleLabel",
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "loss": "cross_entropy",
+    "gamma": 2.0,
+}
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

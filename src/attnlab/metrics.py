@@ -4,7 +4,7 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-SHARES = ("acc", "f1", "f1_macro")
+SHARES = ("acc", "acc_balanced", "f1", "f1_macro", "f1_micro", "map")
 HIGHER_IS_BETTER = (*SHARES, "samples_per_second")
 
 

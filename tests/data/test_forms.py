@@ -186,7 +186,6 @@ def test_what_was_found_in_a_file_is_said(
         ({"a.zip": zipped("", "a", "b")}, {}, r"a\.zip holds 2 files \(a, b\); unpack it and name one of them"),
         ({"a.csv.gz": b"no gzip"}, {}, r"can't read data\.train=.*a\.csv\.gz: Not a gzipped file"),
         ({"a.json": json.dumps({"x": []})}, {"field": "y"}, r"data\.field=y is no key of .*a\.json with the keys x"),
-        ({"a.txt": "__label__a __label__b x\n"}, {}, r"a\.txt, row 0: 2 labels; a document has one here"),
         ({"a.txt": "__label__a x\n"}, {"group": "user"}, r"data\.group=user: .*a\.txt has fastText's lines, which"),
         ({"a.csv": separated()}, {"field": "data"}, r"data\.field=data is for JSON files, and .*a\.csv is none"),
         (

@@ -279,8 +279,8 @@ def test_without_network_two_ways_out_are_named() -> None:
             r"test\.jsonl, row 0: the label 'chess' is none of the training set; give it one of sport, weather",
         ),
         (
-            {"train_rows": [{"body": "x", "kind": [1]}] * 2},
-            r"data\.label=kind of .*train\.jsonl holds \['1'\]; labels are",
+            {"train_rows": [{"body": "x", "kind": {"a": 1}}] * 2},
+            r"data\.label=kind of .*train\.jsonl holds \{'a': '1'\}; labels are",
         ),
         (
             {"train_rows": [{"body": ["x"], "kind": "a"}] * 2},

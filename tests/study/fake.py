@@ -16,11 +16,11 @@ def write_run(
     *,
     seed: int = 0,
     accuracy: float = 0.8,
-    num_articles: int = 200,
+    num_documents: int = 200,
     choices: dict[str, str] | None = None,
     **metrics: float,
 ) -> Path:
-    """A run with these changes, by dotted keys, to a small config. Which articles it gets right goes by its seed."""
+    """A run with these changes, by dotted keys, to a small config. Which documents it gets right goes by its seed."""
     config: dict[str, Any] = {
         "seed": seed,
         "tags": [folder.name],
@@ -43,11 +43,12 @@ def write_run(
         (folder / ".hydra").mkdir()
         (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
     rng = np.random.default_rng(seed)
-    right = np.zeros(num_articles, dtype=bool)
-    right[rng.permutation(num_articles)[: round(accuracy * num_articles)]] = True
-    labels = np.arange(num_articles) % 2
+    right = np.zeros(num_documents, dtype=bool)
+    right[rng.permutation(num_documents)[: round(accuracy * num_documents)]] = True
+    labels = np.arange(num_documents) % 2
+    answers = np.where(right, labels, 1 - labels)
     pd.DataFrame(
-        {"index": np.arange(num_articles), "label": labels, "predicted": np.where(right, labels, 1 - labels)}
+        {"index": np.arange(num_documents), "label": labels, "predicted": answers, "correct": right}
     ).to_parquet(folder / "predictions.parquet")
     scores = {
         "test/acc": float(right.mean()),

@@ -22,7 +22,7 @@ def write_grid(folder: Path) -> Path:
     for job, (heads, pooling, seed) in enumerate(product((1, 2), POOLINGS, range(3))):
         accuracy = POOLINGS[pooling] + 0.004 * rng.standard_normal()
         changes = {"model.pooling": pooling, "model.num_heads": heads}
-        write_run(folder / str(job), changes, seed=seed, accuracy=accuracy, num_articles=4000)
+        write_run(folder / str(job), changes, seed=seed, accuracy=accuracy, num_documents=4000)
     return folder
 
 
@@ -99,12 +99,12 @@ def test_a_reference_that_is_none_lists_what_there_is(
     assert chosen.reference == {"model.pooling": "max", "model.num_heads": "2"}
 
 
-def test_one_seed_is_asked_over_articles_alone_and_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path / "0", num_articles=4000)
-    write_run(tmp_path / "1", {"model.pooling": "max"}, accuracy=0.9, num_articles=4000)
+def test_one_seed_is_asked_over_documents_alone_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", num_documents=4000)
+    write_run(tmp_path / "1", {"model.pooling": "max"}, accuracy=0.9, num_documents=4000)
     row = make_study([tmp_path]).comparisons[0].rows.loc["max"]
-    assert row["verdict"] == "better on these articles; 1 seed only"
-    assert np.isnan(row["p_seeds"]) and row["p_articles"] < 1e-6
+    assert row["verdict"] == "better on these documents; 1 seed only"
+    assert np.isnan(row["p_seeds"]) and row["p_documents"] < 1e-6
 
 
 def test_runs_of_one_setting_are_summed_up(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_seeds_that_differ_and_runs_that_repeat_are_called_so(tmp_path: Path) ->
     assert study.comparisons[0].rows.loc["cls", "test/acc mean"] == pytest.approx(0.85)  # the last one counts
 
 
-@pytest.mark.parametrize("fault", ["missing", "other articles", "cut off"])
+@pytest.mark.parametrize("fault", ["missing", "other documents", "cut off"])
 def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_path: Path) -> None:
     write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
     file = tmp_path / "1" / "predictions.parquet"
@@ -160,11 +160,11 @@ def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_pa
     file.unlink()
     if fault == "cut off":
         file.write_bytes(b"PAR1")
-    if fault == "other articles":
+    if fault == "other documents":
         table.assign(index=table["index"] + 1).to_parquet(file)
     study = make_study([tmp_path])
     assert "only the seeds could be asked" in "\n".join(study.warnings)
-    assert study.comparisons[0].rows["p_articles"].isna().all() and study.comparisons[0].rows["p"].notna().sum() == 2
+    assert study.comparisons[0].rows["p_documents"].isna().all() and study.comparisons[0].rows["p"].notna().sum() == 2
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -55,3 +55,10 @@ def test_seeds_tags_and_workers_are_no_factors(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / str(seed), seed=seed)
     assert find_factors(read_runs([tmp_path])[0]).values.shape == (3, 0)
+
+
+def test_a_setting_that_a_version_before_lacked_is_none_that_is_null(tmp_path: Path) -> None:
+    write_run(tmp_path / "before")
+    write_run(tmp_path / "now", {"data.folds": None, "model.pooling": "max"})
+    runs, _ = read_runs([tmp_path])
+    assert list(find_factors(runs).values) == ["model.pooling"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attnlab.study.comparison import Study, make_study
+from attnlab.study.comparison import make_study
 from attnlab.study.report import print_report, write_report
+from attnlab.study.result import Study
 from tests.study.fake import write_run, write_sweep
 from tests.study.test_comparison import POOLINGS, write_grid
 
@@ -31,7 +32,7 @@ def test_the_csv_holds_every_number(study: Study, report: Path) -> None:
     assert {"comparison", "setting", "runs", "test/acc mean", "test/acc sd", "test/acc low", "test/acc high"} < set(
         table
     )
-    assert {"model/parameters", "train/seconds", "train/samples_per_second", "p_seeds", "p_articles"} < set(table)
+    assert {"model/parameters", "train/seconds", "train/samples_per_second", "p_seeds", "p_documents"} < set(table)
     found = table[table["setting"] == "pooling=max, num_heads=2"].iloc[0]
     assert found["p_holm"] == study.comparisons[0].rows.loc["pooling=max, num_heads=2", "p_holm"]
 

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from attnlab.study.statistics import articles_test, compare_settings, detectable, summarise
+from attnlab.study.statistics import compare_settings, detectable, documents_test, summarise
 
 ALPHA = 0.05
 
@@ -57,14 +57,14 @@ def test_one_pair_of_runs_is_mcnemars_exact_test() -> None:
     ours, theirs = np.random.default_rng(0).random((2, 1, 500)) < np.array([0.85, 0.8])[:, None, None]
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     expected = stats.binomtest(only_ours, only_ours + only_theirs).pvalue
-    assert articles_test(ours, theirs, ALPHA)["p"] == pytest.approx(expected)
+    assert documents_test(ours, theirs, ALPHA)["p"] == pytest.approx(expected)
 
 
-def test_several_pairs_are_a_paired_bootstrap_over_articles() -> None:
+def test_several_pairs_are_a_paired_bootstrap_over_documents() -> None:
     rng = np.random.default_rng(3)
     skill = rng.random(2000)
     ours, theirs = rng.random((3, 2000)) < 0.7 + 0.3 * skill, rng.random((3, 2000)) < 0.65 + 0.3 * skill
-    found = articles_test(ours, theirs, ALPHA)
+    found = documents_test(ours, theirs, ALPHA)
     reference = stats.ttest_1samp(ours.mean(axis=0) - theirs.mean(axis=0), 0)
     assert [found["low"], found["high"]] == pytest.approx(list(reference.confidence_interval(1 - ALPHA)), abs=0.002)
     assert found["p"] == pytest.approx(reference.pvalue, abs=0.01)
@@ -84,13 +84,13 @@ def test_no_effect_is_called_one_in_about_5_percent_of_studies() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [1, 3])
-def test_no_effect_on_articles_is_called_one_in_about_5_percent_of_studies(num_seeds: int) -> None:
+def test_no_effect_on_documents_is_called_one_in_about_5_percent_of_studies(num_seeds: int) -> None:
     rng = np.random.default_rng(1)
     found = []
     for _ in range(300):
         skill = rng.beta(4, 1, size=300)
         ours, theirs = rng.random((2, num_seeds, 300)) < skill
-        found.append(articles_test(ours, theirs, ALPHA)["p"] < ALPHA)
+        found.append(documents_test(ours, theirs, ALPHA)["p"] < ALPHA)
     assert 0.015 < np.mean(found) < 0.09  # McNemar's exact test keeps below 5 %
 
 
@@ -105,8 +105,8 @@ def test_a_large_effect_is_found_and_both_tests_have_to_agree() -> None:
     scores = pd.DataFrame([{"setting": s, "block": b, "value": right.mean()} for (s, b), right in correct.items()])
     row = compare_settings(scores, "old", correct, ALPHA).loc["new"]
     assert row["difference"] > 0.03 and row["p_holm"] < 0.01 and row["low"] > 0
-    assert row["p"] == max(row["p_seeds"], row["p_articles"])
-    # The same scores on 30 articles would say nothing about others.
+    assert row["p"] == max(row["p_seeds"], row["p_documents"])
+    # The same scores on 30 documents would say nothing about others.
     few = {key: right[:30] for key, right in correct.items()}
     assert compare_settings(scores, "old", few, ALPHA).loc["new", "p_holm"] > 0.05
 
@@ -151,3 +151,36 @@ def test_summary_has_the_t_interval() -> None:
     assert found["mean"] == pytest.approx(0.82) and found["sd"] == pytest.approx(values.std())
     assert [found["low"], found["high"]] == pytest.approx(list(expected))
     assert np.isnan(summarise(values[:1])["low"]) and summarise(values[:1])["mean"] == 0.8
+
+
+def test_folds_are_corrected_for_what_they_share() -> None:
+    """The corrected paired t-test, by hand (Nadeau and Bengio, 2003)."""
+    rng = np.random.default_rng(0)
+    ours, theirs = 0.82 + 0.01 * rng.standard_normal(5), 0.80 + 0.01 * rng.standard_normal(5)
+    rows = [
+        {"setting": name, "block": f"0 {fold}/5", "fold": f"{fold}/5", "value": values[fold]}
+        for name, values in (("a", theirs), ("b", ours))
+        for fold in range(5)
+    ]
+    row = compare_settings(pd.DataFrame(rows), "a", None, 0.05).loc["b"]
+    difference = ours - theirs
+    error = np.sqrt((1 / 5 + 1 / 4) * difference.var(ddof=1))
+    assert row["p_seeds"] == pytest.approx(2 * stats.t.sf(abs(difference.mean()) / error, 4))
+    assert row["high"] - row["difference"] == pytest.approx(error * stats.t.isf(0.025, 4))
+    alone = pd.DataFrame(rows).assign(fold="0/5")  # five seeds on one fold share no more than seeds do
+    assert compare_settings(alone, "a", None, 0.05).loc["b", "p_seeds"] == pytest.approx(
+        stats.ttest_rel(ours, theirs).pvalue
+    )
+
+
+def test_documents_of_all_folds_are_asked_together() -> None:
+    """Three seeds on each of two folds of unlike size, where one setting has every document right."""
+    rows, correct = [], {}
+    for setting in ("a", "b"):
+        for seed in range(3):
+            for fold, size in ((0, 30), (1, 20)):
+                block = f"{seed} {fold}/2"
+                rows.append({"setting": setting, "block": block, "fold": f"{fold}/2", "value": 0.5 + seed / 100})
+                correct[setting, block] = np.arange(size) % 2 == 0 if setting == "a" else np.ones(size, dtype=bool)
+    row = compare_settings(pd.DataFrame(rows), "a", correct, 0.05).loc["b"]
+    assert row["pairs"] == 6 and row["p_documents"] < 0.001

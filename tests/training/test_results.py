@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
+from attnlab.task import SingleLabel
 from attnlab.training.evaluation import evaluate
 from attnlab.training.figures import MATRIX_CLASSES, confused_pairs, draw_figures
 from attnlab.training.module import Predictions
@@ -27,12 +28,14 @@ def predictions(num_classes: int, documents: int = 10) -> Predictions:
     labels = torch.arange(num_classes).repeat_interleave(documents)
     answers = torch.where(torch.arange(len(labels)) % 3 == 0, (labels + 1) % num_classes, labels)
     probabilities = torch.nn.functional.one_hot(answers, num_classes).float()
-    return Predictions(torch.arange(len(labels)), labels, probabilities)
+    return Predictions(torch.arange(len(labels)), labels, probabilities, answers)
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, MATRIX_CLASSES, MATRIX_CLASSES + 1, 400])
 def test_figures_have_a_largest_size(num_classes: int, tmp_path: Path) -> None:
-    write_results(tmp_path, {"test/acc": 0.5}, predictions(num_classes), [f"class {i}" for i in range(num_classes)])
+    write_results(
+        tmp_path, {"test/acc": 0.5}, predictions(num_classes), SingleLabel([f"class {i}" for i in range(num_classes)])
+    )
     matrix, pairs = (tmp_path / "figures" / f"{name}.png" for name in ("confusion_matrix", "confused_pairs"))
     drawn = matrix if num_classes <= MATRIX_CLASSES else pairs
     assert [file.name for file in (tmp_path / "figures").iterdir()] == [drawn.name]
@@ -52,7 +55,7 @@ def test_the_most_confused_pairs_come_first() -> None:
 
 @pytest.mark.parametrize("name", ["$$", "$x^$", "a" * 300, "[/b]", "_", 'comma, "quote"\nline'])
 def test_any_class_name_can_be_drawn_and_written(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_results(tmp_path, {}, predictions(2), [name, "other"])
+    write_results(tmp_path, {}, predictions(2), SingleLabel([name, "other"]))
     assert (tmp_path / "figures" / "confusion_matrix.png").is_file() and "No figures" not in caplog.text
     with (tmp_path / "per_class.csv").open(newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [name, "other"]

@@ -1,4 +1,4 @@
-"""Batches of articles of like length, sliced out of the flat token array for a whole batch at once."""
+"""Batches of documents of like length, sliced out of the flat token array for a whole batch at once."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from attnlab.data.headlines import Labels
+from attnlab.data.labels import Labels
 from attnlab.data.tokens import Tokens
 
 
 class Batch(NamedTuple):
-    """B articles padded to the longest of them, T tokens."""
+    """B documents padded to the longest of them, T tokens."""
 
     input_ids: Tensor  # [B, T] int64
     attention_mask: Tensor  # [B, T] bool, False on padding
-    labels: Tensor  # [B] int64
-    indices: Tensor  # [B] int64, the articles' places in their split
+    labels: Tensor  # [B] int64, or [B, C] float32 where a document is of several classes
+    indices: Tensor  # [B] int64, the documents' places in their split
 
 
 class TokenDataset(Dataset[Batch]):
-    """Tokenised articles with labels; an index is the list of a whole batch's articles."""
+    """Tokenised documents with labels; an index is the list of a whole batch's documents."""
 
     def __init__(self, tokens: Tokens, labels: Labels, pad_id: int) -> None:
         assert len(tokens.offsets) == len(labels) + 1
@@ -44,9 +44,9 @@ class TokenDataset(Dataset[Batch]):
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Yields batches of article numbers, articles of like length together.
+    """Yields batches of article numbers, documents of like length together.
 
-    In training, articles are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
+    In training, documents are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
     batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th
     batch. Without `shuffle`, the batches are the same, and in the same order, in every epoch and for every seed. Every
     rank gets equally many batches.
@@ -91,7 +91,7 @@ class BucketSampler(Sampler[list[int]]):
         order = rng.permutation(len(self.lengths))
         window = np.arange(len(order)) * self.num_batches // (len(order) * self.WINDOW)
         order = order[np.lexsort((self.lengths[order], window))]
-        # Equal parts rather than full batches and a remainder: no batch of two articles with the weight of a whole one.
+        # Equal parts, not full batches and a remainder: no batch of two documents with the weight of a whole one.
         batches = np.array_split(order, self.num_batches)
         return [batches[i] for i in rng.permutation(self.num_batches)]
 

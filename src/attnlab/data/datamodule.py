@@ -13,6 +13,8 @@ from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
+from attnlab.data.folds import cut_fold
+from attnlab.data.labels import Labels, count_labels
 from attnlab.data.losses import complaints, count_known, describe, keys_of
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.sources.corpus import shortened
@@ -61,9 +63,12 @@ class TextDataModule(LightningDataModule):
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
-        corpus = self.source.load(["test"] if stage == "test" else SPLITS)
+        alone = stage == "test" and self.source.folds is None  # a fold is a part of train
+        corpus = self.source.load(["test"] if alone else SPLITS)
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
+        if self.source.folds is not None:
+            corpus = cut_fold(corpus, self.source)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
         self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
         texts = {name: split.documents for name, split in self.splits.items()}
@@ -160,8 +165,9 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     train, val = corpus.train, corpus.val
     if not train.texts:
         raise UserError("the training set is empty")
-    counts = np.bincount(train.labels, minlength=len(corpus.label_names))
-    if np.count_nonzero(counts) < 2:
+    counts = count_labels(train.labels, len(corpus.label_names))
+    one_each = train.labels.ndim == 1
+    if one_each and np.count_nonzero(counts) < 2:
         raise UserError("the training set has one class only; a classifier needs two or more")
     if source.validation == "test":
         if not corpus.test.texts:
@@ -172,7 +178,7 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
         val = corpus.test
     elif val is None:
         lone = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
-        if lone and train.groups is None:
+        if lone and one_each and train.groups is None:
             raise UserError(
                 f"{len(lone)} of {len(counts)} classes have one document in the training set, which can't be split for "
                 f"validation ({shortened(lone)}): data.min_label_count=2 leaves them out, or give a validation split "
@@ -191,7 +197,8 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     if not corpus.test.texts:
         del splits["test"]
     for name, split in splits.items():
-        if absent := [corpus.label_names[i] for i in np.flatnonzero(counts > 0) if not (split.labels == i).any()]:
+        missing = (counts > 0) & (count_labels(split.labels, len(counts)) == 0)
+        if absent := [corpus.label_names[i] for i in np.flatnonzero(missing)]:
             log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
     return splits
 
@@ -206,5 +213,17 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
             f"it knows {', '.join(label_names)}"
         )
     number = np.array([label_names.index(name) for name in corpus.label_names])
-    train, test = (replace(split, labels=number[split.labels]) for split in (corpus.train, corpus.test))
-    return Corpus(label_names, train, test, ceilings=corpus.ceilings)
+
+    def renumbered(labels: Labels) -> Labels:
+        if labels.ndim == 1:
+            return number[labels]
+        places = np.zeros((len(labels), len(label_names)), dtype=np.float32)
+        places[:, number] = labels
+        return places
+
+    train, test, val = (
+        None if split is None else replace(split, labels=renumbered(split.labels))
+        for split in (corpus.train, corpus.test, corpus.val)
+    )
+    assert train is not None and test is not None
+    return Corpus(label_names, train, test, val, corpus.ceilings)

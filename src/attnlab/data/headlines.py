@@ -103,11 +103,12 @@ NAMES: Words = np.array([head + tail for head in NAME_HEADS for tail in NAME_TAI
 
 @dataclass(frozen=True)
 class Articles:
-    """Generated articles with their labels, and the labels before noise was added."""
+    """Generated articles with their labels, and the labels before noise was added, and what their bodies tell of."""
 
     texts: list[str]
     labels: Labels
     clean_labels: Labels
+    body_topics: Labels
 
 
 def ceilings(noise: float, order_share: float, num_classes: int = len(TOPICS)) -> tuple[float, float]:
@@ -149,7 +150,7 @@ def generate(size: int, noise: float, order_share: float, rng: np.random.Generat
 
     redrawn = rng.integers(0, num_classes, size)
     labels = np.where(_exact_share(size, noise, rng), redrawn, title_topic)
-    return Articles(texts.tolist(), labels, title_topic)
+    return Articles(texts.tolist(), labels, title_topic, body_topic)
 
 
 def _exact_share(size: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

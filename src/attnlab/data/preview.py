@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.labels import count_labels
 
 CLASSES = 30  # that are listed; of more the largest
 DOCUMENTS = 5
@@ -25,18 +26,18 @@ def show(data: TextDataModule) -> None:
 
 
 def _classes(data: TextDataModule) -> Table:
-    counts = {name: np.bincount(split.labels, minlength=len(data.label_names)) for name, split in data.splits.items()}
+    counts = {name: count_labels(split.labels, len(data.label_names)) for name, split in data.splits.items()}
     table = Table("class", *counts, "% of train", title="Documents of each class", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    share = 100 * counts["train"] / counts["train"].sum()
+    share = 100 * counts["train"] / len(data.splits["train"].labels)
     shown = np.argsort(-counts["train"], kind="stable")[:CLASSES] if len(share) > CLASSES else range(len(share))
     for number in shown:
         numbers = [f"{of_split[number]:,}" for of_split in counts.values()]
         table.add_row(escape(data.label_names[number]), *numbers, f"{share[number]:.1f}")
     if len(share) > CLASSES:
         rest = [f"{of_split.sum() - of_split[shown].sum():,}" for of_split in counts.values()]
-        table.add_row(f"{len(share) - CLASSES:,} others", *rest, f"{100 - share[shown].sum():.1f}")
+        table.add_row(f"{len(share) - CLASSES:,} others", *rest, f"{share.sum() - share[shown].sum():.1f}")
     return table
 
 
@@ -59,7 +60,10 @@ def _show_documents(console: Console, data: TextDataModule) -> None:
     documents = split.readable
     for row in np.unique(np.linspace(0, len(split.texts) - 1, DOCUMENTS).astype(int)):
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
-        console.print(f"[bold]{escape(data.label_names[split.labels[row]])}[/bold]", no_wrap=True, overflow="ellipsis")
+        label = split.labels[row]
+        numbers = np.flatnonzero(label) if label.ndim else [label]
+        names = ", ".join(data.label_names[number] for number in numbers) or "no label"
+        console.print(f"[bold]{escape(names)}[/bold]", no_wrap=True, overflow="ellipsis")
         _show_in_lines(console, documents[row], 3)
         _show_in_lines(console, " | ".join(str(data.tokenizer.id_to_token(token)) for token in ids), 4)
 

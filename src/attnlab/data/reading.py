@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from attnlab.data.forms import FASTTEXT_LABEL, Form, Format, open_file
 from attnlab.data.separated import read_separated
@@ -108,18 +108,17 @@ def _lines(file: BinaryIO, form: Form) -> tuple[list[str], str]:
 
 
 def _read_fasttext(file: BinaryIO, name: str, columns: Columns, form: Form) -> Table:
-    """One document a line, with its label in it: `__label__sport Two late goals`."""
+    """One document a line, with its labels in it: `__label__sport Two late goals`."""
     for key, column in columns.named:
         if key in ("group", "text_pair"):
             raise UserError(f"data.{key}={column}: {name} has fastText's lines, which have no columns; leave it out")
     lines, encoding = _lines(file, form)
-    labels = [LABEL_WORD.findall(line) for line in lines]
-    several = next((row for row, found in enumerate(labels) if len(found) > 1), None)
-    if several is not None:
-        raise UserError(f"{name}, row {several}: {len(labels[several])} labels; a document has one here")
+    labels: list[Any] = [LABEL_WORD.findall(line) for line in lines]
+    if all(len(found) <= 1 for found in labels):
+        labels = [found[0] if found else "" for found in labels]
     texts = [LABEL_WORD.sub("", line).strip() for line in lines]
-    plain = replace(columns, texts=("text",), label="label", group=None, pair=None)
-    table = plain.table(name, {"text": texts, "label": [found[0] if found else "" for found in labels]})
+    plain = Columns(texts=("text",), label="label", optional=columns.optional)
+    table = plain.table(name, {"text": texts, "label": labels})
     return replace(table, form=f"; fastText's lines, {encoding}")
 
 

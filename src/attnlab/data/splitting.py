@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.headlines import Labels
+from attnlab.data.labels import Labels, strata
 
 Mask = npt.NDArray[np.bool_]
 
@@ -22,7 +22,7 @@ def stratified(labels: Labels, size: int, seed: int) -> Mask:
     """
     n = len(labels)
     size = max(1, size)
-    order = np.lexsort((np.random.default_rng(seed).random(n), labels))
+    order = np.lexsort((np.random.default_rng(seed).random(n), strata(labels)))
     mask = np.zeros(n, dtype=bool)
     mask[order[(np.arange(size) * n + n // 2) // size]] = True
     return mask
@@ -34,6 +34,7 @@ def whole_groups(labels: Labels, size: int, seed: int, groups: Sequence[str]) ->
     Groups come in random order, and each is taken that brings the number of every class closer to its share: the first
     that fit, and then those that fill the gaps.
     """
+    labels = strata(labels)
     numbers: dict[str | int, int] = {}
     group = np.array([numbers.setdefault(name or row, len(numbers)) for row, name in enumerate(groups)])
     order = np.argsort(group, kind="stable")

@@ -148,5 +148,6 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
     """Of a file that `datasets` wrote, whose labels are numbers of named classes."""
     if not metadata or b"huggingface" not in metadata:
         return None
-    names = json.loads(metadata[b"huggingface"])["info"]["features"].get(column, {}).get("names")
+    feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(column, {})
+    names = feature.get("names") or feature.get("feature", {}).get("names")
     return None if names is None else [str(name) for name in names]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from attnlab.data.labels import BETWEEN, flagged
 from attnlab.errors import UserError
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
@@ -20,6 +21,8 @@ class Columns:
     Attributes:
         texts: of one document, joined by `join`.
         label: its class; a set without that column has no labels where `optional`.
+        flags: where a document may have several labels, columns of 0 and 1 that are named after them.
+        separator: or what stands between them in one column; lists need none.
         group: documents with one value here stay on one side of a split that is cut.
         pair: the second text, where a document is a pair of texts.
     """
@@ -29,21 +32,26 @@ class Columns:
     group: str | None = None
     join: str = " "
     pair: str | None = None
+    flags: tuple[str, ...] = ()
+    separator: str | None = None
     optional: bool = False
 
     @classmethod
     def of(
         cls,
         text: Any,
-        label: str | int,
+        label: Any,
         group: str | int | None = None,
         join: str = " ",
         pair: str | int | None = None,
+        separator: str | None = None,
     ) -> "Columns":
-        """As settings name them: `text` is one column or a list of them."""
+        """As settings name them: `text` and `label` are one column or a list of them."""
         texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
+        flags = () if isinstance(label, str | int) else tuple(map(str, label))
+        shown = f"[{','.join(flags)}]" if flags else str(label)
         named = (None if column is None else str(column) for column in (group, pair))
-        return cls(texts, str(label), next(named), join, next(named))
+        return cls(texts, shown, next(named), join, next(named), flags, separator)
 
     def of_split(self, key: str) -> "Columns":
         """Those that this split needs: a test set may come without labels, and only train is cut."""
@@ -52,7 +60,8 @@ class Columns:
     @property
     def named(self) -> list[tuple[str, str]]:
         """Each column after the setting that names it."""
-        named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), ("label", self.label)]
+        labels = [("label", column) for column in self.flags or (self.label,)]
+        named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), *labels]
         return [(key, column) for key, column in [*named, ("group", self.group)] if column is not None]
 
     def needed(self, present: Sequence[str], name: str) -> list[str]:
@@ -89,12 +98,31 @@ class Columns:
         texts = [list(self._texts(name, "text", column, values[column])) for column in self.texts]
         rows = zip(*texts, strict=True)
         joined = texts[0] if len(texts) == 1 else [self.join.join(filter(None, parts)) for parts in rows]
-        missing = [""] * len(joined)
-        labels = list(self._labels(name, values[self.label], classes or [])) if self.label in values else missing
+        labels, several, classes = self._labels(name, values, classes, len(joined))
         groups = None if self.group is None else ["" if v is None or v != v else str(v) for v in values[self.group]]
         pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
         form = self._describe(present) if present else ""
-        return Table(name, self.label, joined, labels, groups, classes, [(name, len(joined))], form=form, pairs=pairs)
+        parts = [(name, len(joined))]
+        return Table(name, self.label, joined, labels, groups, classes, parts, form=form, pairs=pairs, several=several)
+
+    def _labels(
+        self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None, size: int
+    ) -> tuple[list[str], bool, list[str] | None]:
+        """What `Table` calls labels, several and classes."""
+        if self.flags and all(column in values for column in self.flags):
+            sets: Sequence[Any] = flagged(name, self.flags, [values[column] for column in self.flags])
+            classes = list(self.flags)
+        elif self.label not in values:
+            return [""] * size, bool(self.flags or self.separator), classes
+        elif self.separator:
+            sets = [[part.strip() for part in str(value or "").split(self.separator)] for value in values[self.label]]
+        else:
+            sets = values[self.label]
+        if not any(isinstance(value, list) for value in sets):
+            return list(self._named(name, sets, classes or [])), False, classes
+        rows = (value if isinstance(value, list) else [value] for value in sets)
+        labels = [BETWEEN.join(filter(None, self._named(name, row, classes or []))) for row in rows]
+        return list(map(sys.intern, labels)), True, classes
 
     def _describe(self, present: Sequence[str]) -> str:
         used = {column for _, column in self.named}
@@ -116,7 +144,7 @@ class Columns:
                 )
             yield value or ""
 
-    def _labels(self, name: str, values: Iterable[Any], classes: list[str]) -> Iterator[str]:
+    def _named(self, name: str, values: Iterable[Any], classes: list[str]) -> Iterator[str]:
         for value in values:
             if classes and isinstance(value, int) and -1 <= value < len(classes):
                 yield "" if value == -1 else classes[value]  # -1 is the Hub's "not labelled"
@@ -138,12 +166,13 @@ class Table:
         name: of the file or split, in messages.
         column: the one that holds the labels.
         texts: "" where there is none.
-        labels: as they are written, "" where there is none.
+        labels: as they are written, "" where there is none, and with `BETWEEN` between several.
         groups, pairs: likewise; None where none were asked for.
         classes: all that there can be, in their order, where the set says so.
         parts: name and number of rows of each file that it was read from.
         kept: of all these rows the ones that are left; None for all.
         form: which columns were used and how the files are written, in words.
+        several: whether a document may have any number of labels.
         quoted: whether quotation marks were taken to enclose texts; None where that can't be.
     """
 
@@ -158,6 +187,13 @@ class Table:
     form: str = ""
     quoted: bool | None = None
     pairs: list[str] | None = None
+    several: bool = False
+
+    def label_sets(self) -> list[list[str]]:
+        """The labels of each document."""
+        if not self.several:
+            return [[label] for label in self.labels]
+        return [label.split(BETWEEN) if label else [] for label in self.labels]
 
     def place(self, row: int) -> str:
         """Where a user finds this row."""
@@ -188,10 +224,10 @@ class Table:
         """
         if self.classes is not None:
             return self.classes
-        present = set(self.labels) - {""}
+        present = {label for labels in self.label_sets() for label in labels} - {""}
         if not present:
             raise UserError(f"data.label={self.column} of {self.name} holds no label; name another column")
-        if len(present) > 20 and len(present) > len(self.labels) / 2:
+        if not self.several and len(present) > 20 and len(present) > len(self.labels) / 2:
             raise UserError(
                 f"data.label={self.column} of {self.name} holds {len(present):,} different values in "
                 f"{len(self.labels):,} rows; labels repeat, so name another column"
@@ -216,6 +252,7 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
         name=name,
         texts=[text for table in tables for text in table.texts],
         labels=[label for table in tables for label in table.labels],
+        several=any(table.several for table in tables),
         groups=None if first.groups is None else [group for table in tables for group in table.groups or []],
         pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
         parts=[part for table in tables for part in table.parts],

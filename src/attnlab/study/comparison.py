@@ -13,49 +13,16 @@ from omegaconf import DictConfig
 from attnlab.config import resolve
 from attnlab.data.losses import complaints
 from attnlab.errors import UserError
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import direction
 from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
+from attnlab.study.result import METRICS, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
-from attnlab.study.statistics import compare_settings, summarise
+from attnlab.study.statistics import compare_settings, overlap, summarise
 
 # Values that single out a setting, a value of the only factor, or None to choose one.
 Reference = dict[str, Any] | str | None
-METRICS = ("test/acc", "test/f1", "test/f1_macro", "test/loss", "val/acc", "val/loss")
 COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Settings against a reference.
-
-    Attributes:
-        by: the factors that make a setting.
-        reference: the reference's value of each.
-        rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
-            `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
-            says, `verdict`.
-        names: the name of each run's setting, by the run's number; runs that take no part are left out.
-    """
-
-    by: list[str]
-    reference: dict[str, str]
-    rows: pd.DataFrame
-    names: pd.Series
-
-    @property
-    def title(self) -> str:
-        return f"Only {self.by[0]} differs" if len(self.by) == 1 else "All settings"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a report shows: the comparison asked for, then each factor by itself with all else equal, and caveats."""
-
-    runs: list[Run]
-    metric: str
-    comparisons: list[Comparison]
-    warnings: list[str]
 
 
 def compare(cfg: DictConfig) -> Study:
@@ -102,13 +69,13 @@ def make_study(
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
 
-    repeated = factors.values.assign(seed=[run.config["seed"] for run in runs]).duplicated(keep="last")
+    repeated = factors.values.assign(block=[run.block for run in runs]).duplicated(keep="last")
     if repeated.any():
         warnings.append(f"{repeated.sum()} runs repeat another's settings and seed; the last of each counts")
     scores = pd.DataFrame([run.metrics for run in runs])[~repeated]
     correct = correctness(runs) if metric == "test/acc" else None
     if metric == "test/acc" and correct is None:
-        warnings.append("predictions are missing or of different test articles: only the seeds could be asked")
+        warnings.append("predictions are missing or of different test documents: only the seeds could be asked")
 
     comparer = _Comparer(runs, factors, scores, correct, metric, alpha)
     main = comparer.compare(names, reference)
@@ -127,7 +94,7 @@ class _Comparer:
     runs: list[Run]
     factors: Factors
     scores: pd.DataFrame  # a row for each run that counts
-    correct: np.ndarray | None  # [runs, articles]
+    correct: list[np.ndarray] | None  # of each run: [documents]
     metric: str
     alpha: float
 
@@ -138,7 +105,7 @@ class _Comparer:
         """
         values = self.factors.values.loc[self.scores.index]
         settings = values[by].apply(tuple, axis=1) if by else pd.Series([()] * len(values), values.index)
-        seeds = pd.Series([str(self.runs[i].config["seed"]) for i in values.index], values.index)
+        seeds = pd.Series([self.runs[i].block for i in values.index], values.index)
         others = [name for name in values if name not in by]
         blocks = values[others].apply(lambda row: "|".join(row), axis=1) + "|" + seeds if others else seeds
         if others:
@@ -165,16 +132,20 @@ class _Comparer:
             row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine), "seeds": seeds}
             for metric in dict.fromkeys((self.metric, *METRICS)):
                 if metric in mine:
-                    row |= {f"{metric} {key}": value for key, value in summarise(mine[metric]).items()}
+                    summary = summarise(mine[metric], overlap([self.runs[i].fold for i in mine.index]))
+                    row |= {f"{metric} {key}": value for key, value in summary.items()}
             table[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
+        folds = pd.Series([self.runs[i].fold for i in names.index], names.index)
         values = pd.DataFrame({"setting": names, "block": blocks, "value": self.scores.loc[names.index, self.metric]})
+        values["fold"] = folds
         correct = None
         if self.correct is not None:
             correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
         rows = pd.DataFrame.from_dict(table, orient="index")
         rows = rows.join(compare_settings(values, reference, correct, self.alpha))
         others = self.factors.values.loc[names.index].drop(columns=by)
-        noun = "seed" if len(set(others.itertuples(index=False, name=None))) == 1 else "pair"
+        alone = len(set(others.itertuples(index=False, name=None))) == 1
+        noun = "seed" if alone and not folds.any() else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
         return rows
@@ -186,14 +157,9 @@ class _Comparer:
         if row["p_holm"] < self.alpha:
             sign = {"max": 1, "min": -1}[direction(self.metric)]
             good = sign * row["difference"] > 0
-            return ("better" if good else "worse") + (f" on these articles; {pairs} only" if row["pairs"] == 1 else "")
+            return ("better" if good else "worse") + (f" on these documents; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])
         return f"no difference that {pairs} can show (smallest that they could: {smallest})"
-
-
-def in_points(metric: str, value: float) -> str:
-    """A difference of shares in points, any other as it is."""
-    return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
 
 
 def _pick_reference(
@@ -240,9 +206,9 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
     warnings += _lossy(runs)
     if on_test := sum(_selected_on_test(run.config["data"]) for run in runs):
         warnings.append(f"{on_test} runs were selected on the test set: optimistic scores")
-    seeds = pd.Series([str(runs[i].config["seed"]) for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
+    seeds = pd.Series([runs[i].block for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
     if any(seed != seeds.iloc[0] for seed in seeds):
-        warnings.append("not every setting was run with the same seeds; those in common are compared")
+        warnings.append("not every setting was run with the same seeds and folds; those in common are compared")
     return warnings
 
 

@@ -9,11 +9,11 @@ from attnlab.errors import UserError
 from attnlab.study.runs import Run
 
 # Files of `conf/` that name a part, in the order in which a difference is named after them.
-GROUPS = ("model", "pe", "tokenizer", "data", "optimizer", "scheduler")
+GROUPS = ("task", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
 # What decides neither what is learned nor from what; `model.pe` is a copy of `pe`.
 IGNORED = (
-    *("seed", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume", "halve_batch_on_oom"),
-    *("callbacks.progress", "callbacks.model_summary", "callbacks.last_checkpoint"),
+    *("seed", "data.fold", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume"),
+    *("halve_batch_on_oom", "callbacks.progress", "callbacks.model_summary", "callbacks.last_checkpoint"),
     *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps"),
 )
 BUDGET = ("data.limit", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "callbacks.early_stopping")
@@ -42,11 +42,11 @@ class Factors:
         raise UserError(f"by={name} does not differ between these runs; what differs: {differing}")
 
     def differing_budget(self) -> list[str]:
-        """What decides for how long or on how many articles a run may train."""
+        """What decides for how long or on how many documents a run may train."""
         return [key for key in self._keys() if _below(key, BUDGET)]
 
     def differing_data(self) -> list[str]:
-        """What decides which articles a run saw."""
+        """What decides which documents a run saw."""
         return [key for key in self._keys() if _below(key, DATA) and not _below(key, (*BUDGET, "data.batch_size"))]
 
     def _keys(self) -> list[str]:
@@ -61,7 +61,7 @@ def find_factors(runs: list[Run]) -> Factors:
     """
     table = pd.DataFrame([_flat(run.config) for run in runs]).fillna(ABSENT)
     table = table[[key for key in table if not _below(key, IGNORED)]]
-    table = table.loc[:, table.nunique() > 1]
+    table = table.loc[:, table.replace("null", ABSENT).nunique() > 1]  # a version before may lack the key
     for group in reversed(GROUPS):
         choice = pd.Series([run.choices.get(group) for run in runs], dtype=object)
         own = [key for key in table if _below(key, (group,))]

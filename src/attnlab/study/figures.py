@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from attnlab.metrics import direction
-from attnlab.study.comparison import Comparison, Study
+from attnlab.study.result import Comparison, Study
 
 ACCENT, QUIET = "#1f5fa8", "#8a8f98"
 MAX_CURVES = 10  # more lines than that can't be told apart

@@ -13,15 +13,16 @@ from rich.table import Table
 
 from attnlab.metrics import direction, is_share
 from attnlab.paths import shown
-from attnlab.study.comparison import METRICS, Comparison, Study
 from attnlab.study.figures import draw_figures
+from attnlab.study.result import METRICS, Comparison, Study
 
 METHOD = """Runs that differ in nothing but the seed make one setting; ± is half of the 95 % interval of its mean
 over seeds. A difference is called "better" or "worse" only if two tests agree, after Holm's correction for the
 number of settings: one over seeds (a linear model of the score with an effect of each setting and each seed; the
-paired t-test where there are two settings), one over the test articles (McNemar's exact test for one pair of runs,
+paired t-test where there are two settings), one over the test documents (McNemar's exact test for one pair of runs,
 a paired bootstrap for more). The interval of a difference is that of the less certain test, before the correction.
-"Smallest that they could" is the true difference that would be found in 80 % of such studies."""
+Folds of cross-validation count as seeds do, with a variance corrected for what their training sets share (Nadeau
+and Bengio, 2003). "Smallest that they could" is the true difference that would be found in 80 % of such studies."""
 
 
 def write_report(folder: Path, study: Study) -> None:

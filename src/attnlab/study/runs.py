@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError, first_line
 
 
@@ -27,6 +28,17 @@ class Run:
     choices: dict[str, str]
     metrics: dict[str, float]
 
+    @property
+    def fold(self) -> str:
+        """Which part of the documents it was tested on in cross-validation, "" without one."""
+        data = self.config["data"]
+        return f"{data.get('fold')}/{data['folds']}" if data.get("folds") else ""
+
+    @property
+    def block(self) -> str:
+        """What it shares with runs of other settings: the seed, and the fold where there are any."""
+        return f"{self.config['seed']} {self.fold}".strip()
+
     @cached_property  # drawn in the comparison of every factor
     def curve(self) -> pd.DataFrame:
         """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""
@@ -38,11 +50,18 @@ class Run:
         return table.assign(epoch=table["epoch"].astype(int) + 1)
 
     def predictions(self) -> pd.DataFrame | None:
-        """`index`, `label` and `predicted` of the test articles, or None where the run kept none that can be read."""
+        """`index`, `label` and `correct` of the test documents, or None where the run kept none that can be read."""
+        file = self.folder / "predictions.parquet"
         try:
-            return pd.read_parquet(self.folder / "predictions.parquet", columns=["index", "label", "predicted"])
+            table = pd.read_parquet(file, columns=["index", "label", "correct"])
+            return table.assign(label=table["label"].map(_in_words))
+        except (OSError, ValueError):
+            pass
+        try:  # of a run of the version before
+            table = pd.read_parquet(file, columns=["index", "label", "predicted"])
         except (OSError, ValueError):
             return None
+        return table.assign(correct=table["label"] == table.pop("predicted"))
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -66,6 +85,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if metrics is None:
                 unfinished.append(str(path.relative_to(folder)))
             else:
+                config = {"task": SINGLE_LABEL} | config  # of a run of the version before
                 runs.append(Run(path, config, _read_choices(path / ".hydra" / "hydra.yaml"), metrics))
     if not runs:
         raise UserError(f"no finished run below {', '.join(map(str, folders))}: one has config.yaml and metrics.json")
@@ -73,16 +93,24 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, warnings
 
 
-def correctness(runs: list[Run]) -> npt.NDArray[np.bool_] | None:
-    """Which test articles each run got right: [runs, articles]; None where they were not tested on the same ones."""
-    tables = [run.predictions() for run in runs]
-    first = tables[0]
+def correctness(runs: list[Run]) -> list[npt.NDArray[np.bool_]] | None:
+    """Which test documents each run got right; None where runs of one fold were not tested on the same ones."""
+    first: dict[str, pd.DataFrame] = {}
     rows = []
-    for table in tables:
-        if table is None or first is None or not table[["index", "label"]].equals(first[["index", "label"]]):
+    for run in runs:
+        table = run.predictions()
+        if table is None:
             return None
-        rows.append((table["label"] == table["predicted"]).to_numpy())
-    return np.stack(rows)
+        same = first.setdefault(run.fold, table)
+        if not table[["index", "label"]].equals(same[["index", "label"]]):
+            return None
+        rows.append(table["correct"].to_numpy())
+    return rows
+
+
+def _in_words(label: Any) -> Any:
+    """Several labels of a document as one, which can be compared."""
+    return label if np.isscalar(label) else ", ".join(label)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -22,6 +22,13 @@ class WeightAverage(WeightAveraging):
         self._begin(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What the task chose by validating the average belongs to the average."""
+        super().on_validation_end(trainer, pl_module)
+        if self._average_model is not None:
+            for average, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
+                average.copy_(current)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._begin(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)

@@ -53,11 +53,12 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         if datamodule.pairs != module.pairs:
             kind, remedy = ("pairs of texts", "with") if module.pairs else ("single texts", "without")
             raise UserError(f"the model was trained on {kind}: give data of the same kind, {remedy} data.text_pair")
+        module.task.check(datamodule.splits["test"].labels)
         scores = trainer.test(module, datamodule, verbose=False)[0]
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
         if trainer.is_global_zero:
-            results.write_results(run_dir, metrics, predictions, module.label_names)
+            results.write_results(run_dir, metrics, predictions, module.task, datamodule.splits["test"].places)
             results.print_summary(run_dir, metrics)
     return metrics
 

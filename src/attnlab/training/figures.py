@@ -83,6 +83,25 @@ def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: 
     figure.savefig(path)
 
 
+def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
+    """F1 of each class; of more than `PAIRS` of the largest ones.
+
+    scores: [C, 5], see `Task.stat_scores`.
+    """
+    from matplotlib.figure import Figure
+
+    shown = np.argsort(-scores[:, 4], kind="stable")[:PAIRS]
+    hits, alarms, _, missed, size = scores[shown].T
+    names = _shortened(label_names)
+    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=150)
+    axes = figure.add_subplot(title=f"{len(shown):,} of {len(names):,} classes", xlabel="F1", xlim=(0, 1))
+    bars = axes.barh(range(len(shown)), 2 * hits / np.maximum(1, 2 * hits + alarms + missed))
+    axes.bar_label(bars, [f"{number:,} documents" for number in size], padding=3, fontsize=7)
+    axes.set_yticks(range(len(shown)), [names[index] for index in shown], fontsize=7)
+    axes.invert_yaxis()
+    figure.savefig(path)
+
+
 def _shortened(names: list[str]) -> list[str]:
     return [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in names]
 

@@ -11,26 +11,27 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import MetricCollection
 
-from attnlab.config import instantiate
+from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.data.tokenization import SEP, max_length, pad_id
 from attnlab.errors import UserError, first_line
+from attnlab.task import Task, make_task
+from attnlab.training.clipping import clip_grad_norm
 
-UNTESTED = -1  # in place of the label of a document that no batch has held
+FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's answers to N articles of C classes, in the order of the split."""
+    """What a model says of N documents and C classes, in the order of the split. Labels and answers: see `Task`."""
 
     index: Tensor  # [N] int64
-    labels: Tensor  # [N] int64
+    labels: Tensor
     probabilities: Tensor  # [N, C] float32
+    answers: Tensor
 
 
 class TextClassification(LightningModule):
@@ -43,6 +44,7 @@ class TextClassification(LightningModule):
         label_names: names of the classes, in order.
         tokenizer: the trained tokenizer as JSON.
         pairs: whether documents are pairs of texts.
+        task: config of the task, less what the data decides.
 
     All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
     """
@@ -55,6 +57,7 @@ class TextClassification(LightningModule):
         label_names: list[str],
         tokenizer: str,
         pairs: bool = False,
+        task: dict[str, Any] = SINGLE_LABEL,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -69,22 +72,15 @@ class TextClassification(LightningModule):
             pad_id=pad_id(self.tokenizer),
             max_length=max_length(self.tokenizer),
         )
-        metrics = MetricCollection(
-            {
-                "loss": MeanMetric(nan_strategy="disable"),
-                "acc": MulticlassAccuracy(len(label_names), average="micro", validate_args=False),
-                "f1": MulticlassF1Score(len(label_names), average="weighted", validate_args=False),
-                "f1_macro": MulticlassF1Score(len(label_names), average="macro", validate_args=False),
-            }
-        )
-        self.metrics = nn.ModuleDict({stage: metrics.clone(prefix=f"{stage}/") for stage in ("val", "test")})
-        # Sum of the losses of all articles since the last validation, and their number. A torchmetrics.MeanMetric costs
-        # a tenth of a small step; a buffer would take on the weights' precision.
+        self.task: Task = make_task(task, label_names)
+        self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
+        # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
+        # costs a tenth of a small step; a buffer would take on the weights' precision.
         self.loss_sum, self.num_losses = torch.zeros(()), 0
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
         self.random_states: dict[str, Tensor] = {}
-        self.test_labels, self.test_probabilities = torch.empty(0), torch.empty(0)
+        self.tested, self.test_labels, self.test_probabilities = torch.empty(0), torch.empty(0), torch.empty(0)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
@@ -98,7 +94,7 @@ class TextClassification(LightningModule):
         return self.model(input_ids, attention_mask)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch.input_ids, batch.attention_mask), batch.labels)
+        loss = self.task.loss(self(batch.input_ids, batch.attention_mask), batch.labels)
         trainer = self.trainer
         step = trainer.global_step + 1
         if (step, batch_idx) == self.seen:  # an optimizer such as LBFGS asks several times for one batch's loss
@@ -150,14 +146,20 @@ class TextClassification(LightningModule):
     def on_test_epoch_start(self) -> None:
         self._measure_precisely("test")
         # One piece of memory: pieces of each batch's leave holes between them, many times as large with many classes.
-        size = len(self.trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
-        self.test_labels = torch.full((size,), UNTESTED, device=self.device)
-        self.test_probabilities = torch.zeros(size, len(self.label_names), dtype=torch.float32, device=self.device)
+        labels = torch.from_numpy(self.trainer.test_dataloaders.dataset.labels)  # type: ignore[union-attr]
+        self.tested = torch.zeros(len(labels), dtype=torch.bool, device=self.device)
+        self.test_labels = torch.zeros_like(labels, device=self.device)
+        self.test_probabilities = torch.zeros(
+            len(labels), len(self.label_names), dtype=torch.float32, device=self.device
+        )
 
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
-        self.test_labels[batch.indices] = batch.labels
-        self.test_probabilities[batch.indices] = logits.softmax(dim=1).float()
+        self.tested[batch.indices] = True
+        self.test_labels[batch.indices] = batch.labels.to(
+            self.test_labels.dtype
+        )  # of half precision, where weights are
+        self.test_probabilities[batch.indices] = self.task.probabilities(logits).float()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -170,18 +172,20 @@ class TextClassification(LightningModule):
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        metrics.update(preds=logits, target=batch.labels, value=losses)
+        self.task.update(metrics, logits, batch.labels)
         return logits
 
     def _log_metrics(self, stage: str) -> None:
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        for name, metric in sorted(metrics.items(), key=lambda item: item[0] != f"{stage}/loss"):  # it leads the table
-            self.log(name, metric, prog_bar=name == f"{stage}/loss")
+        scores = self.task.scores(metrics, choose=stage == "val")
+        metrics.reset()
+        for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
+            # Already of all processes: their mean is the same.
+            self.log(f"{stage}/{name}", score, prog_bar=name == "loss", batch_size=1, sync_dist=True)
 
     def configure_gradient_clipping(
         self,
@@ -195,7 +199,7 @@ class TextClassification(LightningModule):
         """
         if gradient_clip_val and gradient_clip_algorithm is None and self.trainer.scaler is None:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            _clip_grad_norm(parameters, gradient_clip_val)
+            clip_grad_norm(parameters, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
@@ -203,6 +207,7 @@ class TextClassification(LightningModule):
         """A checkpoint says what its weights reached on validation (`metrics`) and what chance would bring next."""
         if not bool(self.loss_sum.isfinite()):
             self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
+        checkpoint["format"] = FORMAT
         checkpoint["metrics"] = validation_metrics(self.trainer)
         checkpoint["data"] = self._fingerprint()
         checkpoint["train_loss"] = self.loss_sum, self.num_losses
@@ -215,7 +220,8 @@ class TextClassification(LightningModule):
         return getattr(self.trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises `UserError` where the data is no longer that of the checkpoint."""
+        """Raises `UserError` where the data is no longer that of the checkpoint, or the checkpoint too new."""
+        check_format(checkpoint)
         same_classes = checkpoint["hyper_parameters"]["label_names"] == self.label_names
         if not same_classes or checkpoint.get("data", self._fingerprint()) != self._fingerprint():
             raise UserError(
@@ -236,18 +242,17 @@ class TextClassification(LightningModule):
 
     def predictions(self) -> Predictions:
         """What the last test run answered, gathered from every process."""
-        labels, probabilities = self.test_labels.cpu(), self.test_probabilities.cpu()
+        tested, labels, probabilities = self.tested.cpu(), self.test_labels.cpu(), self.test_probabilities.cpu()
         if self.trainer.world_size > 1:
-            mine = (labels != UNTESTED).nonzero().squeeze(1)
+            mine = tested.nonzero().squeeze(1)
             parts: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(parts, (mine, labels[mine], probabilities[mine]))
             for index, their_labels, theirs in parts:
-                labels[index], probabilities[index] = their_labels, theirs
-        tested = labels != UNTESTED
-        index = tested.nonzero().squeeze(1)
+                tested[index], labels[index], probabilities[index] = True, their_labels, theirs
         if not tested.all():  # with a limit on the number of batches
             labels, probabilities = labels[tested], probabilities[tested]
-        return Predictions(index, labels, probabilities)
+        answers = self.task.decide(probabilities.to(self.device)).cpu()
+        return Predictions(tested.nonzero().squeeze(1), labels, probabilities, answers)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer_config, params=self.parameters())
@@ -256,24 +261,17 @@ class TextClassification(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _clip_grad_norm(parameters: list[nn.Parameter], max_norm: float) -> None:
-    """`torch.nn.utils.clip_grad_norm_`, for sparse gradients too."""
-    for parameter in parameters:
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # one value a row: what the norm is of
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not any(gradient.is_sparse for gradient in gradients):
-        nn.utils.clip_grad_norm_(parameters, max_norm)
-        return
-    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
-    factor = (max_norm / (nn.utils.get_total_norm(values) + 1e-6)).clamp(max=1.0)
-    for value in values:
-        value.mul_(factor)
-
-
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
     """What the last validation found."""
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+
+
+def check_format(checkpoint: dict[str, Any]) -> None:
+    """Raises `UserError` for a checkpoint of a later version, which may mean what this one does not know."""
+    if (number := checkpoint.get("format", 1)) > FORMAT:
+        raise UserError(
+            f"the checkpoint is of format {number}, and this version reads {FORMAT} and below: update attnlab"
+        )
 
 
 def load_checkpoint(path: Path) -> TextClassification:
@@ -284,6 +282,7 @@ def load_checkpoint(path: Path) -> TextClassification:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_format(checkpoint)
         weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
         with torch.device("meta"):  # a model without memory, to learn how much the real one would take
             shapes = {name: value.shape for name, value in TextClassification(**settings).state_dict().items()}

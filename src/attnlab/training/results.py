@@ -8,14 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
+from torch import Tensor
 
 from attnlab.errors import first_line
 from attnlab.paths import CONFIG, holds_a_run, shown, taken
-from attnlab.training.figures import Counts, confused_pairs, draw_figures
+from attnlab.task import Task
+from attnlab.training.figures import Counts, confused_pairs, draw_figures, draw_per_class
 from attnlab.training.module import Predictions
 
 log = logging.getLogger(__name__)
@@ -70,22 +73,32 @@ def begin_again(folder: Path, config: dict[str, Any]) -> None:
     write_config(folder, config)
 
 
-def write_results(folder: Path, metrics: Metrics, predictions: Predictions | None, label_names: list[str]) -> None:
+def write_results(
+    folder: Path,
+    metrics: Metrics,
+    predictions: Predictions | None,
+    task: Task,
+    places: npt.NDArray[np.int64] | None = None,
+) -> None:
     """Of a run that was tested, write predictions.parquet, per_class.csv and confused_pairs.csv; then metrics.json.
 
-    A folder that has metrics.json has all of them. Figures come after, and never in their way.
+    A folder that has metrics.json has all of them. Figures come after, and never in their way. `places` of the test
+    documents, where they are a fold, stand for their `index`.
     """
-    counts = None
+    counts = scores = None
     if predictions is not None:
-        _write_predictions(folder / "predictions.parquet", predictions, label_names)
-        _write_per_class(folder / "per_class.csv", predictions, label_names)
-        counts = multiclass_confusion_matrix(
-            predictions.probabilities, predictions.labels, num_classes=len(label_names)
-        ).numpy()
-        _write_confused_pairs(folder / "confused_pairs.csv", counts, label_names)
+        scores = task.stat_scores(predictions.answers, predictions.labels)
+        _write_predictions(folder / "predictions.parquet", predictions, task, places)
+        _write_per_class(folder / "per_class.csv", scores, task.label_names)
+        confusion = task.confusion(predictions.answers, predictions.labels)
+        if confusion is not None:
+            counts = confusion.numpy()
+            _write_confused_pairs(folder / "confused_pairs.csv", counts, task.label_names)
     _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     try:
-        draw_figures(folder, counts, label_names)
+        draw_figures(folder, counts, task.label_names)
+        if scores is not None and counts is None:
+            draw_per_class(folder / "figures" / "per_class.png", scores.numpy(), task.label_names)
     except Exception as error:  # whatever a plot can't do, the results are there
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
@@ -97,26 +110,24 @@ def _write_whole(file: Path, text: str) -> None:
     partial.replace(file)
 
 
-def _write_predictions(path: Path, predictions: Predictions, label_names: list[str]) -> None:
+def _write_predictions(path: Path, predictions: Predictions, task: Task, places: npt.NDArray[np.int64] | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    names = pa.array(label_names)
+    index = predictions.index.numpy()
     columns = {
-        "index": predictions.index.numpy(),
-        "label": names.take(pa.array(predictions.labels.numpy())),
-        "predicted": names.take(pa.array(predictions.probabilities.argmax(dim=1).numpy())),
+        "index": index if places is None else places[index],
+        "label": task.names(predictions.labels),
+        "predicted": task.names(predictions.answers),
+        "correct": task.correct(predictions.answers, predictions.labels).numpy(),
     }
     columns |= {
-        f"p({name})": column.numpy() for name, column in zip(label_names, predictions.probabilities.T, strict=True)
+        f"p({name})": column.numpy() for name, column in zip(task.label_names, predictions.probabilities.T, strict=True)
     }
     pyarrow.parquet.write_table(pa.table(columns), path)
 
 
-def _write_per_class(path: Path, predictions: Predictions, label_names: list[str]) -> None:
-    scores = multiclass_stat_scores(
-        predictions.probabilities, predictions.labels, num_classes=len(label_names), average=None
-    )
+def _write_per_class(path: Path, scores: Tensor, label_names: list[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "precision", "recall", "f1", "support"])

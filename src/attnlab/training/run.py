@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
-from attnlab.config import instantiate, resolve
+from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.preview import show
 from attnlab.data.sources import located
@@ -89,6 +89,7 @@ def train(cfg: DictConfig) -> results.Metrics:
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
+    config = {"task": SINGLE_LABEL} | config  # of a run of the version before
     config.pop("hydra", None)  # of a config that was composed with it
     check_parts(config)
     check_config(config, SETTINGS)
@@ -136,7 +137,9 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         label_names=datamodule.label_names,
         tokenizer=datamodule.tokenizer.to_str(),
         pairs=datamodule.pairs,
+        task=config["task"],
     )
+    module.task.fit(datamodule.splits["train"].labels)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     try:
@@ -204,19 +207,19 @@ def _training_metrics(
 
 def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Metrics:
     """Write everything down."""
-    trainer, metrics, label_names = fitted.trainer, fitted.metrics, fitted.datamodule.label_names
+    trainer, metrics, task = fitted.trainer, fitted.metrics, fitted.module.task
     tested = _is_tested(config, fitted.datamodule)
     predictions = fitted.module.predictions() if tested else None
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
-        results.write_results(run_dir, metrics, predictions, label_names)
+        results.write_results(run_dir, metrics, predictions, task, fitted.datamodule.splits["test"].places)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
                 texts = fitted.datamodule.splits["test"].readable if tested else []
                 with outliving_wandb():
-                    log_results(logger, run_dir, metrics, predictions, texts, label_names)
+                    log_results(logger, run_dir, metrics, predictions, texts, task)
         results.print_summary(run_dir, metrics)
     return metrics
 

@@ -1,6 +1,7 @@
 """Which weights are the best: the direction of a metric, the checkpoint that is kept, and with it what is tested."""
 
 import inspect
+import logging
 import os
 import re
 import shutil
@@ -13,9 +14,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnlab.errors import UserError
 from attnlab.metrics import direction
+from attnlab.task import METRICS, make_task
+
+log = logging.getLogger(__name__)
 
 # What the module logs on validation; train/loss is the mean since the validation before.
-MONITORED = ("val/loss", "val/acc", "val/f1", "val/f1_macro")
+MONITORED = tuple(f"val/{name}" for name in METRICS)  # of any task
 LOGGED = (*MONITORED, "train/loss")
 BEST = "best.ckpt"
 
@@ -29,13 +33,26 @@ def check_selection(config: dict[str, Any]) -> None:
         UserError: a mode that contradicts its metric, an unknown metric, or no validation to measure one on.
     """
     monitor = config["monitor"]
+    task = make_task(config["task"] | {"class_weights": None}, [])  # the classes' names are not known yet
+    measured = tuple(f"val/{name}" for name in task.METRICS)
+    if monitor["metric"] not in measured:
+        raise UserError(
+            f"monitor.metric={monitor['metric']} is not measured by this task; choose one of {', '.join(measured)}"
+        )
+    if config["task"].get("class_weights") and monitor["metric"] == "val/loss":
+        log.warning(
+            "task.class_weights trains all classes alike, and monitor.metric=val/loss chooses the epoch by the "
+            "frequent ones; monitor.metric=val/%s chooses it by all",
+            task.BALANCED,
+        )
     _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
     for name, callback in (config["callbacks"] or {}).items():
         metric = (callback or {}).get("monitor")
         if metric is None:
             continue
-        if metric not in LOGGED:
-            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(LOGGED)}")
+        if metric not in (*measured, "train/loss"):
+            known = ", ".join((*measured, "train/loss"))
+            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {known}")
         if config["trainer"].get("limit_val_batches") == 0:
             raise UserError(
                 f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import WandbLogger
 
+from attnlab.task import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.module import Predictions
 
@@ -71,7 +72,7 @@ def log_results(
     metrics: dict[str, float],
     predictions: Predictions | None,
     texts: list[str],
-    label_names: list[str],
+    task: Task,
 ) -> None:
     """Send the final metrics, tokenizer and best checkpoint; of a tested run what `_log_predictions` sends too."""
     import wandb
@@ -79,7 +80,7 @@ def log_results(
     run = logger.experiment
     run.summary.update(metrics)
     if predictions is not None:
-        _log_predictions(run, predictions, texts, label_names)
+        _log_predictions(run, predictions, texts, task)
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
     for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
         if file.exists():  # a debug run keeps no checkpoint
@@ -87,24 +88,32 @@ def log_results(
     run.log_artifact(artifact)
 
 
-def _log_predictions(run: Any, predictions: Predictions, texts: list[str], label_names: list[str]) -> None:
+def _log_predictions(run: Any, predictions: Predictions, texts: list[str], task: Task) -> None:
     """The confusion matrix, unless it is too large to be read, and the most confident mistakes."""
     import wandb
 
-    confidence, predicted = predictions.probabilities.max(dim=1)
-    labels = predictions.labels
+    answers, labels = predictions.answers, predictions.labels
     shown: dict[str, Any] = {}
-    if len(label_names) <= MATRIX_CLASSES:
+    if task.confusion(answers, labels) is not None and len(task.label_names) <= MATRIX_CLASSES:
         shown["test/confusion_matrix"] = wandb.plot.confusion_matrix(
-            y_true=labels.tolist(), preds=predicted.tolist(), class_names=label_names, title="Test confusion matrix"
+            y_true=labels.tolist(),
+            preds=answers.tolist(),
+            class_names=task.label_names,
+            title="Test confusion matrix",
         )
+    confidence = predictions.probabilities.amax(dim=1)
     order = confidence.argsort(descending=True)
-    wrong = order[predicted[order] != labels[order]][:NUM_MISTAKES].tolist()
+    wrong = order[~task.correct(answers, labels)[order]][:NUM_MISTAKES]
+    named = zip(task.names(labels[wrong]), task.names(answers[wrong]), strict=True)
     shown["test/confident_mistakes"] = wandb.Table(
         columns=["text", "label", "predicted", "confidence"],
         data=[
-            [texts[predictions.index[i]], label_names[labels[i]], label_names[predicted[i]], float(confidence[i])]
-            for i in wrong
+            [texts[predictions.index[i]], _in_words(label), _in_words(answer), float(confidence[i])]
+            for i, (label, answer) in zip(wrong.tolist(), named, strict=True)
         ],
     )
     run.log(shown)
+
+
+def _in_words(names: str | list[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)

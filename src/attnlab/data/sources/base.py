@@ -29,6 +29,9 @@ class Source(ABC):
             validation split of its own; or "test", the notebook's protocol, which makes the test score optimistic.
         limit: train on at most this many documents, stratified by class; None for all.
         split_seed: decides which documents are set aside. Not the run's seed, so that runs with other seeds compare.
+        folds: cross-validation: the training documents are divided into so many parts of like classes, of which `fold`
+            is the test set, and the data's own test set is left alone (see `attnlab.data.folds.cut_fold`).
+        fold: which one, from 0.
         num_workers: processes that build batches; slicing a memory-mapped array needs none.
     """
 
@@ -38,6 +41,8 @@ class Source(ABC):
     validation: float | Literal["test"] = 0.1
     limit: int | None = None
     split_seed: Annotated[int, Ge(0)] = 0
+    folds: Annotated[int, Ge(2)] | None = None
+    fold: Annotated[int, Ge(0)] = 0
     num_workers: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
@@ -45,6 +50,9 @@ class Source(ABC):
             raise UserError(
                 f"data.validation={self.validation} is neither a share above 0 and up to 0.5 nor 'test'; try 0.1"
             )
+        if self.fold >= (self.folds or 1):
+            known = "a number of them" if self.folds is None else f"more than {self.fold}"
+            raise UserError(f"data.fold={self.fold} wants data.folds, {known}; folds count from 0")
         for key in ("batch_size", "limit"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1")

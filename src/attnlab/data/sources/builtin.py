@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
 from attnlab.data import headlines
+from attnlab.data.labels import multi_hot
 from attnlab.data.sources.base import Source
 from attnlab.data.sources.corpus import SPLITS, Corpus, Split
 from attnlab.errors import UserError
@@ -15,13 +16,18 @@ from attnlab.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Headlines(Source):
-    """The built-in corpus (see `attnlab.data.headlines`), written anew from `corpus_seed` each time."""
+    """The built-in corpus (see `attnlab.data.headlines`), written anew from `corpus_seed` each time.
+
+    Args:
+        topics: what a document's labels are: None for the topic of its title, "all" for those it tells of, one or two.
+    """
 
     train_size: int
     test_size: int
     noise: float
     order_share: float
     corpus_seed: Annotated[int, Ge(0)] = 0
+    topics: Literal["all"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,9 +44,16 @@ class Headlines(Source):
         train, test = (
             headlines.generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size)
         )
+        names = list(headlines.TOPICS)
+        if self.topics == "all":
+            both = [
+                Split(part.texts, multi_hot(zip(part.labels, part.body_topics, strict=True), len(names)))
+                for part in (train, test)
+            ]
+            return Corpus(names, both[0], both[1])
         aware, blind = headlines.ceilings(self.noise, self.order_share)
         return Corpus(
-            list(headlines.TOPICS),
+            names,
             Split(train.texts, train.labels),
             Split(test.texts, test.labels),
             ceilings={"ceiling/order_aware": aware, "ceiling/order_blind": blind},

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from attnlab.data.headlines import Labels
+from attnlab.data.labels import Labels, count_labels, multi_hot
 from attnlab.data.splitting import Mask, set_aside
 from attnlab.data.tables import Table
 from attnlab.data.tokens import Documents
@@ -25,19 +26,21 @@ OnEmpty = Literal["refuse", "drop"]
 
 @dataclass(frozen=True)
 class Split:
-    """N documents and their class numbers.
+    """N documents and their labels.
 
     Attributes:
         texts: of each document, or where it is a pair of texts the first one.
-        labels: [N] int64.
+        labels: [N] int64, or of any number of classes a document [N, C] float32.
         groups: those of one group, but "", stay on one side of a split.
         pairs: the second texts.
+        places: [N], where they stand among the documents that they were taken from as a fold.
     """
 
     texts: list[str]
     labels: Labels
     groups: list[str] | None = None
     pairs: list[str] | None = None
+    places: npt.NDArray[np.int64] | None = None
 
     @property
     def documents(self) -> Documents:
@@ -48,6 +51,12 @@ class Split:
     def readable(self) -> list[str]:
         """Each document as one text."""
         return [text if isinstance(text, str) else " || ".join(text) for text in self.documents]
+
+    def __add__(self, other: "Split") -> "Split":
+        """The documents of both."""
+        groups = None if self.groups is None else self.groups + (other.groups or [""] * len(other.texts))
+        pairs = None if self.pairs is None else self.pairs + (other.pairs or [])
+        return Split(self.texts + other.texts, np.concatenate([self.labels, other.labels]), groups, pairs)
 
     def take(self, mask: Mask) -> "Split":
         """The documents where `mask`, [N], is set."""
@@ -91,11 +100,12 @@ def make_corpus(
     _warn_of_twins(classes)
     tables = _with_labels(tables, classes, others)
     if "train" in tables and min_label_count > 1:
-        counts = Counter(tables["train"].labels)
+        counts = Counter(label for labels in tables["train"].label_sets() for label in labels)
         rare = [name for name in classes if counts[name] < min_label_count]
         classes = [name for name in classes if counts[name] >= min_label_count]
         tables = {key: _without_classes(table, rare, min_label_count) for key, table in tables.items()}
-    splits = {key: _numbered(table, classes) for key, table in tables.items()}
+    several = any(table.several for table in tables.values())
+    splits = {key: _numbered(table, classes, several) for key, table in tables.items()}
     return Corpus(classes, splits.get("train", NOTHING), splits.get("test", NOTHING), splits.get("val"))
 
 
@@ -107,8 +117,8 @@ def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
     """
     train = corpus.train
     chosen = set_aside(train.labels, round(len(train.labels) * share), seed, train.groups)
-    if train.groups is None:
-        chosen &= np.bincount(train.labels)[train.labels] >= TOO_SMALL
+    if train.groups is None and train.labels.ndim == 1:
+        chosen &= count_labels(train.labels, len(corpus.label_names))[train.labels] >= TOO_SMALL
     if not chosen.any():
         raise UserError(f"data.test={share} of {len(chosen):,} documents leaves none to test; give more of either")
     return Corpus(corpus.label_names, train.take(~chosen), train.take(chosen), corpus.val)
@@ -116,7 +126,7 @@ def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
 
 def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
     """The rows that have a text, and a label where any has."""
-    labelled = any(table.labels)
+    labelled = any(table.labels) and not table.several  # where a document may have several it may have none
     texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
     pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
     labels = [row for row, label in enumerate(table.labels) if labelled and not label]
@@ -151,7 +161,7 @@ def _with_labels(tables: Mapping[str, Table], classes: list[str], others: Sequen
 
 def _without_classes(table: Table, rare: list[str], fewest: int) -> Table:
     left_out = {*rare}
-    kept = [row for row, label in enumerate(table.labels) if label not in left_out]
+    kept = [row for row, labels in enumerate(table.label_sets()) if left_out.isdisjoint(labels)]
     lost = len(table.labels) - len(kept)
     if not lost:
         return table
@@ -172,15 +182,21 @@ def _warn_of_twins(classes: list[str]) -> None:
         log.warning("Labels that differ in case or white space alone are classes of their own: %s", shortened(twins))
 
 
-def _numbered(table: Table, classes: list[str]) -> Split:
+def _numbered(table: Table, classes: list[str], several: bool) -> Split:
     number = {name: index for index, name in enumerate(classes)}
-    unknown = next((row for row, label in enumerate(table.labels) if label not in number), None)
-    if unknown is not None:
-        raise UserError(
-            f"{table.name}, {table.place(unknown)}: the label {table.labels[unknown]!r} is none of the training set; "
-            f"give it one of {shortened(classes)} or remove the row"
-        )
-    labels = np.array([number[label] for label in table.labels], dtype=np.int64)
+    sets = table.label_sets()
+    for row, names in enumerate(sets):
+        for name in names:
+            if name not in number:
+                raise UserError(
+                    f"{table.name}, {table.place(row)}: the label {name!r} is none of the training set; give it one of "
+                    f"{shortened(classes)} or remove the row"
+                )
+    numbers = ([number[name] for name in names] for names in sets)
+    if several:
+        labels: Labels = multi_hot(numbers, len(classes))
+    else:
+        labels = np.fromiter((row[0] for row in numbers), dtype=np.int64, count=len(sets))
     return Split(table.texts, labels, table.groups, table.pairs)
 
 

@@ -21,7 +21,9 @@ class Files(Labelled):
             of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
         text: the column of the texts, or several, joined by `join`.
         text_pair: the column of the second texts, where a document is a pair of texts.
-        label: the column of the labels, strings or numbers.
+        label: the column of the labels, strings or numbers; of several labels a document a column of lists, or columns
+            of 0 and 1 that are named after them.
+        label_separator: what stands between several labels in one column.
         group: a column; documents with one value there stay on one side of a split that is cut here.
         format, header, delimiter, encoding, quoting: see `attnlab.data.forms.Form`.
         field: the key under which a JSON file has its documents, or for each split its key.
@@ -34,7 +36,8 @@ class Files(Labelled):
     test: Paths | float | None = None
     text: str | int | list[str | int] = "text"
     text_pair: str | int | None = None
-    label: str | int = "label"
+    label: str | int | list[str] = "label"
+    label_separator: str | None = None
     group: str | int | None = None
     join: str = " "
     format: Format | None = None
@@ -71,7 +74,7 @@ class Files(Labelled):
             {key: str(paths) for key, paths in chosen.items()},
             {key: {(file, fields[key]) for file in files[key]} for key in chosen},
         )
-        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
         tables = {
             key: read_split(key, paths, columns.of_split(key), self._form(), fields[key])
             for key, paths in chosen.items()

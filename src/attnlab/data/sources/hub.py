@@ -27,7 +27,7 @@ class Hub(Labelled):
         path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files; or a folder
             that `save_to_disk` wrote.
         name: the set's configuration, where it has several.
-        text, text_pair, label, group, join, quoting: as of `Files`, the last for a set of CSV files.
+        text, text_pair, label, label_separator, group, join, quoting: as of `Files`, the last for a set of CSV files.
         train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
             for nothing else, and a share as `test` cuts it out of train.
     """
@@ -38,7 +38,8 @@ class Hub(Labelled):
     name: str | None = None
     text: str | int | list[str | int] = "text"
     text_pair: str | int | None = None
-    label: str | int = "label"
+    label: str | int | list[str] = "label"
+    label_separator: str | None = None
     group: str | int | None = None
     join: str = " "
     quoting: Quoting = None
@@ -63,7 +64,7 @@ class Hub(Labelled):
             if split not in present:
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
-        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair)
+        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
         tables = {
             key: _read(present[split], f"the {split} split", columns.of_split(key), quoted)
             for key, split in chosen.items()
@@ -97,7 +98,8 @@ def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool
     needed = columns.needed(dataset.column_names, name)
     if "__index_level_0__" in dataset.column_names:
         raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
-    classes = getattr(dataset.features.get(columns.label), "names", None)  # of a ClassLabel
+    feature = dataset.features.get(columns.label)
+    classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or a list of them
     try:
         values = {column: dataset[column][:] for column in needed}
     except Exception as error:  # damage that shows only when the values are read

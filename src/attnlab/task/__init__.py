@@ -1,0 +1,25 @@
+"""What a label is: the loss of a model's logits, their metrics, the answer they stand for, and when it is right."""
+
+from typing import Any
+
+from attnlab.config import instantiate
+from attnlab.errors import UserError
+from attnlab.task.base import Task
+from attnlab.task.multi_label import MultiLabel
+from attnlab.task.single_label import SingleLabel
+
+METRICS = tuple(dict.fromkeys((*SingleLabel.METRICS, *MultiLabel.METRICS)))  # of any task
+
+__all__ = ["METRICS", "MultiLabel", "SingleLabel", "Task", "make_task"]
+
+
+def make_task(config: dict[str, Any], label_names: list[str]) -> Task:
+    """The task of a config for these classes, whose names may be any: no config ever holds them.
+
+    Raises:
+        UserError: the config names no task, or settings that it does not take.
+    """
+    try:
+        return instantiate(config, _partial_=True)(label_names)
+    except TypeError as error:
+        raise UserError(f"{config.get('_target_')}: {error}") from error

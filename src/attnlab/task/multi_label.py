@@ -1,0 +1,150 @@
+"""Any number of classes a document."""
+
+import warnings
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.functional.classification import (
+    multilabel_average_precision,
+    multilabel_f1_score,
+    multilabel_precision_recall_curve,
+    multilabel_stat_scores,
+)
+from torchmetrics.utilities import dim_zero_cat
+
+from attnlab.data.labels import Counts, Labels
+from attnlab.errors import UserError
+from attnlab.task.base import Task, Weights
+
+
+class MultiLabel(Task):
+    """Each document is of any number of classes, judged one by one. Labels: [B, C] float32, answers: [B, C] bool.
+
+    The loss is the mean over classes of the binary cross-entropy. A class is answered where its probability reaches the
+    class's threshold. After each validation that is the one with the best F1 there (Lipton et al., 2014), and a
+    checkpoint keeps it; scores on validation are a little optimistic for it, those on test are not. `acc` is the share
+    of documents that have all of their classes answered and no other (subset accuracy), `map` the mean over classes of
+    the average precision.
+
+    Class weights are what the documents of a class count against those that are not of it; "balanced" makes both sides
+    equal.
+
+    Args:
+        threshold: of every class, rather than chosen.
+    """
+
+    METRICS = ("loss", "acc", "f1_micro", "f1_macro", "map")
+    BALANCED = "map"
+    thresholds: Tensor
+
+    def __init__(
+        self,
+        label_names: list[str],
+        threshold: Annotated[float, Interval(gt=0, lt=1)] | None = None,
+        class_weights: dict[str, float] | Literal["balanced"] | None = None,
+        label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+        gamma: Annotated[float, Ge(0)] = 2.0,
+    ) -> None:
+        super().__init__(label_names, class_weights, label_smoothing, loss, gamma)
+        self.threshold = threshold
+        self.register_buffer("thresholds", torch.full((len(label_names),), threshold or 0.5))
+
+    def check(self, labels: Labels) -> None:
+        if labels.ndim == 1:
+            raise UserError(
+                "the documents have one label each, and task=multi_label takes several: give a column of lists, "
+                "data.label_separator or data.label=[<columns of 0 and 1>], or task=single_label"
+            )
+
+    def weigh(self, counts: Counts, num_documents: int, given: Weights | None) -> Weights:
+        return (num_documents - counts).clip(min=1) / counts.clip(min=1) if given is None else given
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.to(logits.dtype)
+        smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none")
+        if self.gamma:
+            right = torch.where(labels > 0, logits, -logits).sigmoid()
+            losses = (1 - right) ** self.gamma * losses
+        return losses.mean()
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
+
+    def metrics(self) -> MetricCollection:
+        return MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "answers": _Collected()})
+
+    def scores(self, metrics: MetricCollection, choose: bool) -> dict[str, Tensor]:
+        logits, labels = metrics["answers"].compute()
+        probabilities, size = self.probabilities(logits), len(self.label_names)
+        if choose and self.threshold is None:
+            self.thresholds.copy_(best_thresholds(probabilities, labels))
+        answers = self.decide(probabilities)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Average precision score for one or more classes was `nan`")
+            precision = multilabel_average_precision(probabilities, labels, size, "macro", validate_args=False)
+        return {
+            "loss": metrics["loss"].compute(),
+            "acc": self.correct(answers, labels).float().mean(),
+            "f1_micro": multilabel_f1_score(answers.long(), labels, size, average="micro", validate_args=False),
+            "f1_macro": multilabel_f1_score(answers.long(), labels, size, average="macro", validate_args=False),
+            "map": precision,
+        }
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        return probabilities >= self.thresholds
+
+    def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return (answers == labels.bool()).all(dim=1)
+
+    def names(self, answers: Tensor) -> list[list[str]]:
+        return [[self.label_names[index] for index in row.nonzero().flatten().tolist()] for row in answers]
+
+    def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return multilabel_stat_scores(answers.long(), labels.long(), len(self.label_names), average=None)
+
+    def confusion(self, answers: Tensor, labels: Tensor) -> None:
+        del answers, labels
+
+
+class _Collected(Metric):
+    """All logits and labels, for what can't be told from sums over batches."""
+
+    preds: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("preds", default=[], dist_reduce_fx="cat")
+        self.add_state("target", default=[], dist_reduce_fx="cat")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.preds.append(preds)
+        self.target.append(target.long())
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return dim_zero_cat(self.preds), dim_zero_cat(self.target)
+
+
+def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """For each class the probability from which on answering it gives the best F1: [C], 0.5 where no document has it.
+
+    probabilities, labels: [N, C]
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive samples")
+        curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
+    best = probabilities.new_full(labels.shape[1:], 0.5)
+    for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
+        if labels[:, index].any():
+            f1 = 2 * precision * recall / (precision + recall)
+            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point has no threshold: nothing answered
+    return best

@@ -1,0 +1,87 @@
+"""One class a document."""
+
+import logging
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
+
+from attnlab.data.labels import Counts, Labels
+from attnlab.errors import UserError
+from attnlab.task.base import Task, Weights
+
+log = logging.getLogger(__name__)
+
+UNEQUAL = 10  # times as many documents in the largest class as in the smallest are worth a warning
+
+
+class SingleLabel(Task):
+    """Each document is of one class. Labels and answers: [B] int64.
+
+    Class weights are scaled so that their mean over the training documents is 1 and the learning rate keeps its
+    meaning; "balanced" gives every class the same weight in all.
+    """
+
+    METRICS = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
+    BALANCED = "acc_balanced"
+
+    def check(self, labels: Labels) -> None:
+        if labels.ndim == 2:
+            raise UserError("the documents have several labels each, and task=single_label takes one: task=multi_label")
+
+    def weigh(self, counts: Counts, num_documents: int, given: Weights | None) -> Weights:
+        few, many = min(counts[counts > 0]), counts.max()
+        if self.weights is None and many > UNEQUAL * few:
+            largest, smallest = (self.label_names[int(np.flatnonzero(counts == number)[0])] for number in (many, few))
+            log.warning(
+                "Data: the training set has %s documents of %s and %s of %s; task.class_weights=balanced counts them "
+                "alike, and acc_balanced and f1_macro tell how rare classes fare",
+                *(f"{many:,}", largest, f"{few:,}", smallest),
+            )
+        weights = 1 / counts.clip(min=1) if given is None else given
+        return weights * num_documents / (weights * counts).sum()
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.weights is None and not self.gamma:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        if self.gamma:
+            losses = (1 - (-losses).exp()) ** self.gamma * losses
+        # Not torch's own weighted mean, which gives every batch the same weight in all, one of frequent classes too.
+        return (losses if self.weights is None else losses * self.weights[labels]).mean()
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def metrics(self) -> MetricCollection:
+        size = len(self.label_names)
+        return MetricCollection(
+            {
+                "loss": MeanMetric(nan_strategy="disable"),
+                "acc": MulticlassAccuracy(size, average="micro", validate_args=False),
+                "acc_balanced": MulticlassAccuracy(size, average="macro", validate_args=False),
+                "f1": MulticlassF1Score(size, average="weighted", validate_args=False),
+                "f1_macro": MulticlassF1Score(size, average="macro", validate_args=False),
+            }
+        )
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        return probabilities.argmax(dim=1)
+
+    def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return answers == labels
+
+    def names(self, answers: Tensor) -> list[str]:
+        return [self.label_names[answer] for answer in answers.tolist()]
+
+    def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return multiclass_stat_scores(answers, labels, num_classes=len(self.label_names), average=None)
+
+    def confusion(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return multiclass_confusion_matrix(answers, labels, num_classes=len(self.label_names))

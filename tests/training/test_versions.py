@@ -1,0 +1,74 @@
+"""Runs of the version before: tests/training/version_1 is a run of two epochs that it made, killed before its test."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.errors import UserError
+from attnlab.study.comparison import make_study
+from attnlab.training.evaluation import evaluate
+from attnlab.training.module import FORMAT, load_checkpoint
+from attnlab.training.run import train
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """The folder of the old run, with its last checkpoint as its best."""
+    run = tmp_path / "old"
+    shutil.copytree(Path(__file__).with_name("version_1"), run)
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt")
+    return run
+
+
+def test_its_checkpoint_is_of_one_class_a_document_and_scores_as_it_did(old: Path, compose_config: Compose) -> None:
+    assert "format" not in torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)
+    module = load_checkpoint(old / "checkpoints" / "last.ckpt")
+    assert type(module.task).__name__ == "SingleLabel" and module.task.label_names[0] == "World"
+    metrics = evaluate(compose_config("trainer=cpu", f"ckpt_path={old}", name="evaluate"))
+    assert metrics["test/loss"] == pytest.approx(1.4208799600601196, rel=1e-5)
+    assert metrics["test/acc"] == 0.25 and metrics["test/f1"] == pytest.approx(0.1)
+
+
+def test_it_goes_on(old: Path, resume: Compose) -> None:
+    metrics = train(resume(old, "trainer.max_epochs=3"))
+    assert metrics["train/epochs"] == 3 and metrics["test/acc"] >= 0
+    with (old / "metrics.csv").open() as file:
+        rows = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert rows == ["0", "1", "2"]
+    assert torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)["format"] == FORMAT
+
+
+def test_its_own_config_trains_again_and_compares_with_todays(old: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(old / "config.yaml")
+    assert isinstance(config, DictConfig) and "task" not in config
+    config.paths = {
+        "log_dir": f"{tmp_path}/logs",
+        "cache_dir": f"{tmp_path}/cache",
+        "run_dir": f"{tmp_path}/runs/again",
+    }
+    train(config)
+    finished = json.loads((tmp_path / "runs/again/metrics.json").read_text())
+    shutil.copytree(old, tmp_path / "runs" / "old")
+    (tmp_path / "runs/old/metrics.json").write_text(json.dumps(finished))
+    table = pd.read_parquet(tmp_path / "runs/again/predictions.parquet")
+    table.drop(columns="correct").to_parquet(tmp_path / "runs/old/predictions.parquet")  # as it was written then
+    again = OmegaConf.load(tmp_path / "runs/again/config.yaml")
+    OmegaConf.save(OmegaConf.merge(again, {"model": {"pooling": "max"}}), tmp_path / "runs/again/config.yaml")
+    (comparison,) = make_study([tmp_path / "runs"]).comparisons
+    assert comparison.by == ["model.pooling"] and comparison.rows["p_documents"].iloc[1] == 1
+
+
+def test_a_checkpoint_of_a_later_version_is_one_line(old: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(old / "checkpoints" / "last.ckpt", weights_only=True) | {"format": FORMAT + 1}
+    torch.save(checkpoint, tmp_path / "later.ckpt")
+    with pytest.raises(UserError, match=f"is of format {FORMAT + 1}, and this version reads {FORMAT} and below"):
+        load_checkpoint(tmp_path / "later.ckpt")
