@@ -92,7 +92,8 @@ class Form:
                 return "fasttext"
         raise UserError(
             f"data.{key}={path}: files end in one of {', '.join(FORMATS)}; of another file say what it is with "
-            "data.format=csv, tsv, json, parquet or fasttext"
+            "data.format=csv, tsv, json, parquet or fasttext, of lines give a file for each column: "
+            f"\"data.{key}='{{text: <file>, label: <file>}}'\""
         )
 
 

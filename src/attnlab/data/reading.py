@@ -75,7 +75,7 @@ def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | 
     except UserError:
         raise
     except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"can't read data.{key}={path}: {_what(error, form)}. Mend the file or get it again") from error
+        raise UserError(f"can't read data.{key}={path}: {_what(error, form)}") from error
 
 
 def _read(kind: Format, file: BinaryIO, name: str, columns: Columns, form: Form, field: str | None) -> Table:
@@ -91,14 +91,13 @@ def _read(kind: Format, file: BinaryIO, name: str, columns: Columns, form: Form,
 
 
 def _what(error: Exception, form: Form) -> str:
+    """What somebody else's code found wrong with a file, and what to do."""
     message = first_line(error).rstrip(".")
-    if isinstance(error, UnicodeError):
-        message += (
-            "; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
-            if form.encoding is None
-            else f"; it is not in data.encoding={form.encoding}"
-        )
-    return message
+    if not isinstance(error, UnicodeError):
+        return f"{message}. Mend the file or get it again"
+    if form.encoding is None:
+        return f"{message}; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
+    return f"{message}; it is not in data.encoding={form.encoding}"
 
 
 def _lines(file: BinaryIO, form: Form) -> tuple[list[str], str]:
