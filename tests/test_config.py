@@ -31,6 +31,7 @@ SPECIAL: dict[str, list[str] | None] = {
     "trainer=mps": None,
     "trainer=ddp": None,  # test_commands.py, in processes of its own
     "logger=wandb": None,  # tests/training/test_tracking.py
+    "task=multi_label": ["data.topics=all"],
     "debug=overfit": ["trainer.max_epochs=1"],
 }
 
