@@ -71,7 +71,8 @@ def lr_is_the_loss(settings: Settings) -> float:
 
 
 def make(folder: Path, objective: Callable[[Settings], Any], *overrides: str, search: str = "random") -> FakeLauncher:
-    return FakeLauncher(compose_search(folder, *overrides, search=search), objective)
+    one_by_one = ["hparams_search.n_jobs=1", *overrides]  # of a random search: not one a core
+    return FakeLauncher(compose_search(folder, *one_by_one, search=search), objective)
 
 
 def test_every_job_gets_the_command_line_and_its_trial(tmp_path: Path) -> None:

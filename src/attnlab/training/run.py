@@ -212,7 +212,8 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
     predictions = fitted.module.predictions() if tested else None
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
-        results.write_results(run_dir, metrics, predictions, task, fitted.datamodule.splits["test"].places)
+        places = fitted.datamodule.splits["test"].places if tested else None
+        results.write_results(run_dir, metrics, predictions, task, places)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
