@@ -97,10 +97,11 @@ def worker(model: str, system: str, variables: dict[str, str]) -> Iterator[Calla
         process.wait()
 
 
-def ours(config: dict[str, Any], data: TextDataModule) -> float:
-    """As `src/train.py` trains it."""
+def ours(config: dict[str, Any], data: TextDataModule, policy: bool) -> float:
+    """As `src/train.py` trains it; without `policy` with one thread a core whatever the model."""
     from lightning.pytorch import seed_everything
 
+    from attnlab.process import use_threads
     from attnlab.training.callbacks import Stopwatch
     from attnlab.training.run import tidy_process
     from attnlab.training.trainer import make_trainer
@@ -108,8 +109,9 @@ def ours(config: dict[str, Any], data: TextDataModule) -> float:
 
     with folder() as place, tidy_process():
         seed_everything(0, verbose=False)
-        trainer = make_trainer(config, place, stopwatch := Stopwatch())
-        trainer.fit(new_module(config, data), data)
+        trainer, module = make_trainer(config, place, stopwatch := Stopwatch()), new_module(config, data)
+        use_threads(config["trainer"]["threads"], getattr(module.model, "threads", None) if policy else None)
+        trainer.fit(module, data)
         return trainer.global_step * config["data"]["batch_size"] / stopwatch.elapsed
 
 
@@ -124,7 +126,9 @@ def main(model: str, system: str) -> None:
     config = config_of(*DATA, *MODELS[model], *QUIET, *settings)
     data = data_of(config)
     theirs = system == "transformers"
-    train = transformers_trainer(model, config, data, SECONDS) if theirs else partial(ours, config, data)
+    train = (
+        transformers_trainer(model, config, data, SECONDS) if theirs else partial(ours, config, data, system == "ours")
+    )
     for _ in sys.stdin:
         print("samples/s", train(), flush=True)
 

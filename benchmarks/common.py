@@ -97,10 +97,13 @@ sys.exit(status)
 """
 
 
-def run(*arguments: str, script: str | None = "train.py") -> tuple[float, float]:
-    """Seconds that a process takes from prompt to end, and its peak memory in MB."""
+def run(*arguments: str, script: str | None = "train.py", threads: int | None = THREADS) -> tuple[float, float]:
+    """Seconds that a process takes from prompt to end, and its peak memory in MB. `threads`: None for its own choice."""
     command = [sys.executable, *([str(ROOT / "src" / script)] if script else []), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+    environment.pop("OMP_NUM_THREADS", None)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     watch = [sys.executable, "-c", WATCH, *command]
     result = subprocess.run(watch, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:

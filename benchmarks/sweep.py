@@ -29,7 +29,7 @@ def measure() -> list[Row]:
         def sweep() -> float:
             with tempfile.TemporaryDirectory() as folder:
                 given = [*ATTENTION, *QUIET, *SMALL, *arguments, f"seed=range({RUNS})"]
-                seconds, _ = run("-m", *given, f"hydra.sweep.dir={folder}")
+                seconds, _ = run("-m", *given, f"hydra.sweep.dir={folder}", threads=None)
                 overheads.setdefault(name, []).append(besides_training(Path(folder)))
             return seconds
 
@@ -39,8 +39,8 @@ def measure() -> list[Row]:
         "ours": ours("side by side"),
         "one by one": ours("one by one", "hydra.launcher.jobs=1"),
         "with W&B": ours("with W&B", "hydra.launcher.jobs=1", "logger=wandb"),
-        "transformers": lambda: run("-m", "benchmarks.sweep", "transformers", script=None)[0],
-        "Lightning": lambda: run("-m", "benchmarks.sweep", "lightning", script=None)[0],
+        "transformers": lambda: run("-m", "benchmarks.sweep", "transformers", script=None, threads=None)[0],
+        "Lightning": lambda: run("-m", "benchmarks.sweep", "lightning", script=None, threads=None)[0],
     }
     figures = in_turn(systems, REPETITIONS)
     ours_seconds = figures["ours"]

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 # GNU's and LLVM's OpenMP let threads spin while they wait for one another, so long that beside a busy process training
 # falls to a fraction of its speed: who waits holds the core that the other needs. See `python -m benchmarks busy`.
-WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
 DECIDES_WAITING = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 M_MMAP_THRESHOLD = -3  # of malloc.h
 MMAP_THRESHOLD = 16 << 20  # bytes
@@ -54,20 +54,25 @@ def available() -> int:
     return min(cpu_count(only_physical_cores=True), int(share) if share else sys.maxsize)
 
 
-def use_threads(number: int | None) -> None:
-    """Compute with so many threads; None: with what the environment says, or else one for each core at hand."""
+def use_threads(number: int | None, most: int | None = None) -> None:
+    """Compute with so many threads; None: with what the environment says, or else one for each core at hand.
+
+    `most`: or else these, where the model has no use for more.
+    """
     import torch
 
-    torch.set_num_threads(number or _without_a_word())
+    given, cores = _at_start()
+    torch.set_num_threads(number or given or min(cores, most or cores))
     if waiting() is None and torch.get_num_threads() > 1:
         log.warning("torch was imported before attnlab: beside other processes it will be slow; import attnlab first")
 
 
 @cache
-def _without_a_word() -> int:
+def _at_start() -> tuple[int | None, int]:
+    """The number of threads by the environment, and of cores."""
     import torch
 
-    return torch.get_num_threads() if any(name in os.environ for name in DECIDES_NUMBER) else available()
+    return torch.get_num_threads() if any(name in os.environ for name in DECIDES_NUMBER) else None, available()
 
 
 def share(number: int, jobs: int | None, trainer: Mapping[str, Any]) -> tuple[int, int]:

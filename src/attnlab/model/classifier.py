@@ -89,6 +89,7 @@ class TextClassifier(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
         self.pools_the_first = pooling == "cls"
         no_positions = type(self.pe) is PositionalEncoding
+        self.threads = None if num_layers else 1  # what a bag computes is too little to be shared
         self.is_plain_mean = no_positions and pooling == "mean" and num_layers == 0 and not layer_norm
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

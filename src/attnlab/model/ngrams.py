@@ -79,6 +79,7 @@ class NgramBag(nn.Module):
         self.scores = nn.Embedding(rows, 1, sparse=True) if pooling == "attention" else None
         if self.scores is not None:
             nn.init.zeros_(self.scores.weight)  # the plain mean
+        self.threads = 1  # more gain nothing: a lookup waits for memory
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(embed_dim, num_classes)
 

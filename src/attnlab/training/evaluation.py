@@ -12,6 +12,7 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import located
 from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
+from attnlab.process import use_threads
 from attnlab.training import results
 from attnlab.training.checkpoints import LAST
 from attnlab.training.environment import differences
@@ -41,6 +42,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         config["data"] = located(config["data"])
         source = instantiate(config["data"])
         module = load_checkpoint(checkpoint)
+        use_threads(config["trainer"].get("threads"), getattr(module.model, "threads", None))
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
         for difference in differences(checkpoint.parent.parent, trainer):

@@ -26,6 +26,7 @@ from attnlab.data.preview import show
 from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
+from attnlab.process import use_threads
 from attnlab.training import results
 from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
@@ -127,7 +128,6 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         begin(run_dir, config)
     datamodule = _make_datamodule(config)
     datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
-    write_environment(run_dir, trainer)
 
     seed_everything(config["seed"], workers=True, verbose=False)
     module = TextClassification(
@@ -139,6 +139,8 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         pairs=datamodule.pairs,
         task=config["task"],
     )
+    use_threads(config["trainer"].get("threads"), getattr(module.model, "threads", None))
+    write_environment(run_dir, trainer)
     module.task.fit(datamodule.splits["train"].labels)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)

@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import (
 
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
-from attnlab.process import use_threads
 from attnlab.training.averaging import WeightAverage
 from attnlab.training.callbacks import NoProfiler
 from attnlab.training.checkpoints import WholeCheckpointIO
@@ -55,8 +54,7 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     Raises:
         UserError: settings that Lightning refuses, or a distributed strategy in a multirun.
     """
-    settings = dict(config["trainer"])
-    use_threads(settings.pop("threads", None))
+    settings = {key: value for key, value in config["trainer"].items() if key != "threads"}  # ours
     named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
     named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
     _refuse(named)
