@@ -98,7 +98,7 @@ sys.exit(status)
 
 
 def run(*arguments: str, script: str | None = "train.py", threads: int | None = THREADS) -> tuple[float, float]:
-    """Seconds that a process takes from prompt to end, and its peak memory in MB. `threads`: None for its own choice."""
+    """Seconds that a process takes from prompt to end, and its peak memory in MB; `threads` None: of its own choice."""
     command = [sys.executable, *([str(ROOT / "src" / script)] if script else []), *arguments]
     environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
     environment.pop("OMP_NUM_THREADS", None)

@@ -18,7 +18,7 @@ from benchmarks.common import QUIET, Row, compare, config_of, data_of, in_turn, 
 RUNS = 20
 SMALL = ["data.train_size=500", "data.test_size=500", "trainer.max_epochs=1"]
 ATTENTION = ["experiment=notebook/positions", "pe=learned"]
-REPETITIONS = 3
+REPETITIONS = 1
 
 
 def measure() -> list[Row]:
