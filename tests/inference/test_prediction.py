@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, prediction, tables
 from attnlab.inference.prediction import predict
 from attnlab.training.run import train
+from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
 
@@ -24,11 +26,20 @@ ROWS = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("trained")
+    paths = [f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]
+    with initialize_config_dir(str(ROOT / "conf")):
+        train(compose("train", overrides=[*TINY, "model=bag", "trainer.max_epochs=1", *paths]))
+    return folder / "run"
+
+
 @pytest.fixture
-def ask(tiny_config: Compose, compose_config: Compose, tmp_path: Path) -> Callable[..., None]:
-    """`ask("input=new.csv")`: predict with a model that has just been trained."""
-    train(tiny_config("model=bag", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
-    return lambda *overrides: predict(compose_config(f"ckpt_path={tmp_path}/run", *overrides, name="predict"))
+def ask(trained: Path, compose_config: Compose) -> Callable[..., None]:
+    """`ask("input=new.csv")`: predict with the trained model."""
+    return lambda *overrides: predict(compose_config(f"ckpt_path={trained}", *overrides, name="predict"))
 
 
 def write(path: Path, rows: dict[str, list[str]] = ROWS) -> Path:
@@ -56,7 +67,7 @@ def read(path: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("name", ["new.csv", "new.csv.gz", "new.tsv", "new.jsonl", "new.parquet"])
 @pytest.mark.parametrize("at_once", [1, 4096])
 def test_every_row_and_column_is_kept_in_order(
-    name: str, at_once: int, ask: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, at_once: int, ask: Callable[..., None], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "AT_ONCE", at_once)
     output = tmp_path / "deep" / name.removesuffix(".gz")
@@ -66,7 +77,7 @@ def test_every_row_and_column_is_kept_in_order(
     assert answered["id"].to_list() == ROWS["id"] and answered["note"].to_list() == ROWS["note"]
     texts = answered["text"].to_list()
     assert texts[0] == ROWS["text"][0] and texts[3] == "NA"
-    expected = Predictor.load(tmp_path / "run")(texts)
+    expected = Predictor.load(trained)(texts)
     assert answered["predicted"].to_list() == [label or "" for label in expected.labels]
     found = pd.to_numeric(answered["probability"]).to_numpy()
     assert found == pytest.approx(expected.probabilities.max(axis=1), abs=1e-6, nan_ok=True)
