@@ -22,7 +22,7 @@ PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sort
 COMMANDS = [
     command
     for page in PAGES
-    for command in re.findall(r"^python src/(train|evaluate|compare)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE)
+    for command in re.findall(r"^python src/(train|evaluate|predict|compare)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE)
 ]
 
 
@@ -64,6 +64,7 @@ def test_the_readme_has_commands() -> None:
         ("train.py", "pe: alibi, learned, none, rotary, sinusoidal"),
         ("evaluate.py", "pe: alibi, learned, none, rotary, sinusoidal"),
         ("compare.py", "Settings: runs, by, reference, metric, alpha"),
+        ("predict.py", "Settings: ckpt_path, text, text_pair, input, output, format"),
     ],
 )
 def test_help_names_choices_and_examples(script: str, choices: str, tmp_path: Path) -> None:
@@ -87,6 +88,9 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     (results,) = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
     scores = [json.loads((path / "metrics.json").read_text())["test/acc"] for path in (folder, results)]
     assert scores[0] == pytest.approx(scores[1])
+    (tmp_path / "new.jsonl").write_text('{"text": "oil prices fall"}\n')
+    predicted = run("predict.py", f"ckpt_path={folder}", "input=new.jsonl", "output=-", "format=json", folder=tmp_path)
+    assert predicted.returncode == 0 and json.loads(predicted.stdout).keys() == {"text", "predicted", "probability"}
 
 
 def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.errors import UserError
 
 CONFIG = "config.yaml"  # a run's resolved config, the first file that it writes
+BEST, LAST = "best.ckpt", "last.ckpt"  # in the folder checkpoints/ of a run
 
 
 def run_id() -> str:

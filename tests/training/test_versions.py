@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.errors import UserError
 from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
-from attnlab.training.module import FORMAT, load_checkpoint
+from attnlab.training.module import load_checkpoint
 from attnlab.training.run import train
+from attnlab.training.saved import FORMAT
 
 Compose = Callable[..., DictConfig]
 

@@ -82,7 +82,7 @@ class Form:
         """
         if self.format is not None:
             return self.format
-        suffix = _plain_suffix(path)
+        suffix = plain_suffix(path)
         if suffix in FORMATS:
             return FORMATS[suffix]
         if self.delimiter is not None:
@@ -103,7 +103,8 @@ def open_file(path: Path) -> BinaryIO:
     return cast(BinaryIO, opener(path, "rb"))
 
 
-def _plain_suffix(path: Path) -> str:
+def plain_suffix(path: Path) -> str:
+    """The suffix of what is packed, or of the file itself."""
     return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower()
 
 

@@ -3,17 +3,19 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from attnlab.data.labels import Counts, Labels, count_labels
 from attnlab.errors import UserError
+
+if TYPE_CHECKING:  # torchmetrics takes a second to import, and answering needs none
+    from torchmetrics import MetricCollection
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ class Task(nn.Module, ABC):
         """What is reported as loss of each document: [B]."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """What `update` fills over a split and `scores` reads."""
 
     @abstractmethod
@@ -121,11 +123,11 @@ class Task(nn.Module, ABC):
     def confusion(self, answers: Tensor, labels: Tensor) -> Tensor | None:
         """[C, C]: documents by class and answer; None where a class is not taken for another."""
 
-    def update(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
         """Count a batch."""
         metrics.update(preds=logits, target=labels, value=self.losses(logits, labels))
 
-    def scores(self, metrics: MetricCollection, choose: bool) -> dict[str, Tensor]:
+    def scores(self, metrics: "MetricCollection", choose: bool) -> dict[str, Tensor]:
         """The metrics of all that was counted, by their names.
 
         `choose`: it was validation, by which a task may choose how it decides from now on.

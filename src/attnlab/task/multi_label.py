@@ -1,24 +1,19 @@
 """Any number of classes a document."""
 
 import warnings
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.functional.classification import (
-    multilabel_average_precision,
-    multilabel_f1_score,
-    multilabel_precision_recall_curve,
-    multilabel_stat_scores,
-)
-from torchmetrics.utilities import dim_zero_cat
 
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
 from attnlab.task.base import Task, Weights
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 class MultiLabel(Task):
@@ -76,10 +71,18 @@ class MultiLabel(Task):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
 
-    def metrics(self) -> MetricCollection:
-        return MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "answers": _Collected()})
+    def metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanMetric, MetricCollection
 
-    def scores(self, metrics: MetricCollection, choose: bool) -> dict[str, Tensor]:
+        from attnlab.task.collected import Collected
+
+        return MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "answers": Collected()})
+
+    def scores(self, metrics: "MetricCollection", choose: bool) -> dict[str, Tensor]:
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+        from attnlab.task.collected import best_thresholds
+
         logits, labels = metrics["answers"].compute()
         probabilities, size = self.probabilities(logits), len(self.label_names)
         if choose and self.threshold is None:
@@ -109,42 +112,9 @@ class MultiLabel(Task):
         return [[self.label_names[index] for index in row.nonzero().flatten().tolist()] for row in answers]
 
     def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        from torchmetrics.functional.classification import multilabel_stat_scores
+
         return multilabel_stat_scores(answers.long(), labels.long(), len(self.label_names), average=None)
 
     def confusion(self, answers: Tensor, labels: Tensor) -> None:
         del answers, labels
-
-
-class _Collected(Metric):
-    """All logits and labels, for what can't be told from sums over batches."""
-
-    preds: list[Tensor]
-    target: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("preds", default=[], dist_reduce_fx="cat")
-        self.add_state("target", default=[], dist_reduce_fx="cat")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        self.preds.append(preds)
-        self.target.append(target.long())
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return dim_zero_cat(self.preds), dim_zero_cat(self.target)
-
-
-def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """For each class the probability from which on answering it gives the best F1: [C], 0.5 where no document has it.
-
-    probabilities, labels: [N, C]
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No positive samples")
-        curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
-    best = probabilities.new_full(labels.shape[1:], 0.5)
-    for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
-        if labels[:, index].any():
-            f1 = 2 * precision * recall / (precision + recall)
-            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point has no threshold: nothing answered
-    return best

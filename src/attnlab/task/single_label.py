@@ -1,17 +1,18 @@
 """One class a document."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_stat_scores
 
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
 from attnlab.task.base import Task, Weights
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,10 @@ class SingleLabel(Task):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
         size = len(self.label_names)
         return MetricCollection(
             {
@@ -81,7 +85,11 @@ class SingleLabel(Task):
         return [self.label_names[answer] for answer in answers.tolist()]
 
     def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        from torchmetrics.functional.classification import multiclass_stat_scores
+
         return multiclass_stat_scores(answers, labels, num_classes=len(self.label_names), average=None)
 
     def confusion(self, answers: Tensor, labels: Tensor) -> Tensor:
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
         return multiclass_confusion_matrix(answers, labels, num_classes=len(self.label_names))

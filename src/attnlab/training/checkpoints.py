@@ -16,12 +16,12 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
-from attnlab.paths import shown
+from attnlab.paths import LAST, shown
 from attnlab.training.curves import CurvesLogger, Mark
 
 log = logging.getLogger(__name__)
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+PREVIOUS = "previous.ckpt"  # the one before last.ckpt
 CURVES = "metrics.csv"  # how far it had come at the time of the checkpoint
 # What a shell shows for Ctrl-C; and "try again later" (EX_TEMPFAIL of sysexits.h), for a scheduler to requeue.
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}

@@ -2,9 +2,8 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
@@ -14,12 +13,11 @@ from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
 from attnlab.process import use_threads
 from attnlab.training import results
-from attnlab.training.checkpoints import LAST
 from attnlab.training.environment import differences
 from attnlab.training.faults import in_one_line
 from attnlab.training.module import load_checkpoint
 from attnlab.training.run import tidy_process
-from attnlab.training.selection import BEST
+from attnlab.training.saved import data_of_run, find_checkpoint
 from attnlab.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
     config = resolve(cfg)
     check_config({"trainer": config["trainer"]}, {})
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
-    config["data"] = config.get("data") or _data_of_run(checkpoint)
+    config["data"] = config.get("data") or data_of_run(checkpoint)
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
         source = instantiate(config["data"])
@@ -63,25 +61,3 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             results.write_results(run_dir, metrics, predictions, module.task, datamodule.splits["test"].places)
             results.print_summary(run_dir, metrics)
     return metrics
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The file itself, or of a run's folder what it has tested: its best checkpoint, where none was kept the last.
-
-    Raises:
-        UserError: there is none.
-    """
-    files = [path / "checkpoints" / name for name in (BEST, LAST)] if path.is_dir() else [path]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise UserError(f"ckpt_path={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
-    return found
-
-
-def _data_of_run(checkpoint: Path) -> Any:
-    """The data settings of the run that a checkpoint lies in."""
-    file = checkpoint.parent.parent / "config.yaml"
-    config = OmegaConf.load(file) if file.is_file() else None
-    if not isinstance(config, DictConfig) or "data" not in config:
-        raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
-    return resolve(config)["data"]

@@ -2,26 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
-from attnlab.data.tokenization import SEP, max_length, pad_id
-from attnlab.errors import UserError, first_line
-from attnlab.task import Task, make_task
+from attnlab.errors import UserError
 from attnlab.training.clipping import clip_grad_norm
-
-FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
+from attnlab.training.saved import FORMAT, check_format, load_weights, make_parts
 
 
 @dataclass(frozen=True)
@@ -62,17 +57,8 @@ class TextClassification(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
-        self.tokenizer = Tokenizer.from_str(tokenizer)
         self.pairs = pairs
-        self.model: nn.Module = instantiate(
-            model,
-            **({"sep_id": self.tokenizer.token_to_id(SEP)} if pairs else {}),
-            vocab_size=self.tokenizer.get_vocab_size(),
-            num_classes=len(label_names),
-            pad_id=pad_id(self.tokenizer),
-            max_length=max_length(self.tokenizer),
-        )
-        self.task: Task = make_task(task, label_names)
+        self.tokenizer, self.model, self.task = make_parts(model, label_names, tokenizer, pairs, task)
         self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
         # costs a tenth of a small step; a buffer would take on the weights' precision.
@@ -266,36 +252,10 @@ def validation_metrics(trainer: Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
 
 
-def check_format(checkpoint: dict[str, Any]) -> None:
-    """Raises `UserError` for a checkpoint of a later version, which may mean what this one does not know."""
-    if (number := checkpoint.get("format", 1)) > FORMAT:
-        raise UserError(
-            f"the checkpoint is of format {number}, and this version reads {FORMAT} and below: update attnlab"
-        )
-
-
 def load_checkpoint(path: Path) -> TextClassification:
     """The trained model of a checkpoint, without running any code that the file brings.
 
     Raises:
         UserError: the file is no checkpoint of this program.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        check_format(checkpoint)
-        weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
-        with torch.device("meta"):  # a model without memory, to learn how much the real one would take
-            shapes = {name: value.shape for name, value in TextClassification(**settings).state_dict().items()}
-        # A few bytes can be stored as a tensor of any shape.
-        size = sum(value.numel() * value.element_size() for value in weights.values())
-        if shapes != {name: value.shape for name, value in weights.items()} or size > path.stat().st_size:
-            raise UserError(f"{path} holds other weights than its model has")
-        module = TextClassification(**settings)
-        module.load_state_dict(weights)
-        return module
-    except UserError:
-        raise
-    except UnpicklingError as error:  # torch's message advises to load it unsafely
-        raise UserError(f"{path} is no checkpoint, or holds more than plain data") from error
-    except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"{path} is no checkpoint of attnlab: {first_line(error)}") from error
+    return load_weights(path, TextClassification)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnlab.errors import UserError
 from attnlab.metrics import direction
+from attnlab.paths import BEST
 from attnlab.task import METRICS, make_task
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 # What the module logs on validation; train/loss is the mean since the validation before.
 MONITORED = tuple(f"val/{name}" for name in METRICS)  # of any task
 LOGGED = (*MONITORED, "train/loss")
-BEST = "best.ckpt"
 
 
 def check_selection(config: dict[str, Any]) -> None:

@@ -1,0 +1,105 @@
+"""A trained model's answers for new texts, in a few lines of Python.
+
+from attnlab.inference import Predictor
+
+predictor = Predictor.load("logs/train/runs/<run>")
+predictions = predictor(["Oil prices fall as supply grows"])
+predictions.labels         # ["Business"]
+predictions.probabilities  # [1, C], columns as in predictor.label_names
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from attnlab.data.batching import TokenDataset
+from attnlab.data.tokenization import pad_id
+from attnlab.data.tokens import AT_ONCE, Documents, Tokens
+from attnlab.process import use_threads
+from attnlab.training.saved import Trained, find_checkpoint, load_weights
+
+TOKENS_AT_ONCE = 1 << 14  # of a batch, padding included: enough to keep the processor busy
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of N documents.
+
+    Attributes:
+        labels: a name each, or a list of names where a document may be of several classes; None of an empty text.
+        probabilities: [N, C] float32, NaN of an empty text.
+    """
+
+    labels: list[Any]
+    probabilities: npt.NDArray[np.float32]
+
+
+class Predictor:
+    """Answers for texts, out of a checkpoint alone."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.trained = trained.eval()
+        self.label_names, self.pairs = trained.task.label_names, trained.pairs
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int | None = None) -> "Predictor":
+        """Of a run's folder its best checkpoint, or a .ckpt. It runs no code that the file brings.
+
+        Args:
+            threads: to compute with; None: one a core (see `attnlab.process`).
+
+        Raises:
+            UserError: there is none, or it is no checkpoint of this program.
+        """
+        trained = load_weights(find_checkpoint(Path(path)), Trained)
+        use_threads(threads, getattr(trained.model, "threads", None))
+        return cls(trained)
+
+    def __call__(self, documents: Documents) -> Predictions:
+        """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone."""
+        probabilities = np.full((len(documents), len(self.label_names)), np.nan, dtype=np.float32)
+        labels: list[Any] = [None] * len(documents)
+        present = [row for row, document in enumerate(documents) if is_text(document)]
+        for start in range(0, len(present), AT_ONCE):
+            rows = present[start : start + AT_ONCE]
+            answers = self._answer([documents[row] for row in rows])  # type: ignore[arg-type]  # all of one kind
+            probabilities[rows] = answers.numpy()
+            for row, name in zip(rows, self.trained.task.names(self.trained.task.decide(answers)), strict=True):
+                labels[row] = name
+        return Predictions(labels, probabilities)
+
+    @torch.inference_mode()
+    def _answer(self, documents: Documents) -> torch.Tensor:
+        """[N, C] probabilities, computed in batches of like length."""
+        encodings = self.trained.tokenizer.encode_batch_fast(documents)
+        lengths = np.array([len(encoding) for encoding in encodings])
+        ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
+        tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), lengths, self.pairs)
+        data = TokenDataset(tokens, np.zeros(len(documents), dtype=np.int64), pad_id(self.trained.tokenizer))
+        probabilities = torch.empty(len(documents), len(self.label_names))
+        for rows in batches(lengths):
+            batch = data[rows]
+            logits = self.trained.model(batch.input_ids, batch.attention_mask).float()
+            probabilities[batch.indices] = self.trained.task.probabilities(logits)
+        return probabilities
+
+
+def is_text(document: Sequence[str]) -> bool:
+    """Whether there is anything to read; a pair of texts needs both."""
+    return all(text.strip() for text in ((document,) if isinstance(document, str) else document))
+
+
+def batches(lengths: npt.NDArray[np.int64]) -> Sequence[list[int]]:
+    """The numbers of documents of like length, so many together that a batch has about `TOKENS_AT_ONCE` tokens."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    found, start = [], 0
+    while start < len(order):
+        size = max(1, TOKENS_AT_ONCE // max(1, int(lengths[order[start]])))
+        found.append(order[start : start + size].tolist())
+        start += size
+    return found

@@ -1,0 +1,114 @@
+"""A trained model as its checkpoint keeps it, read without Lightning and without running code that the file brings."""
+
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tokenizers import Tokenizer
+from torch import nn
+
+from attnlab.config import SINGLE_LABEL, instantiate, resolve
+from attnlab.data.tokenization import SEP, max_length, pad_id
+from attnlab.errors import UserError, first_line
+from attnlab.paths import BEST, LAST
+from attnlab.task import Task, make_task
+
+Module = TypeVar("Module", bound=nn.Module)
+
+FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
+
+
+class Trained(nn.Module):
+    """The parts of a trained classifier: `tokenizer`, `model` and `task`.
+
+    Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
+    """
+
+    def __init__(
+        self,
+        model: dict[str, Any],
+        label_names: list[str],
+        tokenizer: str,
+        pairs: bool = False,
+        task: dict[str, Any] = SINGLE_LABEL,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.model, self.task = make_parts(model, label_names, tokenizer, pairs, task)
+        self.pairs = pairs
+
+
+def make_parts(
+    model: dict[str, Any], label_names: list[str], tokenizer: str, pairs: bool, task: dict[str, Any]
+) -> tuple[Tokenizer, nn.Module, Task]:
+    """What a checkpoint's settings describe, with new weights."""
+    trained = Tokenizer.from_str(tokenizer)
+    classifier: nn.Module = instantiate(
+        model,
+        **({"sep_id": trained.token_to_id(SEP)} if pairs else {}),
+        vocab_size=trained.get_vocab_size(),
+        num_classes=len(label_names),
+        pad_id=pad_id(trained),
+        max_length=max_length(trained),
+    )
+    return trained, classifier, make_task(task, label_names)
+
+
+def check_format(checkpoint: dict[str, Any]) -> None:
+    """Raises `UserError` for a checkpoint of a later version, which may mean what this one does not know."""
+    if (number := checkpoint.get("format", 1)) > FORMAT:
+        raise UserError(
+            f"the checkpoint is of format {number}, and this version reads {FORMAT} and below: update attnlab"
+        )
+
+
+def load_weights(path: Path, make: Callable[..., Module]) -> Module:
+    """What `make` makes of a checkpoint's settings, with the checkpoint's weights.
+
+    Raises:
+        UserError: the file is no checkpoint of this program.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_format(checkpoint)
+        weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
+        with torch.device("meta"):  # a model without memory, to learn how much the real one would take
+            shapes = {name: value.shape for name, value in make(**settings).state_dict().items()}
+        # A few bytes can be stored as a tensor of any shape.
+        size = sum(value.numel() * value.element_size() for value in weights.values())
+        if shapes != {name: value.shape for name, value in weights.items()} or size > path.stat().st_size:
+            raise UserError(f"{path} holds other weights than its model has")
+        module = make(**settings)
+        module.load_state_dict(weights)
+        return module
+    except UserError:
+        raise
+    except UnpicklingError as error:  # torch's message advises to load it unsafely
+        raise UserError(f"{path} is no checkpoint, or holds more than plain data") from error
+    except Exception as error:  # a file from outside can fail in any way
+        raise UserError(f"{path} is no checkpoint of attnlab: {first_line(error)}") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or of a run's folder what it has tested: its best checkpoint, where none was kept the last.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = [path / "checkpoints" / name for name in (BEST, LAST)] if path.is_dir() else [path]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise UserError(f"ckpt_path={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
+    return found
+
+
+def data_of_run(checkpoint: Path) -> Any:
+    """The data settings of the run that a checkpoint lies in. Raises `UserError` where it lies in none."""
+    file = checkpoint.parent.parent / "config.yaml"
+    config = OmegaConf.load(file) if file.is_file() else None
+    if not isinstance(config, DictConfig) or "data" not in config:
+        raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
+    return resolve(config)["data"]
