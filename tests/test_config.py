@@ -93,7 +93,7 @@ def test_the_notebooks_own_protocol(tiny_config: Compose, tmp_path: Path) -> Non
 
 def test_the_notebooks_short_tables_of_positions_run(tiny_config: Compose, tmp_path: Path) -> None:
     short = ["experiment=notebook/positions", "pe=learned", "pe.max_len=5", f"paths.run_dir={tmp_path}"]
-    with pytest.raises(UserError, match=r"pe.max_len=5 has no vector for every token of articles of up to 128"):
+    with pytest.raises(UserError, match=r"pe.max_len=5 has no vector for every token of documents of up to 128"):
         train(tiny_config(*short))
     assert train(tiny_config(*short, "pe.beyond=zero"))["test/acc"] >= 0
 

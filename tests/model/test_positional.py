@@ -36,7 +36,7 @@ def test_learned_may_end_early_and_then_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_len": 5}, "pe.max_len=5 has no vector for every token of articles of up to 20: use pe.max_len=null"),
+        ({"max_len": 5}, "pe.max_len=5 has no vector for every token of documents of up to 20: use pe.max_len=null"),
         ({"max_len": 0, "beyond": "zero"}, "pe.max_len=0"),
         ({"beyond": "foo"}, "pe.beyond=foo is unknown; choose error or zero"),
     ],

@@ -44,7 +44,7 @@ class TokenDataset(Dataset[Batch]):
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Yields batches of article numbers, documents of like length together.
+    """Yields batches of document numbers, documents of like length together.
 
     In training, documents are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
     batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th

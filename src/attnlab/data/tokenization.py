@@ -18,7 +18,7 @@ class TokenizerRecipe(ABC):
     Args:
         vocab_size: at most so many tokens, the five special ones included.
         lowercase: fold case before splitting.
-        max_length: articles are cut to so many tokens, [CLS] and [SEP] included.
+        max_length: documents are cut to so many tokens, [CLS] and [SEP] included.
     """
 
     vocab_size: int

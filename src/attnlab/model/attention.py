@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from attnlab.errors import UserError
 from attnlab.model.positional import PositionalEncoding
 
-# In the shapes below: B articles of T tokens, width D, H heads. `score_mask` is what `attention_score_mask` returns;
+# In the shapes below: B documents of T tokens, width D, H heads. `score_mask` is what `attention_score_mask` returns;
 # `pe` comes with each call, as it belongs to the model and not to any of its layers.
 
 

@@ -19,7 +19,7 @@ class TextClassifier(nn.Module):
 
     Args:
         vocab_size, num_classes, pad_id, max_length: what the data says: tokens, classes, the id of padding and the
-            longest article in tokens.
+            longest document in tokens.
         embed_dim: width D of every vector between embedding and head.
         pe: the positional encoding, still to be called with `embed_dim`, `num_heads` and `max_length`.
         pooling: "cls", "max", "mean" or "attention".

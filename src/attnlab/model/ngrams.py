@@ -1,4 +1,4 @@
-"""A bag of n-grams: as fast as fastText and, with few articles, better than attention."""
+"""A bag of n-grams: as fast as fastText and, with few documents, better than attention."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -13,12 +13,12 @@ from attnlab.model.positional import PositionalEncoding
 
 MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: multiplying by it spreads neighbouring ids
 # Adagrad's steps are as large for a score as for a value of an embedding, and should be larger: chosen on AG News'
-# validation articles among 1, 3, 6 and 10.
+# validation documents among 1, 3, 6 and 10.
 SCORE_SCALE = 3.0
 
 
 class NgramBag(nn.Module):
-    """The mean of the embeddings of an article's tokens and n-grams, the n-grams hashed into a table of fixed size.
+    """The mean of the embeddings of a document's tokens and n-grams, the n-grams hashed into a table of fixed size.
 
     The model of fastText (Joulin et al., 2017, "Bag of Tricks for Efficient Text Classification"), over whatever tokens
     the tokenizer makes. Gradients are sparse, as a batch touches few rows of the table: it wants an optimizer that
@@ -30,11 +30,11 @@ class NgramBag(nn.Module):
         embed_dim: width D of every embedding.
         ngrams: longest n-gram; 1 for tokens alone.
         buckets: rows of the table for n-grams of two tokens and more; several n-grams may share one.
-        leads: for each number here, an article's first so many tokens also count as tokens of another kind, hashed into
+        leads: for each number here, a document's first so many tokens also count as tokens of another kind, hashed into
             the same table: the titles of news weigh more than what follows (zone weighting; Manning et al., 2008, 6.1).
         pooling: "mean", or "attention": each row also learns a score, and the mean is weighted with the softmax of an
-            article's scores (Lin et al., 2017, with a score to look up where theirs is computed).
-        ngram_dropout: share of an article's tokens and n-grams that a training step leaves out.
+            document's scores (Lin et al., 2017, with a score to look up where theirs is computed).
+        ngram_dropout: share of a document's tokens and n-grams that a training step leaves out.
         dropout: share of values dropped before the head.
         pe: "none"; order is in the n-grams.
 

@@ -1,4 +1,4 @@
-"""From one vector a token to one an article; padding never counts."""
+"""From one vector a token to one a document; padding never counts."""
 
 from abc import abstractmethod
 from functools import partial
@@ -34,14 +34,14 @@ class ClsPooling(Pooling):
 
 
 class MaxPooling(Pooling):
-    """The largest value of each dimension over the article's tokens."""
+    """The largest value of each dimension over the document's tokens."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
 
 
 class MeanPooling(Pooling):
-    """The mean over the article's tokens."""
+    """The mean over the document's tokens."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         weights = mask.to(x.dtype)

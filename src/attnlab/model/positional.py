@@ -19,7 +19,7 @@ class PositionalEncoding(nn.Module):
     Args:
         embed_dim: width D of an embedding.
         num_heads: attention heads H, of width D / H each.
-        max_length: the longest article T that the model will be given.
+        max_length: the longest document T that the model will be given.
     """
 
     needs_attention: ClassVar[bool] = False
@@ -79,7 +79,7 @@ class Learned(PositionalEncoding):
             raise UserError(f"pe.beyond={beyond} is unknown; choose error or zero")
         if size < 1 or (size < max_length and beyond == "error"):
             raise UserError(
-                f"pe.max_len={max_len} has no vector for every token of articles of up to {max_length}: use "
+                f"pe.max_len={max_len} has no vector for every token of documents of up to {max_length}: use "
                 f"pe.max_len=null, a smaller tokenizer.max_length, or pe.beyond=zero to do without after the first ones"
             )
         self.table = nn.Parameter(torch.empty(size, embed_dim))
@@ -121,7 +121,7 @@ class Rotary(PositionalEncoding):
 class ALiBi(PositionalEncoding):
     """A penalty on attention scores that grows with distance, at a slope of its own for each head (Press et al., 2022).
 
-    Both directions count alike, as articles are read whole.
+    Both directions count alike, as documents are read whole.
     """
 
     needs_attention = True
