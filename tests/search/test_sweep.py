@@ -253,7 +253,13 @@ def test_every_trial_and_the_search_are_wandb_runs_of_one_group(
 
 @pytest.mark.parametrize(
     "overrides",
-    [["model=bag"], ["model=ngram_bag"], ["experiment=ag_news", "data=headlines"], ["model=bag,attention"]],
+    [
+        ["model=bag"],
+        *(
+            pytest.param(overrides, marks=pytest.mark.slow)
+            for overrides in (["model=ngram_bag"], ["experiment=ag_news", "data=headlines"], ["model=bag,attention"])
+        ),
+    ],
 )
 def test_a_search_draws_what_its_model_has_and_its_best_trains(overrides: list[str], tmp_path: Path) -> None:
     ranges = [override for override in overrides if "," in override]
@@ -274,7 +280,9 @@ def test_a_search_draws_what_its_model_has_and_its_best_trains(overrides: list[s
     assert all(str(best[name]) == str(value) for name, value in written.items())
 
 
-@pytest.mark.parametrize(("model", "size"), [("model=bag", 8), ("model=bag,attention", 24)])
+@pytest.mark.parametrize(
+    ("model", "size"), [("model=bag", 8), pytest.param("model=bag,attention", 24, marks=pytest.mark.slow)]
+)
 def test_a_grid_has_each_combination_of_a_conditional_space_once(model: str, size: int, tmp_path: Path) -> None:
     ranges, fixed = ([model], []) if "," in model else ([], [model])
     fake = make(tmp_path, lr_is_the_loss, *fixed, search="grid").run(*ranges)

@@ -165,7 +165,8 @@ def test_mistakes_show_before_any_data_is_read(
         train(tiny(*override.replace("+model", "model").split()))
 
 
-@pytest.mark.parametrize("epochs", [4, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [4, 10])
 def test_only_models_that_see_order_pass_the_order_blind_ceiling(epochs: int, compose_config: Compose) -> None:
     """The default run, in 10 epochs or fewer: sinusoidal reaches 97 % of its ceiling, none stays at the lower one."""
     defaults = ("trainer=cpu", f"trainer.max_epochs={epochs}")
