@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,18 +70,12 @@ def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -
 
 
 def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: Counts, label_names: list[str]) -> None:
-    from matplotlib.figure import Figure
-
     names, shown = _shortened(label_names), pairs[:PAIRS]
-    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=DPI)
-    axes = figure.add_subplot(title=f"The most confused of {len(label_names):,} classes", xlabel="test documents")
-    shares = [f"{100 * number / counts[row].sum():.0f} % of the class" for row, _, number in shown]
-    bars = axes.barh(range(len(shown)), [number for _, _, number in shown])
-    axes.bar_label(bars, shares, padding=3, fontsize=7)
-    axes.set_yticks(range(len(shown)), [f"{names[row]} → {names[column]}" for row, column, _ in shown], fontsize=7)
-    axes.invert_yaxis()
-    axes.margins(x=0.2, y=0.01)
-    figure.savefig(path)
+    notes = [f"{100 * number / counts[row].sum():.0f} % of the class" for row, _, number in shown]
+    bars = [f"{names[row]} → {names[column]}" for row, column, _ in shown]
+    title = f"The most confused of {len(label_names):,} classes"
+    lengths = [number for _, _, number in shown]
+    _draw_bars(path, bars, lengths, notes, title=title, xlabel="test documents", longest=max(lengths))
 
 
 def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
@@ -88,17 +83,27 @@ def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
 
     scores: [C, 5], see `Task.stat_scores`.
     """
-    from matplotlib.figure import Figure
-
     shown = np.argsort(-scores[:, 4], kind="stable")[:PAIRS]
     hits, alarms, _, missed, size = scores[shown].T
-    names = _shortened(label_names)
-    figure = Figure(figsize=(8, 0.24 * len(shown) + 1.2), layout="constrained", dpi=150)
-    axes = figure.add_subplot(title=f"{len(shown):,} of {len(names):,} classes", xlabel="F1", xlim=(0, 1))
-    bars = axes.barh(range(len(shown)), 2 * hits / np.maximum(1, 2 * hits + alarms + missed))
-    axes.bar_label(bars, [f"{number:,} documents" for number in size], padding=3, fontsize=7)
-    axes.set_yticks(range(len(shown)), [names[index] for index in shown], fontsize=7)
+    names = _shortened([label_names[index] for index in shown])
+    f1 = (2 * hits / np.maximum(1, 2 * hits + alarms + missed)).tolist()
+    notes, title = [f"{number:,} documents" for number in size], f"{len(shown):,} of {len(scores):,} classes"
+    _draw_bars(path, names, f1, notes, title=title, xlabel="F1", longest=1.0)
+
+
+def _draw_bars(
+    path: Path, names: list[str], lengths: Sequence[float], notes: list[str], *, title: str, xlabel: str, longest: float
+) -> None:
+    """A bar for each name, the first on top, with a note behind it; `longest` is what a bar can reach."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.24 * len(names) + 1.2), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot(title=title, xlabel=xlabel)
+    axes.bar_label(axes.barh(range(len(names)), lengths), notes, padding=3, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlim(0, 1.2 * longest)  # room for the notes
     figure.savefig(path)
 
 
