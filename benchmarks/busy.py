@@ -110,7 +110,7 @@ def ours(config: dict[str, Any], data: TextDataModule, policy: bool) -> float:
     with folder() as place, tidy_process():
         seed_everything(0, verbose=False)
         trainer, module = make_trainer(config, place, stopwatch := Stopwatch()), new_module(config, data)
-        use_threads(config["trainer"]["threads"], getattr(module.model, "threads", None) if policy else None)
+        use_threads(config["trainer"]["threads"], module.model if policy else None)
         trainer.fit(module, data)
         return trainer.global_step * config["data"]["batch_size"] / stopwatch.elapsed
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,11 +20,9 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in (*DECIDES_NUMBER, *DECIDES_WAITING, "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(process, "available", lambda: 4)
-    process._at_start.cache_clear()
     before = torch.get_num_threads()
     yield monkeypatch
     torch.set_num_threads(before)
-    process._at_start.cache_clear()
 
 
 def said_of_waiting(code: str, **environment: str) -> str:
@@ -60,16 +59,16 @@ def test_a_setting_counts_and_without_one_all_cores() -> None:
     assert torch.get_num_threads() == 3
     use_threads(None)
     assert torch.get_num_threads() == 4
-    use_threads(None, most=1)
+    use_threads(None, Mock(threads=1))
     assert torch.get_num_threads() == 1
-    use_threads(3, most=1)
+    use_threads(3, Mock(threads=1))
     assert torch.get_num_threads() == 3
 
 
 def test_the_environment_counts_more_than_the_cores(untouched: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)  # as OpenMP does by what the environment says
     untouched.setenv("OMP_NUM_THREADS", "2")
-    use_threads(None, most=1)
+    use_threads(None, Mock(threads=1))
     assert torch.get_num_threads() == 2
 
 

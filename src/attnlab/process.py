@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -54,25 +53,18 @@ def available() -> int:
     return min(cpu_count(only_physical_cores=True), int(share) if share else sys.maxsize)
 
 
-def use_threads(number: int | None, most: int | None = None) -> None:
+def use_threads(number: int | None, model: object = None) -> None:
     """Compute with so many threads; None: with what the environment says, or else one for each core at hand.
 
-    `most`: or else these, where the model has no use for more.
+    A `model` that has no use for so many says so with an attribute `threads`.
     """
     import torch
 
-    given, cores = _at_start()
-    torch.set_num_threads(number or given or min(cores, most or cores))
+    cores = available()
+    most = getattr(model, "threads", None) or cores
+    torch.set_num_threads(number or _from_environment() or min(cores, most))
     if waiting() is None and torch.get_num_threads() > 1:
         log.warning("torch was imported before attnlab: beside other processes it will be slow; import attnlab first")
-
-
-@cache
-def _at_start() -> tuple[int | None, int]:
-    """The number of threads by the environment, and of cores."""
-    import torch
-
-    return torch.get_num_threads() if any(name in os.environ for name in DECIDES_NUMBER) else None, available()
 
 
 def share(number: int, jobs: int | None, trainer: Mapping[str, Any]) -> tuple[int, int]:

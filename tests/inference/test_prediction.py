@@ -110,6 +110,21 @@ def test_the_most_probable_classes(ask: Callable[..., None], tmp_path: Path) -> 
     assert answered["predicted_1"].nunique() <= 4 and "" not in set(answered["predicted_1"])
 
 
+def test_several_labels_have_their_columns_in_every_part(
+    tiny_config: Compose, compose_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in one whose texts are all empty."""
+    run = ["model=bag", "task=multi_label", "data.topics=all", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
+    train(tiny_config(*run))
+    monkeypatch.setattr(tables, "AT_ONCE", 1)
+    paths = [f"ckpt_path={tmp_path}/run", f"input={write(tmp_path / 'new.csv')}", f"output={tmp_path}/out.parquet"]
+    predict(compose_config(*paths, name="predict"))
+    answered = read(tmp_path / "out.parquet")
+    topics = ("World", "Sports", "Business", "Sci/Tech")
+    assert list(answered.columns) == [*ROWS, "predicted", *(f"p({topic})" for topic in topics)]
+    assert answered["p(World)"].isna().to_list() == [False, True, False, False] and answered.loc[1, "predicted"] == ""
+
+
 def test_one_text_is_a_table(ask: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     ask("text=oil prices fall")
     shown = capsys.readouterr().out

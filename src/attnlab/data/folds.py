@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.labels import Labels, strata
+from attnlab.data.labels import Labels
 from attnlab.data.sources import Corpus, Source
-from attnlab.data.splitting import whole_groups
+from attnlab.data.splitting import by_class, whole_groups
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,6 @@ def fold_numbers(labels: Labels, folds: int, seed: int, groups: Sequence[str] | 
             numbers[left[chosen]] = fold
             left = left[~chosen]
         return numbers
-    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), strata(labels)))
     numbers = np.empty(len(labels), dtype=np.int64)
-    numbers[order] = np.arange(len(labels)) % folds
+    numbers[by_class(labels, seed)] = np.arange(len(labels)) % folds
     return numbers

@@ -22,10 +22,15 @@ def stratified(labels: Labels, size: int, seed: int) -> Mask:
     """
     n = len(labels)
     size = max(1, size)
-    order = np.lexsort((np.random.default_rng(seed).random(n), strata(labels)))
+    order = by_class(labels, seed)
     mask = np.zeros(n, dtype=bool)
     mask[order[(np.arange(size) * n + n // 2) // size]] = True
     return mask
+
+
+def by_class(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
+    """The numbers of all documents, [N], sorted by class and at random within a class."""
+    return np.lexsort((np.random.default_rng(seed).random(len(labels)), strata(labels)))
 
 
 def whole_groups(labels: Labels, size: int, seed: int, groups: Sequence[str]) -> Mask:

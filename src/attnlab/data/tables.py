@@ -4,12 +4,14 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from attnlab.data.labels import BETWEEN, flagged
 from attnlab.errors import UserError
+
+Value = TypeVar("Value")
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
@@ -209,11 +211,11 @@ class Table:
         """These rows alone."""
         return replace(
             self,
-            texts=[self.texts[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-            groups=None if self.groups is None else [self.groups[row] for row in rows],
-            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
-            kept=rows if self.kept is None else [self.kept[row] for row in rows],
+            texts=pick(self.texts, rows),
+            labels=pick(self.labels, rows),
+            groups=self.groups and pick(self.groups, rows),
+            pairs=self.pairs and pick(self.pairs, rows),
+            kept=rows if self.kept is None else pick(self.kept, rows),
         )
 
     def find_classes(self) -> list[str]:
@@ -234,6 +236,11 @@ class Table:
             )
         numbers = all(map(NUMBER.fullmatch, present))
         return sorted(present, key=lambda name: (float(name), name) if numbers else (0, name))
+
+
+def pick(values: Sequence[Value], rows: Iterable[int]) -> list[Value]:
+    """Those of the `values` that stand in `rows`."""
+    return [values[row] for row in rows]
 
 
 def concatenate(tables: Sequence[Table], name: str) -> Table:

@@ -60,9 +60,8 @@ def predict(cfg: DictConfig) -> None:
             )
         _show(predictor, config["text"] if not predictor.pairs else (config["text"], config["text_pair"]))
         return
-    settings = data_of_run(checkpoint) if (checkpoint.parent.parent / "config.yaml").is_file() else {}
     output = config["output"] or str(make_run_dir(config) / "predictions.csv")
-    _answer_rows(predictor, config, settings, output)
+    _answer_rows(predictor, config, data_of_run(checkpoint) or {}, output)
 
 
 def _show(predictor: Predictor, document: str | tuple[str, str]) -> None:
@@ -126,7 +125,7 @@ def _with_answers(
     """The rows with the answer and its probability, the `top_k` most probable classes, or all of several classes."""
     probabilities = predictions.probabilities
     added: dict[str, Any] = {}
-    if any(isinstance(label, list) for label in predictions.labels):
+    if predictor.several:
         added["predicted"] = [BETWEEN.join(label or []) for label in predictions.labels]
         added |= {f"p({label})": column for label, column in zip(predictor.label_names, probabilities.T, strict=True)}
     elif top_k == 1:

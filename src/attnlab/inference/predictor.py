@@ -21,6 +21,7 @@ from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import AT_ONCE, Documents, Tokens
 from attnlab.process import use_threads
+from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
 TOKENS_AT_ONCE = 1 << 14  # of a batch, padding included: enough to keep the processor busy
@@ -45,6 +46,7 @@ class Predictor:
     def __init__(self, trained: Trained) -> None:
         self.trained = trained.eval()
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
+        self.several = isinstance(trained.task, MultiLabel)  # classes a document
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> "Predictor":
@@ -57,7 +59,7 @@ class Predictor:
             UserError: there is none, or it is no checkpoint of this program.
         """
         trained = load_weights(find_checkpoint(Path(path)), Trained)
-        use_threads(threads, getattr(trained.model, "threads", None))
+        use_threads(threads, trained.model)
         return cls(trained)
 
     def __call__(self, documents: Documents) -> Predictions:

@@ -11,12 +11,11 @@ from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import first_line
+from attnlab.training.results import Metrics
 
 OUTPUT = "output.log"
 SHOWN = ("val/loss", "val/acc", "test/acc")
-
-Metrics = dict[str, float]
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def own_output() -> Iterator[Metrics]:
             yield metrics
             said = "  ".join(f"{key} {metrics[key]:.4f}" for key in SHOWN if key in metrics)
         except Exception as error:
-            said = f"failed: {error if isinstance(error, UserError) else first_line(error)}"
+            said = f"failed: {first_line(error)}"
             raise
         finally:
             print(f"#{hydra.job.num}  {said}  {time.monotonic() - start:.1f} s", file=terminal, flush=True)

@@ -36,11 +36,13 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
     check_config({"trainer": config["trainer"]}, {})
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     config["data"] = config.get("data") or data_of_run(checkpoint)
+    if config["data"] is None:
+        raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
         source = instantiate(config["data"])
         module = load_checkpoint(checkpoint)
-        use_threads(config["trainer"].get("threads"), getattr(module.model, "threads", None))
+        use_threads(config["trainer"].get("threads"), module.model)
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
         for difference in differences(checkpoint.parent.parent, trainer):

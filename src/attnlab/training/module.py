@@ -16,7 +16,7 @@ from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.errors import UserError
 from attnlab.training.clipping import clip_grad_norm
-from attnlab.training.saved import FORMAT, check_format, load_weights, make_parts
+from attnlab.training.saved import FORMAT, Trained, check_format, load_weights
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class TextClassification(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
-        self.pairs = pairs
-        self.tokenizer, self.model, self.task = make_parts(model, label_names, tokenizer, pairs, task)
+        parts = Trained(model, label_names, tokenizer, pairs, task)
+        self.pairs, self.tokenizer, self.model, self.task = pairs, parts.tokenizer, parts.model, parts.task
         self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
         # costs a tenth of a small step; a buffer would take on the weights' precision.
@@ -142,9 +142,8 @@ class TextClassification(LightningModule):
     def test_step(self, batch: Batch) -> None:
         logits = self._evaluate(batch, "test")
         self.tested[batch.indices] = True
-        self.test_labels[batch.indices] = batch.labels.to(
-            self.test_labels.dtype
-        )  # of half precision, where weights are
+        # Labels of several classes come in half precision, where the weights are.
+        self.test_labels[batch.indices] = batch.labels.to(self.test_labels.dtype)
         self.test_probabilities[batch.indices] = self.task.probabilities(logits).float()
 
     def on_test_epoch_end(self) -> None:

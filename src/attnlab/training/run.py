@@ -139,7 +139,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         pairs=datamodule.pairs,
         task=config["task"],
     )
-    use_threads(config["trainer"].get("threads"), getattr(module.model, "threads", None))
+    use_threads(config["trainer"].get("threads"), module.model)
     write_environment(run_dir, trainer)
     module.task.fit(datamodule.splits["train"].labels)
     for logger in trainer.loggers:

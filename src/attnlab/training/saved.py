@@ -13,7 +13,7 @@ from torch import nn
 from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.tokenization import SEP, max_length, pad_id
 from attnlab.errors import UserError, first_line
-from attnlab.paths import BEST, LAST
+from attnlab.paths import BEST, CONFIG, LAST
 from attnlab.task import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -22,7 +22,7 @@ FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no
 
 
 class Trained(nn.Module):
-    """The parts of a trained classifier: `tokenizer`, `model` and `task`.
+    """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` and `task`.
 
     Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
     """
@@ -37,24 +37,17 @@ class Trained(nn.Module):
         **_: Any,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.model, self.task = make_parts(model, label_names, tokenizer, pairs, task)
         self.pairs = pairs
-
-
-def make_parts(
-    model: dict[str, Any], label_names: list[str], tokenizer: str, pairs: bool, task: dict[str, Any]
-) -> tuple[Tokenizer, nn.Module, Task]:
-    """What a checkpoint's settings describe, with new weights."""
-    trained = Tokenizer.from_str(tokenizer)
-    classifier: nn.Module = instantiate(
-        model,
-        **({"sep_id": trained.token_to_id(SEP)} if pairs else {}),
-        vocab_size=trained.get_vocab_size(),
-        num_classes=len(label_names),
-        pad_id=pad_id(trained),
-        max_length=max_length(trained),
-    )
-    return trained, classifier, make_task(task, label_names)
+        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.model: nn.Module = instantiate(
+            model,
+            **({"sep_id": self.tokenizer.token_to_id(SEP)} if pairs else {}),
+            vocab_size=self.tokenizer.get_vocab_size(),
+            num_classes=len(label_names),
+            pad_id=pad_id(self.tokenizer),
+            max_length=max_length(self.tokenizer),
+        )
+        self.task: Task = make_task(task, label_names)
 
 
 def check_format(checkpoint: dict[str, Any]) -> None:
@@ -105,10 +98,8 @@ def find_checkpoint(path: Path) -> Path:
     return found
 
 
-def data_of_run(checkpoint: Path) -> Any:
-    """The data settings of the run that a checkpoint lies in. Raises `UserError` where it lies in none."""
-    file = checkpoint.parent.parent / "config.yaml"
+def data_of_run(checkpoint: Path) -> dict[str, Any] | None:
+    """The data settings of the run that a checkpoint lies in; None where it lies in none."""
+    file = checkpoint.parent.parent / CONFIG
     config = OmegaConf.load(file) if file.is_file() else None
-    if not isinstance(config, DictConfig) or "data" not in config:
-        raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
-    return resolve(config)["data"]
+    return resolve(config)["data"] if isinstance(config, DictConfig) and "data" in config else None

@@ -50,9 +50,8 @@ def check_selection(config: dict[str, Any]) -> None:
         metric = (callback or {}).get("monitor")
         if metric is None:
             continue
-        if metric not in (*measured, "train/loss"):
-            known = ", ".join((*measured, "train/loss"))
-            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {known}")
+        if metric not in (logged := (*measured, "train/loss")):
+            raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(logged)}")
         if config["trainer"].get("limit_val_batches") == 0:
             raise UserError(
                 f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "

@@ -94,7 +94,7 @@ def _log_predictions(run: Any, predictions: Predictions, texts: list[str], task:
 
     answers, labels = predictions.answers, predictions.labels
     shown: dict[str, Any] = {}
-    if task.confusion(answers, labels) is not None and len(task.label_names) <= MATRIX_CLASSES:
+    if len(task.label_names) <= MATRIX_CLASSES and task.confusion(answers, labels) is not None:
         shown["test/confusion_matrix"] = wandb.plot.confusion_matrix(
             y_true=labels.tolist(),
             preds=answers.tolist(),

@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 from hydra.utils import get_object, to_absolute_path
 
+from attnlab.data.forms import Quoting
 from attnlab.data.reading import matching
 from attnlab.data.separated import warn_of_quotes
 from attnlab.data.sources.corpus import SPLITS, Corpus, OnEmpty, cut_test, make_corpus
-from attnlab.data.tables import Table
+from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -79,9 +80,10 @@ class Labelled(Source):
     min_label_count: Annotated[int, Ge(1)] = 1
 
     @property
-    @abstractmethod
     def test_share(self) -> float | None:
         """The share of train that is cut out of it for the test, None where the test set stands by itself."""
+        test = getattr(self, "test", None)
+        return float(test) if isinstance(test, int | float) else None
 
     @abstractmethod
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
@@ -100,6 +102,34 @@ class Labelled(Source):
             warn_of_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
         return corpus if share is None else cut_test(corpus, share, self.split_seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columned(Labelled):
+    """Documents that stand in the columns of a table.
+
+    Args:
+        text: the column of the texts, or several, joined by `join`.
+        text_pair: the column of the second texts, where a document is a pair of texts.
+        label: the column of the labels, strings or numbers; of several labels a document a column of lists, or columns
+            of 0 and 1 that are named after them.
+        label_separator: what stands between several labels in one column.
+        group: a column; documents with one value there stay on one side of a split that is cut here.
+        quoting: of files whose values are separated, see `attnlab.data.forms.Form`.
+    """
+
+    text: str | int | list[str | int] = "text"
+    text_pair: str | int | None = None
+    label: str | int | list[str] = "label"
+    label_separator: str | None = None
+    group: str | int | None = None
+    join: str = " "
+    quoting: Quoting = None
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that these settings name."""
+        return Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
 
 
 def warn_of_shared(chosen: Mapping[str, str], what: Mapping[str, Set[object]]) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from attnlab.data.labels import Labels, count_labels, multi_hot
 from attnlab.data.splitting import Mask, set_aside
-from attnlab.data.tables import Table
+from attnlab.data.tables import Table, pick
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 
@@ -60,10 +60,9 @@ class Split:
 
     def take(self, mask: Mask) -> "Split":
         """The documents where `mask`, [N], is set."""
-        rows = np.flatnonzero(mask)
-        groups = None if self.groups is None else [self.groups[row] for row in rows]
-        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
-        return Split([self.texts[row] for row in rows], self.labels[mask], groups, pairs)
+        rows = np.flatnonzero(mask).tolist()
+        groups, pairs = self.groups and pick(self.groups, rows), self.pairs and pick(self.pairs, rows)
+        return Split(pick(self.texts, rows), self.labels[mask], groups, pairs)
 
 
 NOTHING = Split([], np.empty(0, dtype=np.int64))

@@ -4,28 +4,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnlab.data.forms import Form, Format, Quoting
+from attnlab.data.forms import Form, Format
 from attnlab.data.reading import Paths, find_files, read_split
-from attnlab.data.sources.base import Labelled, warn_of_shared
+from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.sources.corpus import SPLITS
-from attnlab.data.tables import Columns, Table
+from attnlab.data.tables import Table
 from attnlab.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(Labelled):
+class Files(Columned):
     """Local CSV, TSV, JSON, JSONL, parquet or fastText files, plain or packed, read as they are written.
 
     Args:
         train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or by column files
             of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
-        text: the column of the texts, or several, joined by `join`.
-        text_pair: the column of the second texts, where a document is a pair of texts.
-        label: the column of the labels, strings or numbers; of several labels a document a column of lists, or columns
-            of 0 and 1 that are named after them.
-        label_separator: what stands between several labels in one column.
-        group: a column; documents with one value there stay on one side of a split that is cut here.
-        format, header, delimiter, encoding, quoting: see `attnlab.data.forms.Form`.
+        format, header, delimiter, encoding: see `attnlab.data.forms.Form`.
         field: the key under which a JSON file has its documents, or for each split its key.
     """
 
@@ -34,17 +28,10 @@ class Files(Labelled):
     train: Paths | None = None
     val: Paths | None = None
     test: Paths | float | None = None
-    text: str | int | list[str | int] = "text"
-    text_pair: str | int | None = None
-    label: str | int | list[str] = "label"
-    label_separator: str | None = None
-    group: str | int | None = None
-    join: str = " "
     format: Format | None = None
     header: bool = True
     delimiter: str | None = None
     encoding: str | None = None
-    quoting: Quoting = None
     field: str | dict[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -53,10 +40,6 @@ class Files(Labelled):
 
     def _form(self) -> Form:
         return Form(self.format, self.header, self.delimiter, self.encoding, self.quoting)
-
-    @property
-    def test_share(self) -> float | None:
-        return float(self.test) if isinstance(self.test, int | float) else None
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         given: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
@@ -74,9 +57,8 @@ class Files(Labelled):
             {key: str(paths) for key, paths in chosen.items()},
             {key: {(file, fields[key]) for file in files[key]} for key in chosen},
         )
-        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
         tables = {
-            key: read_split(key, paths, columns.of_split(key), self._form(), fields[key])
+            key: read_split(key, paths, self.columns.of_split(key), self._form(), fields[key])
             for key, paths in chosen.items()
         }
         return tables, []

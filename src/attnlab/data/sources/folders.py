@@ -33,10 +33,6 @@ class Folders(Labelled):
         super().__post_init__()
         Form(encoding=self.encoding)
 
-    @property
-    def test_share(self) -> float | None:
-        return None if isinstance(self.test, str) else float(self.test)
-
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         root = Path(self.path)
         if not self.path or not root.is_dir():

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnlab.data.forms import Quoting
 from attnlab.data.separated import is_quoted
-from attnlab.data.sources.base import Labelled, warn_of_shared
+from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError, first_line
 
@@ -20,14 +19,13 @@ MAX_COLUMNS = 1000  # of a CSV file on the Hub that are read as they are written
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub(Labelled):
+class Hub(Columned):
     """A data set of the Hugging Face Hub by name, or a local folder of the same schema.
 
     Args:
         path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files; or a folder
             that `save_to_disk` wrote.
         name: the set's configuration, where it has several.
-        text, text_pair, label, label_separator, group, join, quoting: as of `Files`, the last for a set of CSV files.
         train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
             for nothing else, and a share as `test` cuts it out of train.
     """
@@ -36,20 +34,9 @@ class Hub(Labelled):
 
     path: str
     name: str | None = None
-    text: str | int | list[str | int] = "text"
-    text_pair: str | int | None = None
-    label: str | int | list[str] = "label"
-    label_separator: str | None = None
-    group: str | int | None = None
-    join: str = " "
-    quoting: Quoting = None
     train: str = "train"
     val: str | None = None
     test: str | float = "test"
-
-    @property
-    def test_share(self) -> float | None:
-        return None if isinstance(self.test, str) else self.test
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         if not self.path:
@@ -64,9 +51,8 @@ class Hub(Labelled):
             if split not in present:
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
-        columns = Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
         tables = {
-            key: _read(present[split], f"the {split} split", columns.of_split(key), quoted)
+            key: _read(present[split], f"the {split} split", self.columns.of_split(key), quoted)
             for key, split in chosen.items()
         }
         return tables, [split for split in present if split not in (self.train, self.test)]
