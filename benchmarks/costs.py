@@ -1,11 +1,16 @@
-"""What a run costs besides training: start-up, tokenising, memory."""
+"""What a run costs besides training: start-up, tokenising, memory, that of a million documents too."""
 
 import statistics
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
 from attnlab.config import instantiate
 from attnlab.data.datamodule import split_corpus
+from attnlab.data.headlines import generate
 from attnlab.data.tokens import tokenize
 from benchmarks.common import DATA, QUIET, Row, compare, config_of, folder, in_turn, run
 
@@ -14,6 +19,7 @@ IMPORTS = "import torch, lightning.pytorch"
 ONE_STEP = ["trainer.max_epochs=1", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=0", "test=false"]
 ONE_STEP += [f"callbacks.{name}=null" for name in ("early_stopping", "best_checkpoint", "last_checkpoint")]
 ONE_STEP += ["+trainer.enable_checkpointing=false"]
+MANY = (250_000, 1_000_000)
 
 
 def measure() -> list[Row]:
@@ -44,7 +50,30 @@ def measure() -> list[Row]:
         imported = run("-c", IMPORTS, script=None)[1]
         used = run(*DATA, *QUIET, "experiment=notebook/attention", "trainer.max_epochs=1", run_dir)[1]
     rows.append(Row("peak memory of a run against imports", used, imported, used / imported, "MB", 1.5, False))
-    return [*rows, *tokenising()]
+    return [*rows, *many_documents(), *tokenising()]
+
+
+def many_documents() -> list[Row]:
+    """The peak memory of a run on a parquet file of a million documents, and what each takes over its text."""
+    print("many documents")
+    used, text = {}, 0.0
+    for number in MANY:
+        with folder() as place:
+            texts = generate(number, noise=0.0, order_share=0.5, rng=np.random.default_rng(0)).texts
+            text = sum(map(len, texts)) / number / 1024  # all of it ASCII
+            table = pa.table({"text": texts, "label": np.arange(number) % 4})
+            pyarrow.parquet.write_table(table, place / "train.parquet")
+            pyarrow.parquet.write_table(table[:1000], place / "test.parquet")
+            del texts, table
+            settings = ["data=files", f"data.train={place}/train.parquet", f"data.test={place}/test.parquet"]
+            settings += ["model=bag", f"paths.cache_dir={place}/cache", f"hydra.run.dir={place}/run"]
+            used[number] = run(*settings, *QUIET, *ONE_STEP)[1]
+    few, many = MANY
+    more = (used[many] - used[few]) * 1024 / (many - few)
+    return [
+        Row(f"peak memory of a run on {many:,} documents", used[many], None, used[many], "MB", 1200, False),
+        Row(f"each document over {few:,}", more, text, more - text, "KB", 0.4, False),
+    ]
 
 
 def tokenising() -> list[Row]:
@@ -61,13 +90,13 @@ def tokenising() -> list[Row]:
         )
     cold, cached = (statistics.median(figures[name]) for name in ("cold", "cached"))
     return [
-        Row(f"training the tokenizer and encoding {number:,} articles", cold, None, cold, "s", 6.0, False),
-        Row(f"the same {number:,} articles out of the cache", cached, None, cached, "s", 0.3, False),
+        Row(f"training the tokenizer and encoding {number:,} documents", cold, None, cold, "s", 6.0, False),
+        Row(f"the same {number:,} documents out of the cache", cached, None, cached, "s", 0.3, False),
     ]
 
 
 def texts_of(*overrides: str) -> dict[str, list[str]]:
-    """The articles of each split."""
+    """The documents of each split."""
     source = instantiate(config_of(*DATA, *overrides)["data"])
     return {name: split.texts for name, split in split_corpus(source.load(), source).items()}
 

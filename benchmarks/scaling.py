@@ -1,4 +1,4 @@
-"""How throughput, tokenising and memory grow with the number of articles, their length and the width of the model."""
+"""How throughput, tokenising and memory grow with the number of documents, their length and the width of the model."""
 
 from benchmarks.common import DATA, QUIET, Row, config_of, data_of, folder, run
 from benchmarks.costs import texts_of, tokenising_seconds
@@ -28,7 +28,7 @@ def measure() -> list[Row]:
 
 
 def costs() -> list[Row]:
-    """Articles a second through the default tokenizer, its training included, and the peak memory of a run."""
+    """Documents a second through the default tokenizer, its training included, and the peak memory of a run."""
     rows = []
     for value in SIZES["data.limit"]:
         size = f"data.limit={value}"
@@ -37,7 +37,7 @@ def costs() -> list[Row]:
             speed = sum(map(len, texts.values())) / tokenising_seconds(texts, place / "cache")
             arguments = [*MODELS["mean"], *QUIET, "trainer.max_epochs=1", size, f"hydra.run.dir={place}/run"]
             memory = run(*DATA, *arguments)[1]
-        print(f"  {size}: {speed:,.0f} articles/s, {memory:,.0f} MB", flush=True)
-        rows.append(Row(f"tokenising {size}", speed, None, speed, "articles/s"))
+        print(f"  {size}: {speed:,.0f} documents/s, {memory:,.0f} MB", flush=True)
+        rows.append(Row(f"tokenising {size}", speed, None, speed, "documents/s"))
         rows.append(Row(f"memory {size}", memory, None, memory, "MB"))
     return rows

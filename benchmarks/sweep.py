@@ -1,13 +1,15 @@
 """Many small runs: twenty of 500 documents of the built-in corpus and one epoch, from prompt to end.
 
 Ours as it comes and one after another, and a loop over the transformers Trainer and over plain Lightning, which keep
-the best weights and test them as ours do. What a run of ours takes besides training, with W&B offline too.
+the best weights and test them as ours do. What a run of ours takes besides training, with W&B offline too, and what
+Hydra, Lightning and matplotlib take for the least that can be called a run.
 """
 
 import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,8 @@ def measure() -> list[Row]:
     ]
     plain, tracked = (statistics.median(overheads[name][1:]) for name in ("one by one", "with W&B"))
     rows.append(Row("a run besides its training", plain, None, plain, "s", 0.25, False))
+    least = statistics.median(least_of_a_run() for _ in range(5))
+    rows.append(Row("of it the least that Hydra, Lightning and matplotlib take", least, None, least, "s"))
     more = tracked - plain
     return [*rows, Row("W&B offline, more", tracked, plain, more, "s", 0.5, False)]
 
@@ -64,6 +68,35 @@ def besides_training(sweep: Path) -> float:
     return statistics.median(
         end - start - seconds for start, end, seconds in zip(times, times[1:], trained[1:], strict=False)
     )
+
+
+def least_of_a_run() -> float:
+    """Seconds to compose a config, fit and test one linear layer on one row, and save two figures of empty axes."""
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.demos.boring_classes import BoringModel
+    from matplotlib.figure import Figure
+
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        config_of(*ATTENTION, *QUIET, *SMALL)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=1,
+            limit_val_batches=1,
+            limit_test_batches=1,
+            default_root_dir=folder,
+            callbacks=[ModelCheckpoint()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model := BoringModel())
+        trainer.test(model, ckpt_path="best", verbose=False)
+        for number_of_axes in (1, 2):
+            figure = Figure()
+            figure.subplots(1, number_of_axes)
+            figure.savefig(Path(folder) / "figure.png")
+        return time.perf_counter() - start
 
 
 def with_transformers(config: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FixedTrial
 
 from attnlab.errors import UserError
+from attnlab.search.making import make_space, read_ranges
 from attnlab.search.possible import refusal
-from attnlab.search.space import Branch, Space, grid, make_space, read_ranges
+from attnlab.search.space import Branch, Space, grid
 from tests.conftest import ROOT
 from tests.search.test_study import SPACE, compose_search, config_loader
 

@@ -20,8 +20,9 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.process import available
+from attnlab.search.making import make_space
 from attnlab.search.report import report
-from attnlab.search.space import Space, make_space
+from attnlab.search.space import Space
 from attnlab.search.study import (
     OVERRIDES,
     PRUNED_AFTER,

@@ -47,6 +47,9 @@ class CurvesLogger(CSVLogger):
             self._experiment = _Writer(self.log_dir)
         return self._experiment
 
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: config.yaml has them."""
+
     def mark(self) -> Mark:
         """Where the curves are now, all of it on disk."""
         self.save()
