@@ -89,7 +89,7 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     scores = [json.loads((path / "metrics.json").read_text())["test/acc"] for path in (folder, results)]
     assert scores[0] == pytest.approx(scores[1])
     (tmp_path / "new.jsonl").write_text('{"text": "oil prices fall"}\n')
-    predicted = run("predict.py", f"ckpt_path={folder}", "input=new.jsonl", "output=-", "format=json", folder=tmp_path)
+    predicted = run("predict.py", f"ckpt_path={folder}", "input=new.jsonl", "output=-", "format=jsonl", folder=tmp_path)
     assert predicted.returncode == 0 and json.loads(predicted.stdout).keys() == {"text", "predicted", "probability"}
 
 

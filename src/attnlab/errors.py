@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 CONF = Path(__file__).parents[2] / "conf"
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra makes, before any code of ours
 
@@ -49,6 +46,9 @@ def report_in_one_line() -> None:
 
 def _mistake(argument: str) -> str | None:
     """What is wrong with an argument that Hydra would refuse in a way that helps nobody."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return None

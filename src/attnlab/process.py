@@ -60,9 +60,8 @@ def use_threads(number: int | None, model: object = None) -> None:
     """
     import torch
 
-    cores = available()
-    most = getattr(model, "threads", None) or cores
-    torch.set_num_threads(number or _from_environment() or min(cores, most))
+    most = getattr(model, "threads", None)
+    torch.set_num_threads(number or _from_environment() or (1 if most == 1 else min(available(), most or sys.maxsize)))
     if waiting() is None and torch.get_num_threads() > 1:
         log.warning("torch was imported before attnlab: beside other processes it will be slow; import attnlab first")
 

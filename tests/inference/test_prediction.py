@@ -1,24 +1,40 @@
 """`src/predict.py`: rows in, the same rows with answers out."""
 
+import bz2
+import contextlib
+import datetime
+import gzip
 import io
+import json
+import lzma
+import signal
+import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from rich.console import Console
 
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, prediction, tables
 from attnlab.inference.prediction import predict
+from attnlab.inference.predictor import BLOCK
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
 
+TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 ROWS = {
     "id": ["007", "8", "9", "10"],
     "text": ['oil "prices", fall', "", "the team\nwon", "NA"],
@@ -65,22 +81,127 @@ def read(path: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", ["new.csv", "new.csv.gz", "new.tsv", "new.jsonl", "new.parquet"])
-@pytest.mark.parametrize("at_once", [1, 4096])
+@pytest.mark.parametrize("at_once", [1, 1024])
 def test_every_row_and_column_is_kept_in_order(
     name: str, at_once: int, ask: Callable[..., None], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "AT_ONCE", at_once)
+    monkeypatch.setattr(tables, "BLOCK", at_once)
     output = tmp_path / "deep" / name.removesuffix(".gz")
     ask(f"input={write(tmp_path / name)}", f"output={output}")
     answered = read(output)
     assert list(answered.columns) == [*ROWS, "predicted", "probability"]
     assert answered["id"].to_list() == ROWS["id"] and answered["note"].to_list() == ROWS["note"]
     texts = answered["text"].to_list()
-    assert texts[0] == ROWS["text"][0] and texts[3] == "NA"
+    assert texts[0].startswith("oil") and texts[1] == "" and texts[3] == "NA"
     expected = Predictor.load(trained)(texts)
-    assert answered["predicted"].to_list() == [label or "" for label in expected.labels]
-    found = pd.to_numeric(answered["probability"]).to_numpy()
-    assert found == pytest.approx(expected.probabilities.max(axis=1), abs=1e-6, nan_ok=True)
+    assert answered["predicted"].fillna("").to_list() == [label or "" for label in expected.labels]
+    probability = pd.to_numeric(answered["probability"]).to_numpy()
+    assert probability == pytest.approx(expected.probabilities.max(axis=1), abs=1e-6, nan_ok=True)
+
+
+TEXTS = ["oil prices fällt", "the team, won"]
+RECORDS = [{"n": n, "text": text} for n, text in enumerate(TEXTS)]
+TABLE = 'n,text\n0,oil prices fällt\n1,"the team, won"\n'
+TITLED = {"titles": [text.split()[0] for text in TEXTS], "bodies": [" ".join(text.split()[1:]) for text in TEXTS]}
+
+
+def zipped(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("new.csv", content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides"),
+    [
+        ("new.csv", TABLE.encode("utf-8-sig"), []),
+        ("new.csv", TABLE.encode("utf-16"), []),
+        ("new.csv", TABLE.encode("latin-1"), ["data.encoding=latin-1"]),
+        ("new.csv", TABLE.replace(",", ";").replace("team;", "team,").encode(), []),
+        ("new.csv", TABLE.replace(",", "~").replace("team~", "team,").encode(), ["data.delimiter='~'"]),
+        ("new.csv", TABLE.split("\n", 1)[1].encode(), ["data.header=false", "text_column=1"]),
+        ("new.tsv", b"n\ttext\n0\toil prices f\xc3\xa4llt\n1\tthe team, won\n", []),
+        ("new.csv.bz2", bz2.compress(TABLE.encode()), []),
+        ("new.csv.xz", lzma.compress(TABLE.encode()), []),
+        ("new.csv.zip", zipped(TABLE.encode()), []),
+        ("new.csv.zst", bytes(pa.compress(TABLE.encode(), "zstd", asbytes=True)), []),
+        ("new.json", json.dumps(RECORDS).encode(), []),
+        ("new.json", json.dumps(RECORDS, indent=2).encode("utf-16"), []),
+        ("new.json", json.dumps({"data": RECORDS}).encode(), ["data.field=data"]),
+        ("new.json", json.dumps({"n": [0, 1], "text": TEXTS}).encode(), []),
+        ("new.json", pd.DataFrame(RECORDS).to_json().encode(), []),
+        ("new.json", pd.DataFrame(RECORDS).to_json(orient="split").encode(), []),
+        ("new.json", json.dumps([[0, TEXTS[0]], [1, TEXTS[1]]]).encode(), ["text_column=1"]),
+        ("new.jsonl", "\n".join(map(json.dumps, RECORDS)).encode(), []),
+        ("new.txt", "\n".join(TEXTS).encode(), []),
+        ("new.txt", "".join(f"__label__a {text}\n" for text in TEXTS).encode(), []),
+        ("new.txt", TABLE.encode(), []),
+        ("new", "\n".join(map(json.dumps, RECORDS)).encode(), []),
+        ("new", TABLE.replace(",", "\t").replace("team\t", "team,").replace('"', "").encode(), ["data.format=tsv"]),
+        ("new.csv", b"text\n__label__x\n", ["data.format=lines"]),
+    ],
+)
+def test_every_form_that_data_files_reads(
+    name: str, content: bytes, overrides: list[str], ask: Callable[..., None], trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    ask(f"input={tmp_path / name}", f"output={tmp_path}/out.jsonl", *overrides)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [next(row[key] for key in ("text", "1") if key in row) for row in rows]
+    assert texts == (["text", "__label__x"] if "data.format=lines" in overrides else TEXTS)
+    assert [row["predicted"] for row in rows] == Predictor.load(trained)(texts).labels
+    assert all(list(row)[-2:] == ["predicted", "probability"] for row in rows)
+    if rows[0].get("n") is not None:
+        assert [int(row["n"]) for row in rows] == [0, 1]
+
+
+def test_the_files_of_a_pattern_are_one_input(ask: Callable[..., None], tmp_path: Path) -> None:
+    for number, text in enumerate(["oil", "team", "moon"]):
+        (tmp_path / f"part-{number}.csv.gz").write_bytes(gzip.compress(f"text\n{text}\n".encode()))
+    ask(f"input='{tmp_path}/part-*.csv.gz'", f"output={tmp_path}/out.csv")
+    assert read(tmp_path / "out.csv")["text"].to_list() == ["oil", "team", "moon"]
+
+
+def test_what_a_run_was_trained_on_says_how_new_data_are_written(compose_config: Compose, tmp_path: Path) -> None:
+    rows = [f"{label};{word} of the day;{word} again\n" for label in "ab" for word in ("oil", "team", "moon") * 3]
+    (tmp_path / "train.csv").write_text("".join(rows), encoding="utf-8")
+    data = [f"data.train={tmp_path}/train.csv", "data.test=0.2", "data.header=false", "data.text=[1,2]", "data.label=0"]
+    tiny = [override for override in TINY if "size=" not in override]
+    with initialize_config_dir(str(ROOT / "conf")):
+        paths = [f"paths.log_dir={tmp_path}/logs", f"paths.run_dir={tmp_path}/run"]
+        train(compose("train", overrides=[*tiny, "model=bag", "data=files", *data, "tokenizer.vocab_size=60", *paths]))
+    (tmp_path / "new.csv").write_text("?;oil;moon\n", encoding="utf-8")
+    asked = [f"ckpt_path={tmp_path}/run", f"input={tmp_path}/new.csv", f"output={tmp_path}/out.csv"]
+    predict(compose_config(*asked, name="predict"))
+    answered = read(tmp_path / "out.csv")
+    assert list(answered.columns) == ["0", "1", "2", "predicted", "probability"]
+    expected = Predictor.load(tmp_path / "run")(["oil moon"])
+    assert answered["predicted"].to_list() == expected.labels
+
+
+def test_types_are_kept(ask: Callable[..., None], tmp_path: Path) -> None:
+    values = {"n": [1, None], "when": [datetime.date(2026, 1, 2), None], "l": [["a", "b"], []], "text": ["oil", None]}
+    table = pa.table(
+        values,
+        schema=pa.schema({"n": pa.int32(), "when": pa.date32(), "l": pa.list_(pa.string()), "text": pa.string()}),
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "new.parquet")
+    ask(f"input={tmp_path}/new.parquet", f"output={tmp_path}/out.parquet", "top_k=all")
+    answered = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert answered.select(list(values)).equals(table)
+    assert answered.column_names[4:] == ["predicted", *(f"p({topic})" for topic in TOPICS)]
+    assert answered["predicted"].to_pylist()[1] is None and answered["p(World)"].null_count == 1
+    ask(f"input={tmp_path}/new.parquet", f"output={tmp_path}/out.csv")
+    assert read(tmp_path / "out.csv").loc[0, ["n", "when", "l"]].to_list() == ["1", "2026-01-02", "a;b"]
+    (tmp_path / "new.jsonl").write_text('{"n": 8, "x": 0.10, "deep": {"a": [1]}, "text": "oil"}\n{"text": "moon"}\n')
+    ask(f"input={tmp_path}/new.jsonl", f"output={tmp_path}/out.jsonl")
+    rows = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
+    assert rows[0] | {"n": 8, "x": 0.1, "deep": {"a": [1]}} == rows[0] and list(rows[1]) == [
+        "text",
+        "predicted",
+        "probability",
+    ]
 
 
 def test_empty_texts_are_counted_and_the_default_output_named(
@@ -96,9 +217,11 @@ def test_empty_texts_are_counted_and_the_default_output_named(
 def test_standard_input_and_output(
     ask: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "oil"}\n{"text": "\xc3\xa4"}\n')))
-    ask("input=-", "output=-", "format=json")
-    answered = pd.read_json(io.StringIO(capsys.readouterr().out), lines=True)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"oil\n\xc3\xa4\n")))
+    ask("input=-", "output=-", "format=jsonl")
+    shown = capsys.readouterr()
+    assert "input=- is read as lines of text, a document each; data.format= says otherwise" in shown.err
+    answered = pd.read_json(io.StringIO(shown.out), lines=True)
     assert answered["text"].to_list() == ["oil", "ä"] and list(answered.columns) == ["text", "predicted", "probability"]
 
 
@@ -107,7 +230,7 @@ def test_the_most_probable_classes(ask: Callable[..., None], tmp_path: Path) -> 
     answered = read(tmp_path / "out.parquet")
     assert list(answered.columns)[3:] == [f"{what}_{k}" for k in (1, 2, 3) for what in ("predicted", "probability")]
     assert (answered["probability_1"] >= answered["probability_2"]).all()
-    assert answered["predicted_1"].nunique() <= 4 and "" not in set(answered["predicted_1"])
+    assert answered["predicted_1"].nunique() <= 4 and answered["predicted_1"].notna().all()
 
 
 def test_several_labels_have_their_columns_in_every_part(
@@ -116,13 +239,18 @@ def test_several_labels_have_their_columns_in_every_part(
     """Also in one whose texts are all empty."""
     run = ["model=bag", "task=multi_label", "data.topics=all", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
     train(tiny_config(*run))
-    monkeypatch.setattr(tables, "AT_ONCE", 1)
+    monkeypatch.setattr(tables, "BLOCK", 1)
     paths = [f"ckpt_path={tmp_path}/run", f"input={write(tmp_path / 'new.csv')}", f"output={tmp_path}/out.parquet"]
     predict(compose_config(*paths, name="predict"))
     answered = read(tmp_path / "out.parquet")
-    topics = ("World", "Sports", "Business", "Sci/Tech")
-    assert list(answered.columns) == [*ROWS, "predicted", *(f"p({topic})" for topic in topics)]
-    assert answered["p(World)"].isna().to_list() == [False, True, False, False] and answered.loc[1, "predicted"] == ""
+    assert list(answered.columns) == [*ROWS, "predicted", *(f"p({topic})" for topic in TOPICS)]
+    assert answered["p(World)"].isna().to_list() == [False, True, False, False] and answered.loc[1, "predicted"] is None
+    expected = Predictor.load(tmp_path / "run")(ROWS["text"])
+    assert [labels if labels is None else list(labels) for labels in answered["predicted"]] == expected.labels
+    predict(compose_config(*paths[:2], f"output={tmp_path}/out.csv", name="predict"))
+    assert read(tmp_path / "out.csv")["predicted"].to_list() == [";".join(labels or []) for labels in expected.labels]
+    with pytest.raises(UserError, match="top_k=2: the model knows any number of them a document"):
+        predict(compose_config(*paths, "top_k=2", name="predict"))
 
 
 def test_one_text_is_a_table(ask: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,9 +267,20 @@ def test_one_text_is_a_table(ask: Callable[..., None], capsys: pytest.CaptureFix
         (["text=' '"], "the text is empty"),
         (["text=a", "text_pair=b"], "this model is of single texts: leave out text_pair"),
         (["input=none.csv"], "input=none.csv is no file"),
-        (["input=-"], "input=- says nothing of its form: give format="),
+        (["input={folder}"], "is no file, but a folder"),
+        (["input={new}", "output=-"], "output=- is of no known form: end it in .csv, .* or give format="),
+        (["input={new}", "data.field=rows"], "data.field=rows is for JSON files"),
+        (["input={utf16}", "data.encoding=utf-8"], "can't read input=.*it is not in data.encoding=utf-8"),
+        (["input={numbers}"], "holds 5 in column text, no text; name another text_column"),
+        (["input={half}"], "in column text, no text; .* or mend it"),
+        (["input={twins}"], "has two columns named text"),
+        (["input={tabs}", "output={folder}/out.tsv"], "rows 0 to 0 do not fit into output=.*out.tsv"),
+        (["input={mixed}", "output={folder}/out.parquet"], "rows 0 to 1 do not fit into output=.*out.parquet"),
+        (["input={keys}", "output={folder}/out.csv"], "the first rows have no column more"),
+        (["input={new}", "top_k=5"], "top_k=5: the model knows 4; top_k=all"),
+        (["input={new}", "output={folder}/out.csv.gz"], "out.csv.gz is of no known form"),
         (["input={new}", "text_column=body"], "no column body; it has id, text, note: name the one .* text_column="),
-        (["input={new}", "output=out.xlsx"], "output=out.xlsx is of no known form: give .csv"),
+        (["input={new}", "output=out.xlsx"], "output=out.xlsx is of no known form: end it in .csv"),
         (["input={new}", "output=/proc/none/out.csv"], "can't be written"),
         (["input={empty}"], "has no rows"),
         (["input={damaged}"], "can't read input=.*damaged.parquet"),
@@ -156,22 +295,59 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     files["empty"].write_text("id,text\n")
     files["damaged"] = tmp_path / "damaged.parquet"
     files["damaged"].write_bytes(b"PAR1 no more")
+    others = {
+        "utf16.csv": TABLE.encode("utf-16"),
+        "numbers.jsonl": b'{"text": 5}',
+        "half.jsonl": b'{"text": "\\ud83d"}',
+        "twins.csv": b"text,text\na,b\n",
+        "tabs.csv": b"text\na\tb\n",
+        "mixed.jsonl": b'{"text": "a", "x": 1}\n{"text": "a", "x": "b"}\n',
+        "keys.jsonl": b'{"text": "a"}\n' * BLOCK + b'{"text": "a", "more": 1}\n',
+    }
+    for name, content in others.items():
+        files[name.split(".")[0]] = tmp_path / name
+        (tmp_path / name).write_bytes(content)
+    files["folder"] = tmp_path
     files["answered"] = write(tmp_path / "answered.csv", {"text": ["a"], "predicted": ["b"]})
     with pytest.raises(UserError, match=message) as caught:
         ask(*(override.format(**files) for override in overrides))
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("**/predictions.csv*")) and not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("**/predictions.csv*")) and not list(tmp_path.glob("*out*"))
 
 
-def test_what_is_interrupted_is_named(
-    ask: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_ctrl_c_keeps_what_is_done_and_names_it(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "src" / "predict.py"), f"ckpt_path={trained}", "input=-", "output=out.csv"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    with process, process.stdin as lines, contextlib.suppress(BrokenPipeError):
+        lines.write(b"oil prices fall\n" * 20_000)
+        lines.flush()  # and more to come
+        while not (partial := tmp_path / "out.csv.partial").is_file() or partial.stat().st_size < 20_000:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+    rows = pd.read_csv(tmp_path / "out.csv.partial")
+    assert process.returncode in (-signal.SIGINT, 130) and "Traceback" not in said
+    assert f"interrupted: {len(rows):,} rows are in out.csv.partial" in said
+    assert len(rows) and len(rows) % BLOCK == 0 and not (tmp_path / "out.csv").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("oil prices fall\n" * 20_000)
+    predicted = f"{sys.executable} {ROOT}/src/predict.py ckpt_path={trained} input=lines.txt output=- format=jsonl"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{predicted} | head -n 1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert json.loads(result.stdout)["text"] == "oil prices fall"
+    assert "Traceback" not in result.stderr and "Broken" not in result.stderr
+
+
+def test_on_a_terminal_the_bar_shows_rows_and_the_time_left(
+    ask: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: Any) -> Any:
-        yield from list(tables.read_parts(*arguments))[:1]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(prediction, "read_parts", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        ask(f"input={write(tmp_path / 'new.csv')}", f"output={tmp_path}/out.csv")
-    assert f"interrupted: 4 rows are in {tmp_path}/out.csv.partial" in capsys.readouterr().err
-    assert not (tmp_path / "out.csv").exists() and len((tmp_path / "out.csv.partial").read_text().splitlines()) > 4
+    shown = io.StringIO()
+    console = partial(Console, file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr(prediction, "Console", lambda **_: console())
+    ask(f"input={write(tmp_path / 'new.parquet')}", f"output={tmp_path}/out.csv")
+    assert "4 rows" in shown.getvalue() and "a second" in shown.getvalue() and "100%" in shown.getvalue()

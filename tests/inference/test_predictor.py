@@ -1,9 +1,11 @@
 """A trained model's answers, from Python."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -16,24 +18,45 @@ from attnlab.errors import UserError
 from attnlab.inference import Predictor
 from attnlab.inference.predictor import TOKENS_AT_ONCE, batches
 from attnlab.training.run import train
+from tests.conftest import TINY
 
 Compose = Callable[..., DictConfig]
 
 
-@pytest.mark.parametrize("parts", [["model=bag"], ["model.pooling=max", "pe=rotary", "model.num_heads=2"]])
-def test_probabilities_are_those_of_the_test(parts: list[str], tiny_config: Compose, tmp_path: Path) -> None:
-    config = tiny_config(*parts, f"paths.run_dir={tmp_path}/run")
+PAIRS = [f"data.{key}={value}" for key, value in (("test", 0.2), ("text", "first"), ("text_pair", "second"))]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["model=bag"],
+        ["model.pooling=max", "pe=rotary", "model.num_heads=2"],
+        ["model=ngram_bag", "model.pooling=attention", "model.buckets=100", "optimizer=adagrad"],
+        pytest.param(["model=ngram_bag", "model.buckets=100", "optimizer=adagrad"], marks=pytest.mark.slow),
+        pytest.param(["model=transformer", "model.num_heads=2", "pe=learned"], marks=pytest.mark.slow),
+        ["model=bag", "task=multi_label", "data.topics=all"],
+        ["model.num_heads=2", "data=files", *PAIRS],
+    ],
+    ids=lambda parts: " ".join(parts[:2]),
+)
+def test_probabilities_are_those_of_the_test(parts: list[str], compose_config: Compose, tmp_path: Path) -> None:
+    tiny = [*TINY, "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
+    if "data=files" in parts:
+        tiny = [override for override in tiny if not re.match("data.*_size=", override)]
+        tiny += [f"data.train={write_pairs(tmp_path / 'pairs.csv')}", "tokenizer.vocab_size=90"]
+    config = compose_config(*parts, *tiny)
     train(config)
     test = instantiate(resolve(config)["data"]).load().test
     predictor = Predictor.load(tmp_path / "run")
-    predictions = predictor(test.texts)
+    documents: Any = test.documents
+    predictions = predictor(documents)
     written = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")
     expected = np.stack([written[f"p({name})"].to_numpy() for name in predictor.label_names], axis=1)
     assert predictions.probabilities == pytest.approx(expected, abs=1e-6)
     assert predictions.labels == written["predicted"].to_pylist()
     # Whatever stands beside a text, and in whatever order.
     some = [3, 1, 7]
-    assert predictor([test.texts[row] for row in some]).probabilities == pytest.approx(expected[some], abs=1e-6)
+    assert predictor([documents[row] for row in some]).probabilities == pytest.approx(expected[some], abs=1e-6)
 
 
 def test_an_empty_text_has_no_answer(tiny_config: Compose, tmp_path: Path) -> None:
@@ -46,12 +69,13 @@ def test_an_empty_text_has_no_answer(tiny_config: Compose, tmp_path: Path) -> No
     assert predictor([]).labels == [] and predictor([]).probabilities.shape == (0, 4)
 
 
-def test_several_labels_are_answered_by_the_thresholds_of_training(tiny_config: Compose, tmp_path: Path) -> None:
-    train(tiny_config("model=bag", "task=multi_label", "data.topics=all", f"paths.run_dir={tmp_path}/run"))
-    written = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")
-    config = resolve(tiny_config("data.topics=all"))
-    predictions = Predictor.load(tmp_path / "run")(instantiate(config["data"]).load().test.texts)
-    assert predictions.labels == written["predicted"].to_pylist()
+def write_pairs(path: Path) -> Path:
+    """Pairs of texts of two classes."""
+    words = ("oil", "team", "moon")
+    rows = [(one, other, "same" if one == other else "other") for one in words for other in words] * 6
+    lines = [f"{one} of the day,the {other} {n},{label}\n" for n, (one, other, label) in enumerate(rows)]
+    path.write_text("first,second,label\n" + "".join(lines), encoding="utf-8")
+    return path
 
 
 def test_batches_hold_every_document_once_and_are_bounded() -> None:
@@ -70,7 +94,10 @@ def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
         Predictor.load(tmp_path / "x.ckpt")
 
 
-def test_it_wants_neither_lightning_nor_a_data_module() -> None:
-    code = "import sys, attnlab.inference; print([name for name in ('lightning', 'datasets', 'pandas', 'torchmetrics')"
-    command = [sys.executable, "-c", f"{code} if name in sys.modules])"]
+def test_it_wants_neither_lightning_nor_a_data_module(tiny_config: Compose, tmp_path: Path) -> None:
+    """Nor what else takes time to import, such as torch's compiler, which a model on `meta` brings in."""
+    heavy = "lightning", "datasets", "pandas", "pyarrow", "torchmetrics", "sympy", "torch._dynamo"
+    train(tiny_config("trainer.max_epochs=1", "model.num_heads=2", f"paths.run_dir={tmp_path}/run"))
+    code = f"import sys; from attnlab.inference import Predictor; Predictor.load('{tmp_path}/run')(['oil'])"
+    command = [sys.executable, "-c", f"{code}; print([name for name in {heavy} if name in sys.modules])"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -3,13 +3,14 @@
 import bz2
 import codecs
 import gzip
-import io
 import lzma
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from attnlab.errors import UserError
 
@@ -32,6 +33,7 @@ BOMS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 FASTTEXT_LABEL = "__label__"
+LOOKED_AT = 1 << 16  # bytes at a file's start, by which it is told how it is written
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,9 @@ class Form:
                 f"data.encoding={self.encoding} is no encoding that Python knows; utf-8, latin-1 and cp1252 are"
             ) from error
 
-    def encoding_of(self, file: BinaryIO) -> str:
+    def encoding_of(self, file: BufferedReader) -> str:
         """The encoding that is set, or that the file's first bytes name, or UTF-8."""
-        start = file.read(4)
-        file.seek(0)
+        start = file.peek()
         named = next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8-sig")
         return self.encoding or named
 
@@ -97,10 +98,17 @@ class Form:
         )
 
 
-def open_file(path: Path) -> BinaryIO:
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
     """The content of a file, unpacked where its suffix says that it is packed."""
-    opener = OPENERS.get(path.suffix.lower(), Path.open)
-    return cast(BinaryIO, opener(path, "rb"))
+    with path.open("rb") as file, unpacked(file, path) as content:
+        yield content
+
+
+def unpacked(file: BinaryIO, path: Path) -> BufferedReader:
+    """The content of an open file, of which `peek` shows the first `LOOKED_AT` bytes; it need not be one that seeks."""
+    opener = OPENERS.get(path.suffix.lower())
+    return BufferedReader(opener(file) if opener else file, LOOKED_AT)  # type: ignore[arg-type]  # all have readinto
 
 
 def plain_suffix(path: Path) -> str:
@@ -108,24 +116,23 @@ def plain_suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower()
 
 
-def _open_zip(path: Path, mode: str) -> BinaryIO:
-    del mode
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if len(names) != 1:
-            raise UserError(f"{path} holds {len(names)} files ({', '.join(names[:5])}); unpack it and name one of them")
-        return io.BytesIO(archive.read(names[0]))
+def _open_zip(file: BinaryIO) -> Any:
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if len(names) != 1:
+        raise UserError(
+            f"{file.name} holds {len(names)} files ({', '.join(names[:5])}); unpack it and name one of them"
+        )
+    return archive.open(names[0])
 
 
-def _open_zstd(path: Path, mode: str) -> BinaryIO:
-    del mode
+def _open_zstd(file: BinaryIO) -> Any:
     import pyarrow
 
-    with pyarrow.input_stream(str(path), compression="zstd") as file:
-        return io.BytesIO(file.read())
+    return pyarrow.input_stream(file, compression="zstd")
 
 
-OPENERS: dict[str, Callable[[Path, str], object]] = {
+OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,

@@ -4,10 +4,11 @@ import glob
 import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from attnlab.data.forms import FASTTEXT_LABEL, Form, Format, open_file
 from attnlab.data.separated import read_separated
@@ -75,10 +76,10 @@ def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | 
     except UserError:
         raise
     except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"can't read data.{key}={path}: {_what(error, form)}") from error
+        raise UserError(f"can't read data.{key}={path}: {what_is_wrong(error, form)}") from error
 
 
-def _read(kind: Format, file: BinaryIO, name: str, columns: Columns, form: Form, field: str | None) -> Table:
+def _read(kind: Format, file: BufferedReader, name: str, columns: Columns, form: Form, field: str | None) -> Table:
     if kind == "json":
         return read_json(file, name, columns, form, field)
     if field is not None:
@@ -90,7 +91,7 @@ def _read(kind: Format, file: BinaryIO, name: str, columns: Columns, form: Form,
     return read_separated(file, name, columns, form, "\t" if kind == "tsv" else ",")
 
 
-def _what(error: Exception, form: Form) -> str:
+def what_is_wrong(error: Exception, form: Form) -> str:
     """What somebody else's code found wrong with a file, and what to do."""
     message = first_line(error).rstrip(".")
     if not isinstance(error, UnicodeError):
@@ -100,25 +101,31 @@ def _what(error: Exception, form: Form) -> str:
     return f"{message}; it is not in data.encoding={form.encoding}"
 
 
-def _lines(file: BinaryIO, form: Form) -> tuple[list[str], str]:
-    """The lines without their ends, and the encoding."""
-    encoding = form.encoding_of(file)
-    return [line.rstrip("\n") for line in io.TextIOWrapper(file, encoding=encoding)], encoding.removesuffix("-sig")
+def read_lines(file: BufferedReader, encoding: str) -> Iterator[str]:
+    """The lines without their ends."""
+    return (line.rstrip("\n") for line in io.TextIOWrapper(file, encoding=encoding))
 
 
-def _read_fasttext(file: BinaryIO, name: str, columns: Columns, form: Form) -> Table:
+def split_fasttext(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """The text and the labels of each line."""
+    return ((LABEL_WORD.sub("", line).strip(), LABEL_WORD.findall(line)) for line in lines)
+
+
+def _read_fasttext(file: BufferedReader, name: str, columns: Columns, form: Form) -> Table:
     """One document a line, with its labels in it: `__label__sport Two late goals`."""
     for key, column in columns.named:
         if key in ("group", "text_pair"):
             raise UserError(f"data.{key}={column}: {name} has fastText's lines, which have no columns; leave it out")
-    lines, encoding = _lines(file, form)
-    labels: list[Any] = [LABEL_WORD.findall(line) for line in lines]
+    encoding = form.encoding_of(file)
+    texts, labels = [], list[Any]()
+    for text, found in split_fasttext(read_lines(file, encoding)):
+        texts.append(text)
+        labels.append(found)
     if all(len(found) <= 1 for found in labels):
         labels = [found[0] if found else "" for found in labels]
-    texts = [LABEL_WORD.sub("", line).strip() for line in lines]
     plain = Columns(texts=("text",), label="label", optional=columns.optional)
     table = plain.table(name, {"text": texts, "label": labels})
-    return replace(table, form=f"; fastText's lines, {encoding}")
+    return replace(table, form=f"; fastText's lines, {encoding.removesuffix('-sig')}")
 
 
 def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Form) -> Table:
@@ -130,13 +137,14 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Fo
             raise UserError(f"data.{key}.{column}={path} names {len(files)} files; give one")
         try:
             with open_file(files[0]) as opened:
-                values[str(column)], encoding = _lines(opened, form)
+                encoding = form.encoding_of(opened)
+                values[str(column)] = list(read_lines(opened, encoding))
         except (OSError, UnicodeError) as error:
-            raise UserError(f"can't read data.{key}.{column}={path}: {_what(error, form)}") from error
+            raise UserError(f"can't read data.{key}.{column}={path}: {what_is_wrong(error, form)}") from error
     name = ", ".join(str(shown(Path(path))) for path in paths.values())
     sizes = [len(lines) for lines in values.values()]
     if len(set(sizes)) > 1:
         raise UserError(f"{name} have {', '.join(map(str, sizes))} lines; they need equally many, one a document")
     needed = columns.needed(list(values), name)
     table = columns.table(name, {column: values[column] for column in needed}, present=list(values))
-    return replace(table, form=f"{table.form}; a line a document, {encoding}")
+    return replace(table, form=f"{table.form}; a line a document, {encoding.removesuffix('-sig')}")

@@ -4,6 +4,8 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from io import BufferedReader
+from itertools import chain
 from typing import Any, BinaryIO
 
 from attnlab.data.forms import Form
@@ -11,7 +13,7 @@ from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError
 
 
-def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: str | None) -> Table:
+def read_json(file: BufferedReader, name: str, columns: Columns, form: Form, field: str | None) -> Table:
     """The columns of an object or a list a line, or of a whole that `data.field` may name a part of.
 
     Raises:
@@ -23,7 +25,7 @@ def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: st
     values: dict[str, list[Any]] = {column: [] for _, column in columns.named}
     present: dict[str, None] = {}  # in their order
     count = 0
-    for row in _rows(lines, name, columns, field):
+    for row in json_rows(lines, name, columns.texts[0], field, numbers=str):
         present |= dict.fromkeys(row)
         for column, of_column in values.items():
             value = row.get(column)
@@ -40,26 +42,46 @@ def read_json(file: BinaryIO, name: str, columns: Columns, form: Form, field: st
     return replace(table, form=f"{table.form}; JSON, {encoding.removesuffix('-sig')}")
 
 
-def _rows(lines: io.TextIOWrapper, name: str, columns: Columns, field: str | None) -> Iterator[dict[str, Any]]:
-    """Each document by the names of its values; those of a list are numbers, from "0"."""
-    start = next((line for line in lines if line.strip()), "")
+def json_rows(
+    lines: io.TextIOWrapper, name: str, text: str, field: str | None, numbers: type[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Each document by the names of its values; those of a list are numbers, from "0". What is a line each is streamed.
+
+    Args:
+        name: of the file, in messages.
+        text: the column of the texts, by which a document is known.
+        field: the key under which the documents are.
+        numbers: what becomes of numbers as they are written; None: numbers.
+    """
+    seen = list(_until_text(lines))  # line by line, to know the place of an error
     try:
-        first = _loads(start)
+        first = _loads("".join(seen), numbers)
     except ValueError:  # of an object or a list of several lines, or damaged
         first = None
     rows: Iterable[Any]
-    second = next((line for line in lines if line.strip()), "") if _is_document(first) else ""
-    if second:
-        lines.seek(0)
-        rows = (_loads(line, number) for number, line in enumerate(lines) if line.strip())
+    more = list(_until_text(lines)) if _is_document(first) else []
+    if any(map(str.strip, more)):
+        every = enumerate(chain(seen, more, lines))
+        rows = (_loads(line, numbers, number) for number, line in every if line.strip())
     else:
         rest = "" if _is_document(first) else lines.read()
-        whole = first if first is not None and not rest.strip() else _loads(start + rest) if start else []
-        rows = _documents(whole, name, columns, field)
+        start = "".join(seen)
+        whole = (
+            first if first is not None and not rest.strip() else _loads(start + rest, numbers) if start.strip() else []
+        )
+        rows = _documents(whole, name, text, field)
     for row in rows:
         if not isinstance(row, dict | list):
             raise _other_shape(name)
         yield row if isinstance(row, dict) else {str(number): value for number, value in enumerate(row)}
+
+
+def _until_text(lines: Iterable[str]) -> Iterator[str]:
+    """Up to the first line that is not blank."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
 
 
 def _is_document(value: Any) -> bool:
@@ -67,7 +89,7 @@ def _is_document(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and not any(isinstance(v, dict | list) for v in value))
 
 
-def _documents(whole: Any, name: str, columns: Columns, field: str | None) -> Iterable[Any]:
+def _documents(whole: Any, name: str, text: str, field: str | None) -> Iterable[Any]:
     """The documents in a JSON value, whichever way round it is."""
     if field is not None:
         if not isinstance(whole, dict) or field not in whole:
@@ -81,13 +103,13 @@ def _documents(whole: Any, name: str, columns: Columns, field: str | None) -> It
         return [dict(zip(whole["columns"], row, strict=True)) for row in whole["data"]]
     if set(whole) == {"schema", "data"}:  # orient="table"
         return whole["data"]
-    if columns.texts[0] in whole:
-        return _turned(whole, whole[columns.texts[0]], name)
-    if whole and all(isinstance(row, dict) and columns.texts[0] in row for row in whole.values()):  # orient="index"
+    if text in whole:
+        return _turned(whole, whole[text], name)
+    if whole and all(isinstance(row, dict) and text in row for row in whole.values()):  # orient="index"
         return whole.values()
     raise UserError(
         f"{name} holds one object{_keys(whole)}; if documents stand under one of them name it with data.field=<key>, "
-        "else name the columns with data.text= and data.label="
+        "else name the columns of the texts and labels"
     )
 
 
@@ -104,10 +126,10 @@ def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[st
     return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
 
-def _loads(text: str, lines_before: int = 0) -> Any:
-    """Numbers as they are written; NaN and the infinities are no JSON and stand for what is missing."""
+def _loads(text: str, numbers: type[str] | None, lines_before: int = 0) -> Any:
+    """NaN and the infinities are no JSON and stand for what is missing."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+        return json.loads(text, parse_int=numbers, parse_float=numbers, parse_constant=lambda _: None)
     except json.JSONDecodeError as error:
         place = f"line {lines_before + error.lineno}, column {error.colno}"
         raise ValueError(f"JSON error in {place}: {error.msg}") from error

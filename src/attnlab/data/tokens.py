@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from filelock import FileLock
 from tokenizers import Encoding, Tokenizer
 
 from attnlab.data.tokenization import UNK, TokenizerRecipe
@@ -72,6 +71,8 @@ def tokenize(
     Raises:
         UserError: the cache can't be written, for want of space or of permission.
     """
+    from filelock import FileLock  # nothing that answering needs
+
     folder = cache_dir / _key(texts, tokenizer)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

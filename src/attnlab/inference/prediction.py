@@ -1,40 +1,46 @@
 """What `src/predict.py` does: answers for a text or for the rows of a file."""
 
-from collections.abc import Mapping
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from annotated_types import Ge
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
-from attnlab.data.forms import Form, Format
+from attnlab.data.forms import Form, Quoting
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 from attnlab.inference.predictor import Predictions, Predictor
-from attnlab.inference.tables import STREAM, Writer, read_parts
+from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
 from attnlab.paths import make_run_dir, shown
 from attnlab.training.saved import data_of_run, find_checkpoint
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 FORM = ("header", "delimiter", "encoding", "quoting")  # of the data that a run was trained on
-BETWEEN = ";"  # several labels of a document
 SETTINGS: dict[str, Any] = {
     "ckpt_path": str,
     "text": str | None,
     "text_pair": str | None,
     "input": str | None,
     "output": str | None,
-    "format": Format | None,
-    "text_column": str | list[str] | None,
-    "top_k": Annotated[int, Ge(1)],
+    "format": Output | None,
+    "data.format": Input | None,
+    "data.header": bool | None,
+    "data.delimiter": str | None,
+    "data.encoding": str | None,
+    "data.quoting": Quoting,
+    "data.field": str | None,
+    "text_column": str | int | list[str | int] | None,
+    "top_k": Annotated[int, Ge(1)] | Literal["all"],
     "threads": Annotated[int, Ge(1)] | None,
 }
 
@@ -61,7 +67,10 @@ def predict(cfg: DictConfig) -> None:
         _show(predictor, config["text"] if not predictor.pairs else (config["text"], config["text_pair"]))
         return
     output = config["output"] or str(make_run_dir(config) / "predictions.csv")
-    _answer_rows(predictor, config, data_of_run(checkpoint) or {}, output)
+    try:
+        _answer_rows(predictor, config, data_of_run(checkpoint) or {}, output)
+    except BrokenPipeError:  # as in `| head`; Python would complain once more when it closes the stream
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(predictor: Predictor, document: str | tuple[str, str]) -> None:
@@ -79,27 +88,32 @@ def _show(predictor: Predictor, document: str | tuple[str, str]) -> None:
 
 
 def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[str, Any], output: str) -> None:
-    form = Form(config["format"], **{key: data[key] for key in FORM if key in data})
-    texts = config["text_column"] or data.get("text", "text")
+    top_k, added = config["top_k"], _added(predictor, config["top_k"])
+    given = {**data, **{key: value for key, value in config["data"].items() if value is not None}}
+    form = Form(None, **{key: given[key] for key in FORM if key in given})
+    name = config["input"]
+    texts = data.get("text", "text") if config["text_column"] is None else config["text_column"]
     columns = [str(column) for column in (texts if isinstance(texts, list) else [texts])]
-    pair = str(data.get("text_pair", "text_pair")) if predictor.pairs else None
-    empty = 0
-    console = Console(stderr=True)
-    counted = TextColumn("{task.completed:,.0f} rows, {task.fields[speed]:,.0f} a second")
-    with (
-        Writer(output, form) as writer,
-        Progress(SpinnerColumn(), counted, console=console, disable=not console.is_terminal) as progress,
-    ):
-        bar = progress.add_task("", total=None, speed=0.0)
-        for part in read_parts(config["input"], form):
-            if part.empty:
-                continue
-            predictions = predictor(_documents(part, columns, pair, data.get("join", " "), config["input"]))
+    columns += [str(data.get("text_pair") or "text_pair")] if predictor.pairs else []
+    read: deque[Part] = deque()  # and not yet answered
+
+    def documents() -> Iterator[Documents]:
+        for part in read_parts(name, columns, config["data"]["format"], form, config["data"]["field"]):
+            read.append(part)
+            yield _documents(part, predictor.pairs, data.get("join") or " ", name)
+
+    console, empty = Console(stderr=True), 0
+    with Writer(output, config["format"], added) as writer, _progress(console) as progress:
+        bar = progress.add_task("", total=None, rows=0, speed=0.0)
+        for predictions in predictor.stream(documents()):
+            part = read.popleft()
             empty += sum(label is None for label in predictions.labels)
-            writer.write(_with_answers(part, predictor, predictions, config["top_k"], config["input"]))
-            progress.update(bar, advance=len(part), speed=progress.tasks[bar].speed or 0.0)
+            writer.write(_with_answers(part.rows, predictor, predictions, top_k, name), part.schema)
+            speed = writer.rows / (progress.tasks[bar].elapsed or 1)
+            total = None if part.share is None else 1.0
+            progress.update(bar, total=total, completed=part.share or 0, rows=writer.rows, speed=speed)
     if not writer.rows:
-        raise UserError(f"input={config['input']} has no rows")
+        raise UserError(f"input={name} has no rows")
     if empty:
         console.print(f"{empty:,} of {writer.rows:,} rows have no text, and no answer", highlight=False)
     if output != STREAM:
@@ -107,35 +121,81 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[
         console.print(written, soft_wrap=True, highlight=False, markup=False)
 
 
-def _documents(part: "pd.DataFrame", columns: list[str], pair: str | None, join: str, name: str) -> Documents:
-    for column in [*columns, *([pair] if pair else [])]:
-        if column not in part.columns:
+def _progress(console: Console) -> Progress:
+    counted = TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f} a second")
+    columns = SpinnerColumn(), BarColumn(), TaskProgressColumn(), counted, TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _documents(part: Part, pairs: bool, join: str, name: str) -> Documents:
+    if part.is_first:
+        present = dict.fromkeys(column for row in part.rows for column in row)
+        if missing := next((column for column in part.texts if column not in present), None):
             raise UserError(
-                f"input={name} has no column {column}; it has {', '.join(part.columns)}: name the one with the texts "
-                "by text_column="
+                f"input={name} has no column {missing}; it has {', '.join(present)}: name the one with the texts by "
+                "text_column="
             )
-    parts = [part[column].fillna("").astype(str) for column in columns]
-    texts = [join.join(filter(None, row)) for row in zip(*parts, strict=True)]
-    return list(zip(texts, part[pair].fillna("").astype(str), strict=True)) if pair else texts
+        if pairs and len(part.texts) == 1:
+            raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
+
+    def text(row: Row, column: str) -> str:
+        value = row.get(column) or ""
+        try:
+            value.encode()
+        except (AttributeError, UnicodeEncodeError) as error:  # no text, or half of a surrogate pair
+            raise UserError(
+                f"input={name} holds {value!r:.40} in column {column}, no text; name another text_column, or mend it"
+            ) from error
+        return value
+
+    *firsts, last = part.texts
+    columns = firsts if pairs else part.texts
+    texts = [join.join(filter(None, (text(row, column) for column in columns))) for row in part.rows]
+    return [(one, text(row, last)) for one, row in zip(texts, part.rows, strict=True)] if pairs else texts
+
+
+def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:
+    """The columns that answers take and what they hold: a label, `top_k` of the most probable, or all probabilities.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    few = "any number of them a document" if predictor.several else len(predictor.label_names)
+    if isinstance(top_k, int) and top_k > (1 if predictor.several else len(predictor.label_names)):
+        raise UserError(f"top_k={top_k}: the model knows {few}; top_k=all gives each class a column")
+    if predictor.several or top_k == "all":
+        predicted = list if predictor.several else str
+        return {"predicted": predicted, **{f"p({label})": float for label in predictor.label_names}}
+    if top_k == 1:
+        return {"predicted": str, "probability": float}
+    places = range(1, int(top_k) + 1)
+    return {name: kind for k in places for name, kind in ((f"predicted_{k}", str), (f"probability_{k}", float))}
 
 
 def _with_answers(
-    part: "pd.DataFrame", predictor: Predictor, predictions: Predictions, top_k: int, name: str
-) -> "pd.DataFrame":
-    """The rows with the answer and its probability, the `top_k` most probable classes, or all of several classes."""
+    rows: list[Row], predictor: Predictor, predictions: Predictions, top_k: int | str, name: str
+) -> list[Row]:
+    """The rows with the columns of `_added`, which are None where there is no text."""
+    added = _added(predictor, top_k)
+    if taken := next((column for row in rows for column in added if column in row), None):
+        raise UserError(f"input={name} has a column {taken} already; rename it")
     probabilities = predictions.probabilities
-    added: dict[str, Any] = {}
-    if predictor.several:
-        added["predicted"] = [BETWEEN.join(label or []) for label in predictions.labels]
-        added |= {f"p({label})": column for label, column in zip(predictor.label_names, probabilities.T, strict=True)}
+    columns: list[Any] = [predictions.labels]
+    if predictor.several or top_k == "all":
+        columns += map(_exact, probabilities.T)
     elif top_k == 1:
-        added = {"predicted": [label or "" for label in predictions.labels], "probability": probabilities.max(axis=1)}
+        columns.append(_exact(probabilities.max(axis=1)))
     else:
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        names = np.array(predictor.label_names, dtype=object)
-        for place, numbers in enumerate(order.T, start=1):
-            answered = np.where(np.isnan(probabilities[:, 0]), "", names[numbers])
-            added |= {f"predicted_{place}": answered, f"probability_{place}": probabilities[range(len(part)), numbers]}
-    if taken := [column for column in added if column in part.columns]:
-        raise UserError(f"input={name} has a column {taken[0]} already; rename it")
-    return part.assign(**added)
+        order, names = np.argsort(-probabilities, axis=1, kind="stable"), np.array(predictor.label_names, dtype=object)
+        of_places = [(names[numbers].tolist(), probabilities[range(len(rows)), numbers]) for numbers in order.T[:top_k]]
+        columns = [column for labels, values in of_places for column in (labels, _exact(values))]
+    nothing = dict.fromkeys(added)
+    return [
+        row | (nothing if label is None else dict(zip(added, answer, strict=True)))
+        for row, label, answer in zip(rows, predictions.labels, zip(*columns, strict=True), strict=True)
+    ]
+
+
+def _exact(values: npt.NDArray[np.float32]) -> list[float]:
+    """As single precision is written, not with the further digits of the double next to it."""
+    return values.astype(str).astype(float).tolist()

@@ -8,7 +8,9 @@ predictions.labels         # ["Business"]
 predictions.probabilities  # [1, C], columns as in predictor.label_names
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ import torch
 
 from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import AT_ONCE, Documents, Tokens
+from attnlab.data.tokens import Documents, Tokens
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
+BLOCK = 1024  # documents that are tokenised while those before them are answered
 TOKENS_AT_ONCE = 1 << 14  # of a batch, padding included: enough to keep the processor busy
 
 
@@ -64,26 +67,49 @@ class Predictor:
 
     def __call__(self, documents: Documents) -> Predictions:
         """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone."""
-        probabilities = np.full((len(documents), len(self.label_names)), np.nan, dtype=np.float32)
-        labels: list[Any] = [None] * len(documents)
+        parts = (documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK))
+        answers = list(self.stream(parts))
+        nothing = np.empty((0, len(self.label_names)), dtype=np.float32)
+        labels = [label for part in answers for label in part.labels]
+        return Predictions(labels, np.concatenate([nothing, *(part.probabilities for part in answers)]))
+
+    def stream(self, parts: Iterable[Documents]) -> Iterator[Predictions]:
+        """Of each part in turn, while the next one is tokenised: neither tokenizer nor model holds Python's lock."""
+        with ThreadPoolExecutor(1) as beside:
+            ahead: deque[Future[tuple[int, list[int], Tokens]]] = deque()
+            for documents in parts:
+                ahead.append(beside.submit(self._tokenize, documents))
+                if len(ahead) > 1:
+                    yield self._predictions(*ahead.popleft().result())
+            while ahead:
+                yield self._predictions(*ahead.popleft().result())
+
+    def _tokenize(self, documents: Documents) -> tuple[int, list[int], Tokens]:
+        """How many documents these are, which of them have a text, and their tokens."""
         present = [row for row, document in enumerate(documents) if is_text(document)]
-        for start in range(0, len(present), AT_ONCE):
-            rows = present[start : start + AT_ONCE]
-            answers = self._answer([documents[row] for row in rows])  # type: ignore[arg-type]  # all of one kind
-            probabilities[rows] = answers.numpy()
-            for row, name in zip(rows, self.trained.task.names(self.trained.task.decide(answers)), strict=True):
-                labels[row] = name
+        texts: Any = documents if len(present) == len(documents) else [documents[row] for row in present]
+        encodings = self.trained.tokenizer.encode_batch_fast(texts)
+        lengths, ids = np.array([len(encoding) for encoding in encodings], dtype=np.int64), list[int]()
+        for encoding in encodings:  # one array of all is made in two thirds of the time that an array each takes
+            ids += encoding.ids
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return len(documents), present, Tokens(np.array(ids, dtype=np.int32), offsets, lengths, self.pairs)
+
+    def _predictions(self, size: int, present: list[int], tokens: Tokens) -> Predictions:
+        probabilities = np.full((size, len(self.label_names)), np.nan, dtype=np.float32)
+        labels: list[Any] = [None] * size
+        answers = self._answer(tokens)
+        probabilities[present] = answers.numpy()
+        for row, name in zip(present, self.trained.task.names(self.trained.task.decide(answers)), strict=True):
+            labels[row] = name
         return Predictions(labels, probabilities)
 
     @torch.inference_mode()
-    def _answer(self, documents: Documents) -> torch.Tensor:
+    def _answer(self, tokens: Tokens) -> torch.Tensor:
         """[N, C] probabilities, computed in batches of like length."""
-        encodings = self.trained.tokenizer.encode_batch_fast(documents)
-        lengths = np.array([len(encoding) for encoding in encodings])
-        ids = np.concatenate([np.array(encoding.ids, dtype=np.int32) for encoding in encodings])
-        tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), lengths, self.pairs)
-        data = TokenDataset(tokens, np.zeros(len(documents), dtype=np.int64), pad_id(self.trained.tokenizer))
-        probabilities = torch.empty(len(documents), len(self.label_names))
+        lengths = tokens.full_lengths
+        data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(self.trained.tokenizer))
+        probabilities = torch.empty(len(lengths), len(self.label_names))
         for rows in batches(lengths):
             batch = data[rows]
             logits = self.trained.model(batch.input_ids, batch.attention_mask).float()
@@ -93,7 +119,9 @@ class Predictor:
 
 def is_text(document: Sequence[str]) -> bool:
     """Whether there is anything to read; a pair of texts needs both."""
-    return all(text.strip() for text in ((document,) if isinstance(document, str) else document))
+    if isinstance(document, str):
+        return bool(document) and not document.isspace()
+    return all(map(is_text, document))
 
 
 def batches(lengths: npt.NDArray[np.int64]) -> Sequence[list[int]]:

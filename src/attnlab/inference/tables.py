@@ -1,133 +1,246 @@
-"""Rows of a table in, the same rows with more columns out, a part at a time."""
+"""Rows in, the same rows with more columns out, a part at a time."""
 
 import csv
+import io
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-from attnlab.data.forms import FORMATS, Form, Format, open_file, plain_suffix
-from attnlab.data.separated import is_quoted
-from attnlab.data.tokens import AT_ONCE
+from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Form, Format, plain_suffix, unpacked
+from attnlab.data.reading import matching, read_lines, split_fasttext, what_is_wrong
+from attnlab.data.separated import DELIMITERS, first_lines, open_separated, separates
+from attnlab.data.structured import json_rows
 from attnlab.errors import UserError, first_line
+from attnlab.inference.predictor import BLOCK
 from attnlab.paths import shown
 
-if TYPE_CHECKING:
-    import pandas as pd
+Row = dict[str, Any]
+Input = Format | Literal["lines"]
+Output = Literal["csv", "tsv", "jsonl", "parquet"]
 
 STREAM = "-"  # standard input or output
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+OUTPUTS: dict[str, Output] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
+BETWEEN = ";"  # several labels of a document, where a column holds text alone
+NAMES = {"json": "JSON", "lines": "lines of text, a document each", "fasttext": "fastText's lines"}
 
 
-def read_parts(path: str, form: Form) -> "Iterator[pd.DataFrame]":
-    """The rows of a file, or of standard input, as they are written: no type is guessed.
+class Part(NamedTuple):
+    """Some rows of a file.
+
+    Attributes:
+        rows: each by the names of its columns.
+        texts: the columns that hold the texts.
+        schema: of a parquet file, its types.
+        share: of all input, as far as this goes; None where that can't be known.
+        is_first: of its file.
+    """
+
+    rows: list[Row]
+    texts: Sequence[str]
+    schema: Any
+    share: float | None
+    is_first: bool
+
+
+class _Opened(NamedTuple):
+    rows: Iterator[Row]
+    texts: Sequence[str]
+    schema: Any = None
+    size: int | None = None  # rows
+
+
+def read_parts(path: str, texts: Sequence[str], kind: Input | None, form: Form, field: str | None) -> Iterator[Part]:
+    """The rows of a file, of all files of a pattern, or of standard input, in every form that `data=files` reads.
+
+    Args:
+        texts: the columns that hold the texts; lines are told from tables by them where nothing else says it.
+        kind: None for what the name or the first line says.
+        field: the key under which a JSON file has its documents.
 
     Raises:
-        UserError: there is no such file, it is of no kind that is read here, or it is damaged.
+        UserError: there is no such file, or it is damaged.
     """
-    if path != STREAM and not Path(path).is_file():
-        raise UserError(f"input={path} is no file")
-    if path == STREAM and form.format is None:
-        raise UserError("input=- says nothing of its form: give format=csv, tsv or json (an object a line)")
-    kind = _kind("input", path, form)
-    try:
-        with sys.stdin.buffer if path == STREAM else open_file(Path(path)) as file:
-            yield from _parts(file, kind, form)
-    except UserError:
-        raise
-    except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"can't read input={path}: {first_line(error)}") from error
+    files = [Path(path)] if path == STREAM else matching(path)
+    if not files or not all(file.is_file() for file in files if path != STREAM):
+        raise UserError(f"input={path} is no file" + (", but a folder" if Path(path).is_dir() else ""))
+    for number, file in enumerate(files):
+        name = STREAM if path == STREAM else str(shown(file))
+        try:
+            with sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
+                opened = _open(raw, file, name, texts, kind, form, field)
+                done = 0
+                while rows := list(islice(opened.rows, BLOCK)):
+                    first, done = not done, done + len(rows)
+                    share = _share(raw, file, done / opened.size if opened.size else None)
+                    yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files), first)
+        except UserError:
+            raise
+        except Exception as error:  # a file from outside can fail in any way
+            raise UserError(f"can't read input={name}: {what_is_wrong(error, form)}") from error
 
 
-def _kind(key: str, path: str, form: Form) -> Format:
-    """By `format`, or by the suffix. Raises `UserError` where neither says it."""
-    kind = form.format or FORMATS.get(plain_suffix(Path(path)))
-    if kind is None:
-        raise UserError(f"{key}={path} is of no known form: give {', '.join(FORMATS)} (input also with format=csv)")
+def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
+    """How much of a file has been read, in rows where their number is known, or else in bytes."""
+    if share is not None or not file.is_file() or plain_suffix(file) == ".json":  # read whole before the first row
+        return share
+    return 1.0 if raw.closed else raw.tell() / file.stat().st_size
+
+
+def _open(
+    raw: BinaryIO, path: Path, name: str, texts: Sequence[str], kind: Input | None, form: Form, field: str | None
+) -> _Opened:
+    file = unpacked(raw, path)
+    encoding = form.encoding_of(file)
+    kind = kind or FORMATS.get(plain_suffix(path)) or _guess(file, name, texts, form)
+    if field is not None and kind != "json":
+        raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
+    if kind == "json":
+        return _Opened(json_rows(io.TextIOWrapper(file, encoding=encoding), name, texts[0], field), texts)
+    if kind == "lines":
+        return _Opened(({"text": line} for line in read_lines(file, encoding)), ["text"])
     if kind == "fasttext":
-        raise UserError("format=fasttext has no columns for answers: write the texts into a column of a .csv file")
-    return kind
-
-
-def _parts(file: BinaryIO, kind: Format, form: Form) -> "Iterator[pd.DataFrame]":
-    import pandas as pd  # half a second to import, so only where it is used
-
+        split = split_fasttext(read_lines(file, encoding))
+        return _Opened(({"text": text, "label": BETWEEN.join(labels)} for text, labels in split), ["text"])
     if kind == "parquet":
         import pyarrow.parquet
 
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(AT_ONCE):
-            yield batch.to_pandas()
-    elif kind == "json":
-        yield from pd.read_json(file, lines=True, chunksize=AT_ONCE, dtype=False, convert_dates=False)
-    else:
-        delimiter = form.delimiter or DELIMITERS[kind]
-        quoting = csv.QUOTE_MINIMAL if is_quoted(form.quoting, delimiter) else csv.QUOTE_NONE
-        header = 0 if form.header else None
-        encoding = form.encoding or "utf-8-sig"
-        settings: dict[str, Any] = {"sep": delimiter, "quoting": quoting, "header": header, "encoding": encoding}
-        for part in pd.read_csv(file, dtype=str, na_filter=False, index_col=False, chunksize=AT_ONCE, **settings):
-            part.columns = part.columns.map(str)
-            yield part
+        parquet = pyarrow.parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
+        batches = parquet.iter_batches(BLOCK)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        return _Opened(rows, texts, parquet.schema_arrow, parquet.metadata.num_rows)
+    table = open_separated(file, texts, form, "\t" if kind == "tsv" else ",")
+    if twin := next((column for column in table.present if table.present.count(column) > 1), None):
+        raise UserError(f"{name} has two columns named {twin}; rename one of them")
+    values = (zip(*(part[column].to_list() for column in part), strict=True) for part in table.parts)
+    return _Opened((dict(zip(table.present, row, strict=True)) for part in values for row in part), texts)
+
+
+def _guess(file: io.BufferedReader, name: str, texts: Sequence[str], form: Form) -> Input:
+    """How a file is written whose name does not say so, by its first lines; it is said what was found."""
+    kind: Input = "lines"
+    if file.peek().startswith(b"PAR1"):
+        return "parquet"
+    lines = first_lines(file, form.encoding_of(file))
+    start = "".join("".join(lines).split())
+    if start.startswith(('{"', "[{", '["', "[[")):
+        kind = "json"
+    elif start.startswith(FASTTEXT_LABEL):
+        kind = "fasttext"
+    elif any(separates(delimiter, lines, texts, form) for delimiter in form.delimiter or DELIMITERS):
+        kind = "csv"
+    found = NAMES.get(kind, f"a table with the column {', '.join(texts)}")
+    print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)
+    return kind
 
 
 class Writer:
     """A table on disk that is there whole or not at all, or one on standard output.
 
-    Left by an exception it keeps what was written so far under another name, `partial`.
+    Left by an exception it removes what was written; by Ctrl-C it keeps that under another name, `partial`.
 
     Args:
-        path: ends in .csv, .tsv, .jsonl or .parquet, or is "-".
-        form: of standard output.
+        path: ends in one of `OUTPUTS`, unless `kind` is given, or is "-".
+        added: the types of the columns that every row has besides those that were read: str, float or list.
 
     Raises:
-        UserError: the path says nothing of a form.
+        UserError: it can't be written, or holds what this kind of file can't.
     """
 
-    def __init__(self, path: str, form: Form) -> None:
-        self.path = Path(path)
-        self.kind = _kind("output", path, form if path == STREAM else Form())
+    def __init__(self, path: str, kind: Output | None, added: Mapping[str, type]) -> None:
+        found = kind or OUTPUTS.get(Path(path).suffix.lower())
+        if found is None:
+            raise UserError(f"output={path} is of no known form: end it in {', '.join(OUTPUTS)}, or give format=csv")
+        self.path, self.kind, self.added = Path(path), found, added
         self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.binary: Any = None
         self.file: Any = None
+        self.columns: list[str] = []
         self.rows = 0
 
     def __enter__(self) -> "Writer":
         return self
 
-    def write(self, part: "pd.DataFrame") -> None:
-        """Add these rows, of the same columns as those before."""
-        if self.file is None:
-            self.file = self._open(part)
-        if self.kind == "parquet":
-            import pyarrow as pa
-
-            self.file.write_table(pa.Table.from_pandas(part, schema=self.file.schema, preserve_index=False))
-        elif self.kind == "json":
-            self.file.write(part.to_json(orient="records", lines=True, force_ascii=False))
-        else:
-            part.to_csv(self.file, sep=DELIMITERS[self.kind], index=False, header=not self.rows, lineterminator="\n")
-        self.rows += len(part)
-
-    def _open(self, part: "pd.DataFrame") -> Any:
-        if str(self.path) == STREAM:
-            return sys.stdout
+    def write(self, rows: list[Row], schema: Any = None) -> None:
+        """Add rows; `schema` has the types of the parquet file that they came from."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.kind != "parquet":
-                return self.partial.open("w", encoding="utf-8", newline="")
-            import pyarrow as pa
-            import pyarrow.parquet
-
-            return pyarrow.parquet.ParquetWriter(self.partial, pa.Schema.from_pandas(part, preserve_index=False))
+            if self.binary is None:
+                self._open(rows, schema)
+            if self.kind == "parquet":
+                self.file.write_table(self._arrow(rows, self.file.schema))
+            elif self.kind == "jsonl":
+                self.file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            else:
+                known = map(self._known, rows)
+                self.table.writerows([_cell(row.get(column)) for column in self.columns] for row in known)
+        except BrokenPipeError:  # whoever reads standard output has seen enough
+            raise
         except OSError as error:
             raise UserError(f"output={self.path} can't be written: {error.strerror}") from error
+        except (csv.Error, UnicodeEncodeError, ValueError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            place = f"rows {self.rows:,} to {self.rows + len(rows) - 1:,} do not fit into output={self.path}"
+            raise UserError(f"{place} ({first_line(error)}); a .jsonl file holds whatever there is") from error
+        self.rows += len(rows)
+
+    def _open(self, rows: list[Row], schema: Any) -> None:
+        self.columns = list(dict.fromkeys(column for row in rows for column in row))
+        if str(self.path) == STREAM:
+            self.binary = sys.stdout.buffer
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.binary = self.partial.open("wb")
+        if self.kind == "parquet":
+            import pyarrow.parquet
+
+            self.file = pyarrow.parquet.ParquetWriter(self.binary, self._arrow(rows, schema or []).schema)
+            return
+        self.file = io.TextIOWrapper(self.binary, encoding="utf-8", newline="", write_through=True)
+        if self.kind != "jsonl":
+            # As they are read: quotation marks quote in .csv and are text in .tsv.
+            tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if self.kind == "tsv" else {}
+            self.table = csv.writer(self.file, lineterminator="\n", **tabs)  # type: ignore[arg-type]
+            self.table.writerow(self.columns)
+
+    def _known(self, row: Row) -> Row:
+        if other := next((column for column in row if column not in self.columns), None):
+            raise ValueError(f"the first rows have no column {other}")
+        return row
+
+    def _arrow(self, rows: list[Row], schema: Any) -> Any:
+        """As a table with the types of the schema, of `added`, or whatever holds the values."""
+        import pyarrow as pa
+
+        types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.string())}
+        known = {field.name: field.type for field in schema} | {name: types[kind] for name, kind in self.added.items()}
+        known_rows = list(map(self._known, rows))
+        arrays = (pa.array([row.get(name) for row in known_rows], known.get(name)) for name in self.columns)
+        filled = [array.cast(pa.string()) if pa.types.is_null(array.type) else array for array in arrays]
+        return pa.table(dict(zip(self.columns, filled, strict=True)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.file is None or self.file is sys.stdout:
+        if self.binary is None:
             return
-        self.file.close()
+        if self.file is not None and self.kind == "parquet":
+            self.file.close()
+        elif self.file is not None and kind is not BrokenPipeError:
+            self.file.detach()
+        if str(self.path) == STREAM:
+            return
+        self.binary.close()
         if kind is None:
             self.partial.replace(self.path)
         elif kind is KeyboardInterrupt:
             print(f"interrupted: {self.rows:,} rows are in {shown(self.partial)}", file=sys.stderr)
         else:
             self.partial.unlink()
+
+
+def _cell(value: Any) -> Any:
+    """As a table of text holds it."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return BETWEEN.join(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value

@@ -72,7 +72,7 @@ class NgramBag(nn.Module):
         self.vocab_size, self.ngrams, self.buckets, self.ngram_dropout = vocab_size, ngrams, buckets, ngram_dropout
         self.leads = tuple(leads)
         rows = vocab_size + (buckets if ngrams > 1 or leads else 0)
-        self.embedding = nn.utils.skip_init(nn.Embedding, rows, embed_dim, sparse=True)
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(rows, embed_dim), freeze=False, sparse=True)
         nn.init.uniform_(self.embedding.weight, -1 / embed_dim, 1 / embed_dim)
         if pooling not in ("mean", "attention"):
             raise UserError(f"model.pooling={pooling} is not for model=ngram_bag; choose one of mean, attention")
@@ -95,7 +95,11 @@ class NgramBag(nn.Module):
         """[B, N], [B, N] bool -> [B, N], each row summing to 1 over what is present; None for equal ones."""
         if self.scores is None:
             return None
-        scores = SCORE_SCALE * self.scores(rows).squeeze(-1)
+        if torch.is_grad_enabled():
+            scores = self.scores(rows).squeeze(-1)
+        else:  # the same, in a fraction of the time, of which answering has a sixth to spare
+            scores = self.scores.weight[:, 0].index_select(0, rows.flatten()).view_as(rows)
+        scores = SCORE_SCALE * scores
         return scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(dim=1)
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

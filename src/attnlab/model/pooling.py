@@ -72,6 +72,8 @@ def mean_of_rows(
         present = mask.to(table.dtype)
         occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, present)
         return occurrences @ table / present.sum(dim=1, keepdim=True)
+    if weights is not None and not torch.is_grad_enabled():  # 0 on padding, which costs less than leaving it out
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
     counts = mask.sum(dim=1)
     bag = partial(F.embedding_bag, rows[mask], table, counts.cumsum(0) - counts, sparse=sparse)
     return bag(mode="mean") if weights is None else bag(mode="sum", per_sample_weights=weights[mask])

@@ -6,9 +6,9 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.tokenization import SEP, max_length, pad_id
@@ -58,23 +58,47 @@ def check_format(checkpoint: dict[str, Any]) -> None:
         )
 
 
+class _Unfilled(TorchFunctionMode):
+    """Makes a model whose weights follow: draws none, which takes seconds, and allocates no more than `size` numbers.
+
+    Raises:
+        UserError: `refusal`, where the model takes more.
+    """
+
+    def __init__(self, size: int, refusal: UserError) -> None:
+        super().__init__()
+        self.size, self.refusal = size, refusal
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func.__name__ in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.empty:
+            self.size -= torch.empty(*args, **kwargs | {"device": "meta"}).numel()
+            if self.size < 0:
+                raise self.refusal
+        return func(*args, **kwargs)
+
+
 def load_weights(path: Path, make: Callable[..., Module]) -> Module:
     """What `make` makes of a checkpoint's settings, with the checkpoint's weights.
 
     Raises:
         UserError: the file is no checkpoint of this program.
     """
+    other = UserError(f"{path} holds other weights than its model has")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         check_format(checkpoint)
         weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
-        with torch.device("meta"):  # a model without memory, to learn how much the real one would take
-            shapes = {name: value.shape for name, value in make(**settings).state_dict().items()}
         # A few bytes can be stored as a tensor of any shape.
-        size = sum(value.numel() * value.element_size() for value in weights.values())
-        if shapes != {name: value.shape for name, value in weights.items()} or size > path.stat().st_size:
-            raise UserError(f"{path} holds other weights than its model has")
-        module = make(**settings)
+        if sum(value.numel() * value.element_size() for value in weights.values()) > path.stat().st_size:
+            raise other
+        with _Unfilled(sum(value.numel() for value in weights.values()), other):
+            module = make(**settings)
+        shapes = {name: value.shape for name, value in module.state_dict().items()}
+        if shapes != {name: value.shape for name, value in weights.items()}:
+            raise other
         module.load_state_dict(weights)
         return module
     except UserError:
@@ -100,6 +124,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def data_of_run(checkpoint: Path) -> dict[str, Any] | None:
     """The data settings of the run that a checkpoint lies in; None where it lies in none."""
+    from omegaconf import DictConfig, OmegaConf
+
     file = checkpoint.parent.parent / CONFIG
     config = OmegaConf.load(file) if file.is_file() else None
     return resolve(config)["data"] if isinstance(config, DictConfig) and "data" in config else None
