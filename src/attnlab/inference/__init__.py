@@ -1,5 +1,7 @@
 """A trained model in use."""
 
+from attnlab.inference.explaining import explain
 from attnlab.inference.predictor import Predictions, Predictor
+from attnlab.training.attribution import Explanation
 
-__all__ = ["Predictions", "Predictor"]
+__all__ = ["Explanation", "Predictions", "Predictor", "explain"]

@@ -20,6 +20,7 @@ from attnlab.config import resolve
 from attnlab.data.forms import Form, Quoting
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
+from attnlab.inference.marks import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
 from attnlab.paths import make_run_dir, shown
@@ -41,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "data.field": str | None,
     "text_column": str | int | list[str | int] | None,
     "top_k": Annotated[int, Ge(1)] | Literal["all"],
+    "explain": bool,
     "threads": Annotated[int, Ge(1)] | None,
 }
 
@@ -64,7 +66,10 @@ def predict(cfg: DictConfig) -> None:
                 if predictor.pairs
                 else "this model is of single texts: leave out text_pair"
             )
-        _show(predictor, config["text"] if not predictor.pairs else (config["text"], config["text_pair"]))
+        document = config["text"] if not predictor.pairs else (config["text"], config["text_pair"])
+        _show(predictor, document)
+        if config["explain"]:
+            show_explanation(predictor, document, make_run_dir(config))
         return
     output = config["output"] or str(make_run_dir(config) / "predictions.csv")
     try:
@@ -95,20 +100,22 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[
     texts = data.get("text", "text") if config["text_column"] is None else config["text_column"]
     columns = [str(column) for column in (texts if isinstance(texts, list) else [texts])]
     columns += [str(data.get("text_pair") or "text_pair")] if predictor.pairs else []
-    read: deque[Part] = deque()  # and not yet answered
+    read: deque[tuple[Part, Documents]] = deque()  # and not yet answered
 
     def documents() -> Iterator[Documents]:
         for part in read_parts(name, columns, config["data"]["format"], form, config["data"]["field"]):
-            read.append(part)
-            yield _documents(part, predictor.pairs, data.get("join") or " ", name)
+            read.append((part, _documents(part, predictor.pairs, data.get("join") or " ", name)))
+            yield read[-1][1]
 
     console, empty = Console(stderr=True), 0
+    added |= {SPOKE_FOR: str} if config["explain"] else {}
     with Writer(output, config["format"], added) as writer, _progress(console) as progress:
         bar = progress.add_task("", total=None, rows=0, speed=0.0)
         for predictions in predictor.stream(documents()):
-            part = read.popleft()
+            part, texts = read.popleft()
             empty += sum(label is None for label in predictions.labels)
-            writer.write(_with_answers(part.rows, predictor, predictions, top_k, name), part.schema)
+            rows = _with_answers(part.rows, predictor, predictions, top_k, name)
+            writer.write(with_words(rows, predictor, texts, name) if config["explain"] else rows, part.schema)
             speed = writer.rows / (progress.tasks[bar].elapsed or 1)
             total = None if part.share is None else 1.0
             progress.update(bar, total=total, completed=part.share or 0, rows=writer.rows, speed=speed)

@@ -94,26 +94,45 @@ class TextClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
-        if self.count_padding:
-            missing = (0, self.max_length - input_ids.size(1))
-            input_ids, attention_mask = F.pad(input_ids, missing, value=self.pad_id), F.pad(attention_mask, missing)
-        # Two shorter ways to the same; not under dropout, which would draw other numbers on them.
-        shorter = not (self.training and self.dropout.p)
-        if self.is_plain_mean and shorter and not self.count_padding:
+        if self._takes_the_short_way and self.is_plain_mean and not self.count_padding:
             return self.head(mean_of_rows(self.embedding.weight, input_ids, attention_mask))
-        x = self._embed(input_ids)
+        return self.classify(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
+
+    @property
+    def _takes_the_short_way(self) -> bool:
+        """There are two shorter ways to the same; not under dropout, which would draw other numbers on them."""
+        return not (self.training and self.dropout.p)
+
+    def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embedding of each token: [B, N, D], with `count_padding` of `max_length`, else of T tokens."""
+        return self.embedding(self._padded(input_ids, attention_mask)[0])
+
+    def classify(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits for embeddings x: [B, N, D] -> [B, num_classes]."""
+        input_ids, attention_mask = self._padded(input_ids, attention_mask)
+        x = self._place(x, input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         for number, block in enumerate(self.blocks, start=1):
-            first_alone = shorter and self.pools_the_first and number == len(self.blocks)
+            first_alone = self._takes_the_short_way and self.pools_the_first and number == len(self.blocks)
             x = block(x, score_mask, self.pe, 1 if first_alone else None)
         pooled = torch.ones_like(attention_mask) if self.count_padding else attention_mask
         return self.head(self.dropout(self.pooling(self.norm(x), pooled)))
+
+    def shares(self, counted: Tensor) -> Tensor:
+        """A token's embedding is its own: [B, T] bool -> [B, N, T]."""
+        return torch.diag_embed(self._padded(counted, counted)[1].float())[..., : counted.size(1)]
+
+    def _padded(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.count_padding:
+            return input_ids, attention_mask
+        missing = (0, self.max_length - input_ids.size(1))
+        return F.pad(input_ids, missing, value=self.pad_id), F.pad(attention_mask, missing)
 
     @torch.no_grad()
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Who attends to whom in one batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
         assert len(self.blocks) > 0, "a bag of words attends to nothing"
-        x = self._embed(input_ids)
+        x = self._place(self.embedding(input_ids), input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         weights = []
         for block in self.blocks:
@@ -122,8 +141,8 @@ class TextClassifier(nn.Module):
             x = block(x, score_mask, self.pe)
         return torch.stack(weights)
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        x = self.embedding(input_ids)
+    def _place(self, x: Tensor, input_ids: Tensor) -> Tensor:
+        """Embeddings with what is known of each token's place."""
         if self.segments is not None:
             assert self.sep_id is not None
             ends = input_ids.eq(self.sep_id).long()

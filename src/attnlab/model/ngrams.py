@@ -91,6 +91,24 @@ class NgramBag(nn.Module):
         mean = mean_of_rows(self.embedding.weight, rows, present, self._weights(rows, present), sparse=True)
         return self.head(self.dropout(mean))
 
+    def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embeddings of a document's N tokens and n-grams: [B, N, D]."""
+        return self.embedding(self._rows(input_ids, attention_mask)[0])
+
+    def classify(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits for embeddings x: [B, N, D] -> [B, num_classes], weighted as the document's own are."""
+        rows, present = self._rows(input_ids, attention_mask)
+        weights = self._weights(rows, present)
+        weights = present / present.sum(dim=1, keepdim=True) if weights is None else weights
+        return self.head(self.dropout(torch.einsum("bnd,bn->bd", x, weights)))
+
+    def shares(self, counted: Tensor) -> Tensor:
+        """The tokens of an n-gram have equal shares in it, a lead is its token's: [B, T] bool -> [B, N, T]."""
+        tokens = torch.eye(counted.size(1), device=counted.device)
+        ngrams = [tokens.unfold(0, n, 1).sum(dim=2) for n in range(1, min(self.ngrams, len(tokens)) + 1)]
+        of = torch.cat([*ngrams, *(tokens[:length] for length in self.leads)]) * counted[:, None]
+        return of / of.sum(dim=2, keepdim=True).clamp(min=1)
+
     def _weights(self, rows: Tensor, present: Tensor) -> Tensor | None:
         """[B, N], [B, N] bool -> [B, N], each row summing to 1 over what is present; None for equal ones."""
         if self.scores is None:

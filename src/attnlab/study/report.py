@@ -1,17 +1,15 @@
 """A comparison as files: comparison.csv, comparison.md, figures and one page that holds everything, comparison.html."""
 
-import base64
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from attnlab.metrics import direction, is_share
+from attnlab.page import embedded, render
 from attnlab.paths import shown
 from attnlab.study.figures import draw_figures
 from attnlab.study.result import METRICS, Comparison, Study
@@ -105,8 +103,6 @@ def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str
 
 
 def _page(study: Study, figures: dict[str, list[Path]]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("attnlab.study").joinpath("page.html").read_text(encoding="utf-8"))
     main = ["setting", "seeds", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
     sections = []
     for comparison in study.comparisons:
@@ -118,10 +114,11 @@ def _page(study: Study, figures: dict[str, list[Path]]) -> str:
                 "rows": rows,
                 "main": main,
                 "more": ["setting", *(column for column in rows[0] if column not in main)],
-                "figures": [(file.stem.replace("_", " "), _data_uri(file)) for file in figures[comparison.title]],
+                "figures": [(file.stem.replace("_", " "), embedded(file)) for file in figures[comparison.title]],
             }
         )
-    return template.render(
+    return render(
+        "study/page.html",
         sections=sections,
         warnings=study.warnings,
         method=METHOD,
@@ -135,10 +132,6 @@ def _mean(row: pd.Series, metric: str) -> str:
     """With half of its 95 % interval where there is one."""
     mean, half = row[f"{metric} mean"], (row[f"{metric} high"] - row[f"{metric} low"]) / 2
     return f"{mean:.4f} ± {half:.4f}" if pd.notna(half) else f"{mean:.4f}"
-
-
-def _data_uri(svg: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -16,6 +16,7 @@ from attnlab.training import results
 from attnlab.training.environment import differences
 from attnlab.training.faults import in_one_line
 from attnlab.training.module import load_checkpoint
+from attnlab.training.report import report
 from attnlab.training.run import tidy_process
 from attnlab.training.saved import data_of_run, find_checkpoint
 from attnlab.training.trainer import make_trainer
@@ -60,6 +61,8 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
         if trainer.is_global_zero:
-            results.write_results(run_dir, metrics, predictions, module.task, datamodule.splits["test"].places)
+            split = datamodule.splits["test"]
+            results.write_results(run_dir, metrics, predictions, module.task, split.places)
+            report(run_dir, config, metrics, module, predictions, split)
             results.print_summary(run_dir, metrics)
     return metrics

@@ -60,7 +60,14 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
 
 def go_on(folder: Path, config: dict[str, Any]) -> None:
     """Write the config of a run that goes on; of one that had finished, no old result stays beside it."""
-    for name in ("metrics.json", "predictions.parquet", "per_class.csv", "confused_pairs.csv"):
+    for name in (
+        "metrics.json",
+        "predictions.parquet",
+        "per_class.csv",
+        "confused_pairs.csv",
+        "mistakes.csv",
+        "report.html",
+    ):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     write_config(folder, config)

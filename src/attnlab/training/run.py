@@ -34,6 +34,7 @@ from attnlab.training.checkpoints import PREVIOUS, find_last
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
 from attnlab.training.module import TextClassification
+from attnlab.training.report import report
 from attnlab.training.resume import resumed_config, resumed_folder
 from attnlab.training.selection import MONITORED, check_selection, name_the_best
 from attnlab.training.trainer import make_trainer
@@ -214,15 +215,15 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
     predictions = fitted.module.predictions() if tested else None
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
-        places = fitted.datamodule.splits["test"].places if tested else None
-        results.write_results(run_dir, metrics, predictions, task, places)
+        split = fitted.datamodule.splits["test"] if tested else None
+        results.write_results(run_dir, metrics, predictions, task, split.places if split else None)
+        mistakes = report(run_dir, config, metrics, fitted.module, predictions, split)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 from attnlab.training.tracking import log_results
 
-                texts = fitted.datamodule.splits["test"].readable if tested else []
                 with outliving_wandb():
-                    log_results(logger, run_dir, metrics, predictions, texts, task)
+                    log_results(logger, run_dir, metrics, predictions, mistakes, task)
         results.print_summary(run_dir, metrics)
     return metrics
 

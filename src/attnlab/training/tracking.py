@@ -12,9 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 
 from attnlab.task import Task
 from attnlab.training.figures import MATRIX_CLASSES
+from attnlab.training.mistakes import Mistake
 from attnlab.training.module import Predictions
-
-NUM_MISTAKES = 50
 
 
 def wandb_logger(
@@ -71,7 +70,7 @@ def log_results(
     run_dir: Path,
     metrics: dict[str, float],
     predictions: Predictions | None,
-    texts: list[str],
+    mistakes: list[Mistake],
     task: Task,
 ) -> None:
     """Send the final metrics, tokenizer and best checkpoint; of a tested run what `_log_predictions` sends too."""
@@ -80,7 +79,7 @@ def log_results(
     run = logger.experiment
     run.summary.update(metrics)
     if predictions is not None:
-        _log_predictions(run, predictions, texts, task)
+        _log_predictions(run, predictions, mistakes, task)
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
     for file in (run_dir / "tokenizer.json", run_dir / "checkpoints" / "best.ckpt"):
         if file.exists():  # a debug run keeps no checkpoint
@@ -88,7 +87,7 @@ def log_results(
     run.log_artifact(artifact)
 
 
-def _log_predictions(run: Any, predictions: Predictions, texts: list[str], task: Task) -> None:
+def _log_predictions(run: Any, predictions: Predictions, mistakes: list[Mistake], task: Task) -> None:
     """The confusion matrix, unless it is too large to be read, and the most confident mistakes."""
     import wandb
 
@@ -101,19 +100,8 @@ def _log_predictions(run: Any, predictions: Predictions, texts: list[str], task:
             class_names=task.label_names,
             title="Test confusion matrix",
         )
-    confidence = predictions.probabilities.amax(dim=1)
-    order = confidence.argsort(descending=True)
-    wrong = order[~task.correct(answers, labels)[order]][:NUM_MISTAKES]
-    named = zip(task.names(labels[wrong]), task.names(answers[wrong]), strict=True)
     shown["test/confident_mistakes"] = wandb.Table(
         columns=["text", "label", "predicted", "confidence"],
-        data=[
-            [texts[predictions.index[i]], _in_words(label), _in_words(answer), float(confidence[i])]
-            for i, (label, answer) in zip(wrong.tolist(), named, strict=True)
-        ],
+        data=[[mistake.text, mistake.label, mistake.predicted, mistake.probability] for mistake in mistakes],
     )
     run.log(shown)
-
-
-def _in_words(names: str | list[str]) -> str:
-    return names if isinstance(names, str) else ", ".join(names)

@@ -1,0 +1,37 @@
+"""Attention as a picture."""
+
+from typing import TYPE_CHECKING
+
+from attnlab.training.attribution import Explanation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAPS = 8  # heads in one picture, the first ones of the first layers
+COLUMNS = 2
+NAMED = 40  # tokens; more names would run into each other
+
+
+def draw_attention(explanation: Explanation) -> "Figure":
+    """A map a head: each token's row shows what it attends to. `explanation.attention` has to be there."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    assert explanation.attention is not None
+    layers, heads, size, _ = explanation.attention.shape
+    maps = explanation.attention.reshape(-1, size, size)
+    shown = min(len(maps), MAPS)
+    columns = min(shown, COLUMNS)
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(3.5 * columns, 3.5 * rows + 0.5), layout="constrained")
+    figure.suptitle("What each token (row) attends to (column);\nit does not say what decided the answer")
+    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a text is a dollar
+        for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+            axes.axis("on" if number < shown else "off")
+            if number < shown:
+                axes.imshow(maps[number], cmap="Blues", vmin=0)
+                axes.set_title(f"layer {number // heads + 1} of {layers}, head {number % heads + 1} of {heads}")
+                names = explanation.tokens if size <= NAMED else []
+                axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+                axes.set_yticks(range(len(names)), names, fontsize=7)
+    return figure

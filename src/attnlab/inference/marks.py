@@ -1,0 +1,76 @@
+"""Explanations for a user: beside the answers of a table, on the terminal, as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attnlab.data.tokens import Documents
+from attnlab.errors import UserError
+from attnlab.inference.explaining import explain
+from attnlab.inference.maps import MAPS, draw_attention
+from attnlab.inference.predictor import Predictor
+from attnlab.inference.tables import Row
+from attnlab.model.gradients import TOLERANCE
+from attnlab.paths import shown
+from attnlab.training.attribution import Explanation
+
+SPOKE_FOR = "spoke_for"  # a column
+WORDS = 10  # in the table on the terminal
+
+
+def with_words(rows: list[Row], predictor: Predictor, documents: Documents, name: str) -> list[Row]:
+    """The rows of the table `name` with the strongest words for the most probable class, None where there is no text.
+
+    Raises:
+        UserError: there is such a column already.
+    """
+    if any(SPOKE_FOR in row for row in rows):
+        raise UserError(f"input={name} has a column {SPOKE_FOR} already; rename it")
+    words = [explanation.in_words() or None for explanation in explain(predictor, documents, attention=False)]
+    return [row | {SPOKE_FOR: some} for row, some in zip(rows, words, strict=True)]
+
+
+def show_explanation(predictor: Predictor, document: str | tuple[str, str], folder: Path) -> None:
+    """On the terminal the words that spoke for the most probable class, and what attends to what in attention.png."""
+    documents: Any = [document]
+    (explanation,) = explain(predictor, documents)
+    console = Console(highlight=False)
+    table = Table("word", f"for {explanation.label}")
+    table.columns[1].justify = "right"
+    for word, score in explanation.strongest(WORDS):
+        table.add_row(Text(word), f"{score:+.3f}")
+    console.print(_coloured(explanation), table, sep="\n")
+    gain = float(explanation.scores.sum())
+    console.print(f"All words together: {gain:+.3f}, on the logit of the same document without its words")
+    if abs(explanation.lacking) > TOLERANCE * max(1.0, abs(gain)):
+        console.print(f"The scores are approximate: their sum is off by {explanation.lacking:.3f}")
+    if explanation.unread:
+        console.print(
+            f"{explanation.unread:,} characters were not read: the model takes no more (tokenizer.max_length)"
+        )
+    if explanation.attention is None:
+        console.print("This model has no attention to draw")
+        return
+    draw_attention(explanation).savefig(folder / "attention.png", bbox_inches="tight")
+    layers, heads = explanation.attention.shape[:2]
+    number = f"the first {MAPS} of {layers * heads} heads" if layers * heads > MAPS else "every head"
+    place = f"{shown(folder / 'attention.png')} shows what attends to what in {number}, which is no explanation"
+    console.print(place, soft_wrap=True, markup=False)
+
+
+def _coloured(explanation: Explanation) -> Text:
+    """The text, words that spoke for the class in green, those against it in red; the strong ones in bold."""
+    pieces = explanation.pieces()
+    strongest = max((abs(score) for _, score in pieces if score), default=1.0)
+    text = Text()
+    for piece, score in pieces:
+        strength = (score or 0.0) / strongest
+        colour = "green" if strength > 0 else "red"
+        text.append(
+            " ..." if score is None and piece.strip() else piece,
+            style="" if abs(strength) < 0.1 else f"bold {colour}" if abs(strength) >= 0.5 else colour,
+        )
+    return text

@@ -1,0 +1,162 @@
+"""Which tokens of a document spoke for a class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor, nn
+
+from attnlab.data.tokenization import pad_id
+from attnlab.data.tokens import Documents
+from attnlab.errors import UserError
+from attnlab.model.gradients import STEPS, Attributable, integrated_gradients
+from attnlab.task import Task
+
+AT_ONCE = 32  # documents
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How much each of T tokens spoke for a class, by integrated gradients (`attnlab.model.gradients`).
+
+    Attributes:
+        label: the class.
+        text: the document; the texts of a pair on two lines.
+        tokens: as the text has them, and [CLS] and [SEP].
+        spans: the characters of `text` from and to which each token stands; (0, 0) of those that it has not.
+        words: the number of the word that each token is part of; None likewise.
+        scores: [T] float32; positive where a token spoke for the class, 0 of [CLS] and [SEP]. Their sum is the class's
+            logit less that of the same document with embeddings of zero.
+        lacking: what the sum lacks of that.
+        attention: [layers, H, T, T], who attends to whom; None where the model has no attention or none was asked for.
+    """
+
+    label: str
+    text: str
+    tokens: list[str]
+    spans: list[tuple[int, int]]
+    words: list[int | None]
+    scores: npt.NDArray[np.float32]
+    lacking: float
+    attention: npt.NDArray[np.float32] | None = None
+
+    def pieces(self) -> list[tuple[str, float | None]]:
+        """The whole text, cut into words with their scores and what is between them or was not read, with None."""
+        found: list[tuple[str, float | None]] = []
+        end = 0
+        for word, group in groupby(range(len(self.tokens)), self.words.__getitem__):
+            numbers = list(group)
+            if word is None:
+                continue
+            start, stop = self.spans[numbers[0]][0], self.spans[numbers[-1]][1]
+            found += [(self.text[end:start], None)] * (start > end)
+            found.append((self.text[start:stop], float(self.scores[numbers].sum())))
+            end = stop
+        return found + [(self.text[end:], None)] * (end < len(self.text))
+
+    @property
+    def unread(self) -> int:
+        """How many characters were cut off."""
+        return sum(len(piece.strip()) for piece, score in self.pieces() if score is None)
+
+    def strongest(self, number: int) -> list[tuple[str, float]]:
+        """The words whose scores are the largest, for and against the class, each with what all its places sum to."""
+        sums: dict[str, float] = {}
+        for word, score in self.pieces():
+            if score is not None:
+                sums[word] = sums.get(word, 0.0) + score
+        return sorted(sums.items(), key=lambda item: -abs(item[1]))[:number]
+
+    def in_words(self, number: int = 5) -> str:
+        """The strongest words with their scores: "stadium +3.87; the -1.61"."""
+        return "; ".join(f"{word} {score:+.2f}" for word, score in self.strongest(number))
+
+
+class Classifier(Protocol):
+    """What a checkpoint is read into, and what is trained."""
+
+    tokenizer: Tokenizer
+    model: nn.Module
+    task: Task
+    pairs: bool
+
+
+def attribute(
+    classifier: Classifier,
+    documents: Documents,
+    targets: Sequence[int],
+    attention: bool = False,
+    steps: Sequence[int] = STEPS,
+) -> list[Explanation]:
+    """An explanation of each document for the class of that number; `steps`: see `integrated_gradients`.
+
+    Raises:
+        UserError: the model is one that can't be asked.
+    """
+    model, tokenizer = classifier.model.eval(), classifier.tokenizer
+    if not isinstance(model, Attributable):
+        raise UserError(
+            f"{type(model).__name__} has no look_up, classify and shares, by which a model can be explained"
+        )
+    found = []
+    for start in range(0, len(documents), AT_ONCE):
+        some = documents[start : start + AT_ONCE]
+        encodings = tokenizer.encode_batch(some)
+        device = next(model.parameters()).device
+        ids, mask, counted = (tensor.to(device) for tensor in _tensors(encodings, pad_id(tokenizer)))
+        numbers = torch.tensor(targets[start : start + AT_ONCE], device=device)
+        gradients = integrated_gradients(model, ids, mask, counted, numbers, steps)
+        scores, lacking = (tensor.float().cpu() for tensor in gradients)
+        for row, (document, encoding) in enumerate(zip(some, encodings, strict=True)):
+            size = len(encoding)
+            found.append(
+                Explanation(
+                    label=classifier.task.label_names[int(numbers[row])],
+                    **_placed(document, encoding),
+                    scores=scores[row, :size].numpy(),
+                    lacking=float(lacking[row]),
+                    attention=_attention(model, ids[row : row + 1, :size]) if attention else None,
+                )
+            )
+    return found
+
+
+def _tensors(encodings: list[Encoding], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, which are no padding, and which are tokens of a text: [B, T] each."""
+    shape = len(encodings), max(map(len, encodings))
+    ids, mask, counted = torch.full(shape, pad), torch.zeros(shape).bool(), torch.zeros(shape).bool()
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding)] = torch.tensor(encoding.ids)
+        mask[row, : len(encoding)] = True
+        counted[row, : len(encoding)] = ~torch.tensor(encoding.special_tokens_mask).bool()
+    return ids, mask, counted
+
+
+def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
+    """Text, tokens, spans and words of an `Explanation`."""
+    texts = (document,) if isinstance(document, str) else document
+    text, starts = "\n".join(texts), (0, len(texts[0]) + 1)
+    spans = [
+        (0, 0) if part is None else (starts[part] + start, starts[part] + stop)
+        for part, (start, stop) in zip(encoding.sequence_ids, encoding.offsets, strict=True)
+    ]
+    tokens = [text[slice(*span)] or token for span, token in zip(spans, encoding.tokens, strict=True)]
+    return {"text": text, "tokens": tokens, "spans": spans, "words": encoding.word_ids}
+
+
+def attends(model: nn.Module) -> bool:
+    """Whether it has attention to show."""
+    return len(getattr(model, "blocks", ())) > 0
+
+
+def _attention(model: nn.Module, ids: Tensor) -> npt.NDArray[np.float32] | None:
+    """ids: [1, T] -> [layers, H, T, T]."""
+    if not attends(model):
+        return None
+    weights = cast(Any, model).attention_weights(ids, torch.ones_like(ids, dtype=torch.bool))
+    return weights[:, 0].float().cpu().numpy()
