@@ -299,7 +299,9 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     result = run("train.py", *two, *tiny, "data.test_size=61", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()
-    assert json.loads((folder / "metrics.json").read_text())["train/epochs"] == 2
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["train/epochs"] == 2
+    assert metrics["test/log_loss_uncalibrated"] == pytest.approx(metrics["test/loss"])  # of the documents of both
     import pyarrow.parquet
 
     assert pyarrow.parquet.read_table(folder / "predictions.parquet")["index"].to_pylist() == list(range(61))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
 from attnlab.task import MultiLabel, SingleLabel, make_task
-from attnlab.task.collected import best_thresholds
+from attnlab.task.thresholds import best_thresholds
 from attnlab.training.run import train
 from tests.conftest import ROOT
 
@@ -95,8 +95,9 @@ def test_balanced_accuracy_is_the_mean_over_classes() -> None:
     task = SingleLabel(NAMES)
     metrics = task.metrics()
     labels = torch.tensor([0, 0, 0, 1, 2])
-    task.update(metrics, F.one_hot(torch.tensor([0, 0, 0, 1, 0]), 3).float(), labels)
-    scores = task.scores(metrics, choose=True)
+    logits = F.one_hot(torch.tensor([0, 0, 0, 1, 0]), 3).float()
+    task.update(metrics, logits, labels)
+    scores = task.scores(metrics, logits, labels)
     assert scores["acc"].item() == pytest.approx(4 / 5) and scores["acc_balanced"].item() == pytest.approx(2 / 3)
     assert set(scores) == set(task.METRICS)
 
@@ -132,15 +133,17 @@ def test_scores_of_several_labels() -> None:
     metrics = task.metrics()
     probabilities = torch.tensor([[0.9, 0.3], [0.2, 0.1], [0.4, 0.8]])
     labels = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
-    for half in (slice(0, 2), slice(2, 3)):
-        task.update(metrics, probabilities[half].logit(), labels[half])
-    before = task.scores(metrics, choose=False)
+    logits = probabilities.logit()
+    task.update(metrics, logits, labels)
+    before = task.scores(metrics, logits, labels)
     assert before["acc"].item() == pytest.approx(2 / 3) and before["f1_micro"].item() == pytest.approx(0.8)
     assert before["map"].item() == 1 and task.thresholds.tolist() == [0.5, 0.5]
-    after = task.scores(metrics, choose=True)
-    assert task.thresholds.tolist() == pytest.approx([0.9, 0.3]) and after["acc"].item() == 1
+    task.calibrate(logits, labels)
+    assert task.thresholds.tolist() == task.probabilities(logits)[0].tolist()
+    after = task.scores(metrics, logits, labels)
+    assert after["acc"].item() == 1 and after["map"].item() == 1
     fixed = MultiLabel(["a", "b"], threshold=0.25)
-    fixed.scores(metrics, choose=True)
+    fixed.calibrate(logits, labels)
     assert fixed.thresholds.tolist() == [0.25, 0.25]
     assert set(after) == set(task.METRICS)
 

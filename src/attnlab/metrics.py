@@ -4,7 +4,10 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
-SHARES = ("acc", "acc_balanced", "f1", "f1_macro", "f1_micro", "map")
+SHARES = (
+    *("acc", "acc_balanced", "f1", "f1_macro", "f1_micro", "map"),
+    *("acc_kept_95", "acc_kept_90", "acc_kept_80"),
+)
 HIGHER_IS_BETTER = (*SHARES, "samples_per_second")
 
 

@@ -210,12 +210,13 @@ def test_what_the_data_lost_is_a_caveat(tmp_path: Path) -> None:
     )
 
 
-def test_less_time_is_better_and_no_points(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metric", ["train/seconds", "test/ece"])
+def test_less_time_or_error_is_better_and_no_points(metric: str, tmp_path: Path) -> None:
     for seed in range(4):
-        for pooling, seconds in (("cls", 20.0), ("max", 10.0)):
-            spent: dict[str, Any] = {"train/seconds": seconds + seed / 10}
-            write_run(tmp_path / f"{pooling}{seed}", {"model.pooling": pooling}, seed=seed, **spent)
-    study = make_study([tmp_path], reference="cls", metric="train/seconds")
+        for pooling, value in (("cls", 20.0), ("max", 10.0)):
+            measured: dict[str, Any] = {metric: value + seed / 10}
+            write_run(tmp_path / f"{pooling}{seed}", {"model.pooling": pooling}, seed=seed, **measured)
+    study = make_study([tmp_path], reference="cls", metric=metric)
     rows = study.comparisons[0].rows
     assert rows.loc["max", "difference"] == pytest.approx(-10) and rows.loc["max", "verdict"] == "better"
     assert "points" not in display_rows(study, study.comparisons[0])[1]["verdict"]

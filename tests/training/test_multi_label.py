@@ -33,7 +33,7 @@ def test_a_run_leaves_what_a_run_leaves(tiny_config: Compose, compose_config: Co
     assert ((predicted >= thresholds.numpy()).sum(axis=1) == table["predicted"].map(len)).all()
     with (run / "per_class.csv").open() as file:
         assert [row["class"] for row in csv.DictReader(file)][:2] == ["World", "Sports"]
-    assert {path.name for path in (run / "figures").iterdir()} == {"curves.png", "per_class.png"}
+    assert {path.name for path in (run / "figures").iterdir()} == {"curves.png", "per_class.png", "reliability.png"}
     again = evaluate(compose_config("trainer=cpu", f"ckpt_path={run}", name="evaluate"))
     for key in ("test/acc", "test/f1_macro", "test/map", "test/loss"):
         assert again[key] == pytest.approx(metrics[key], rel=1e-5)

@@ -28,7 +28,7 @@ def predictions(num_classes: int, documents: int = 10) -> Predictions:
     labels = torch.arange(num_classes).repeat_interleave(documents)
     answers = torch.where(torch.arange(len(labels)) % 3 == 0, (labels + 1) % num_classes, labels)
     probabilities = torch.nn.functional.one_hot(answers, num_classes).float()
-    return Predictions(torch.arange(len(labels)), labels, probabilities, answers)
+    return Predictions(torch.arange(len(labels)), labels, probabilities, answers, probabilities.log())
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, MATRIX_CLASSES, MATRIX_CLASSES + 1, 400])
@@ -38,7 +38,7 @@ def test_figures_have_a_largest_size(num_classes: int, tmp_path: Path) -> None:
     )
     matrix, pairs = (tmp_path / "figures" / f"{name}.png" for name in ("confusion_matrix", "confused_pairs"))
     drawn = matrix if num_classes <= MATRIX_CLASSES else pairs
-    assert [file.name for file in (tmp_path / "figures").iterdir()] == [drawn.name]
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {drawn.name, "reliability.png"}
     height, width, _ = imread(drawn).shape
     assert max(height, width) <= 3100
     with (tmp_path / "confused_pairs.csv").open() as file:

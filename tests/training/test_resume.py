@@ -63,6 +63,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             "lr_schedulers",
             "random_states",
             "metrics",
+            "temperature",
             "epoch",
             "global_step",
         ):

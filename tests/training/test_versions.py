@@ -1,4 +1,4 @@
-"""Runs of the version before: tests/training/version_1 is a run of two epochs that it made, killed before its test."""
+"""Runs of versions before: tests/training/version_1 is a run of two epochs that it made, killed before its test."""
 
 import csv
 import json
@@ -37,6 +37,8 @@ def test_its_checkpoint_is_of_one_class_a_document_and_scores_as_it_did(old: Pat
     metrics = evaluate(compose_config("trainer=cpu", f"ckpt_path={old}", name="evaluate"))
     assert metrics["test/loss"] == pytest.approx(1.4208799600601196, rel=1e-5)
     assert metrics["test/acc"] == 0.25 and metrics["test/f1"] == pytest.approx(0.1)
+    assert metrics["test/temperature"] == module.task.temperature == 1
+    assert metrics["test/log_loss"] == pytest.approx(metrics["test/loss"])
 
 
 def test_it_goes_on(old: Path, resume: Compose) -> None:
@@ -45,7 +47,8 @@ def test_it_goes_on(old: Path, resume: Compose) -> None:
     with (old / "metrics.csv").open() as file:
         rows = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
     assert rows == ["0", "1", "2"]
-    assert torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)["format"] == FORMAT
+    last = torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["format"] == FORMAT and last["temperature"] != 1
 
 
 def test_its_own_config_trains_again_and_compares_with_todays(old: Path, tmp_path: Path) -> None:
@@ -73,3 +76,27 @@ def test_a_checkpoint_of_a_later_version_is_one_line(old: Path, tmp_path: Path) 
     torch.save(checkpoint, tmp_path / "later.ckpt")
     with pytest.raises(UserError, match=f"is of format {FORMAT + 1}, and this version reads {FORMAT} and below"):
         load_checkpoint(tmp_path / "later.ckpt")
+
+
+def test_a_checkpoint_of_format_2_has_no_temperature(
+    tiny_config: Compose, compose_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = train(tiny_config("model=bag", f"paths.run_dir={run}"))
+    for file in (run / "checkpoints").iterdir():
+        checkpoint = torch.load(file, weights_only=True) | {"format": 2}
+        del checkpoint["temperature"]
+        file.unlink()  # it may be another name of the other
+        torch.save(checkpoint, file)
+    metrics = evaluate(compose_config("trainer=cpu", f"ckpt_path={run}", name="evaluate"))
+    assert metrics["test/temperature"] == 1 != first["test/temperature"]
+    assert metrics["test/log_loss"] == pytest.approx(first["test/log_loss_uncalibrated"])
+    assert train(resume(run, "trainer.max_epochs=3"))["test/temperature"] != 1
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "much", [1.0]])
+def test_another_kind_of_temperature_is_one_line(value: object, old: Path) -> None:
+    file = old / "checkpoints" / "best.ckpt"
+    torch.save(torch.load(file, weights_only=True) | {"temperature": value}, file)
+    with pytest.raises(UserError, match=r"temperature is .* should be a number above 0|is no checkpoint of attnlab"):
+        load_checkpoint(file)

@@ -8,7 +8,7 @@ from attnlab.metrics import is_share
 from attnlab.study.runs import Run
 
 METRICS = (
-    *(f"test/{name}" for name in ("acc", "acc_balanced", "f1", "f1_micro", "f1_macro", "map", "loss")),
+    *(f"test/{name}" for name in ("acc", "acc_balanced", "f1", "f1_micro", "f1_macro", "map", "loss", "ece")),
     *("val/acc", "val/loss"),
 )
 

@@ -1,6 +1,7 @@
 """What every task has."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 Weights = npt.NDArray[np.float64]
 
+TEMPERATURES = (0.05, 20.0)  # between which one is looked for
+
 
 class Task(nn.Module, ABC):
     """One way to label documents with C classes. Of what shape labels and answers are, each task says.
@@ -30,6 +33,9 @@ class Task(nn.Module, ABC):
     all of them. Frequent classes count most in it, so where rare ones are to count as much the epoch is better chosen
     by `BALANCED`: with class weights on AG News, of 10,000 to 100 documents a class, by 6 points of macro F1 where the
     model came to learn by heart.
+
+    Probabilities are those of logits divided by a `temperature` (Guo et al., 2017), which each validation fits anew and
+    a checkpoint keeps. It moves no loss, and no answer but by a threshold that the user gives.
 
     Args:
         label_names: names of the classes, in order.
@@ -58,6 +64,7 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.label_names, self.class_weights = label_names, class_weights
         self.label_smoothing, self.gamma = label_smoothing, gamma if loss == "focal" else 0.0
+        self.temperature = 1.0  # no buffer: it is of no precision of the weights, and nothing to average with them
         if self.gamma and label_smoothing:
             raise UserError("task.loss=focal takes no task.label_smoothing: leave one of the two out")
         if isinstance(class_weights, Mapping):
@@ -100,8 +107,12 @@ class Task(nn.Module, ABC):
         """What `update` fills over a split and `scores` reads."""
 
     @abstractmethod
+    def uncalibrated(self, logits: Tensor) -> Tensor:
+        """Probabilities at a temperature of 1: [B, C], of the logits [B, C]."""
+
     def probabilities(self, logits: Tensor) -> Tensor:
-        """[B, C], of the logits [B, C]."""
+        """At the temperature of the last validation, or of the checkpoint: [B, C], of the logits [B, C]."""
+        return self.uncalibrated(logits / self.temperature)
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
@@ -110,6 +121,21 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         """Whether each document's answer is right: [B] bool. What `test/acc` is the mean of."""
+
+    @abstractmethod
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """How probable it is of each document that its answer is right: [B], of the probabilities [B, C]."""
+
+    @abstractmethod
+    def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """By which calibration is judged: the probability of each claim about the documents, and whether it is true.
+
+        probabilities: [B, C]; both answers: [M]
+        """
+
+    @abstractmethod
+    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Of each document the score of Brier (1950): [B], of the probabilities [B, C]."""
 
     @abstractmethod
     def names(self, answers: Tensor) -> list[Any]:
@@ -127,13 +153,26 @@ class Task(nn.Module, ABC):
         """Count a batch."""
         metrics.update(preds=logits, target=labels, value=self.losses(logits, labels))
 
-    def scores(self, metrics: "MetricCollection", choose: bool) -> dict[str, Tensor]:
-        """The metrics of all that was counted, by their names.
-
-        `choose`: it was validation, by which a task may choose how it decides from now on.
-        """
-        del choose
+    def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The metrics of all that was counted, by their names; logits: [N, C], of the same documents."""
+        del logits, labels
         return metrics.compute()
+
+    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
+        """Fit the temperature to a validation set: the least mean of `losses`; logits: [N, C].
+
+        Where all of it is answered right there is no such temperature, as the lowest is the best, and it stays at 1.
+        """
+        from scipy.optimize import minimize_scalar
+
+        precise, labels, (lowest, highest) = logits.cpu().double(), labels.cpu(), TEMPERATURES
+
+        def loss(log_temperature: float) -> float:
+            return float(self.losses(precise / math.exp(log_temperature), labels).mean())
+
+        separated = not self.losses(1e6 * precise, labels).any()
+        found = minimize_scalar(loss, bounds=(math.log(lowest), math.log(highest)), method="bounded")
+        self.temperature = 1.0 if separated else math.exp(found.x)
 
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:

@@ -21,9 +21,9 @@ class MultiLabel(Task):
 
     The loss is the mean over classes of the binary cross-entropy. A class is answered where its probability reaches the
     class's threshold. After each validation that is the one with the best F1 there (Lipton et al., 2014), and a
-    checkpoint keeps it; scores on validation are a little optimistic for it, those on test are not. `acc` is the share
-    of documents that have all of their classes answered and no other (subset accuracy), `map` the mean over classes of
-    the average precision.
+    checkpoint keeps it beside the temperature, of whose probabilities it is; scores on validation are a little
+    optimistic for it, those on test are not. `acc` is the share of documents that have all of their classes answered
+    and no other (subset accuracy), `map` the mean over classes of the average precision.
 
     Class weights are what the documents of a class count against those that are not of it; "balanced" makes both sides
     equal.
@@ -74,23 +74,17 @@ class MultiLabel(Task):
     def metrics(self) -> "MetricCollection":
         from torchmetrics import MeanMetric, MetricCollection
 
-        from attnlab.task.collected import Collected
+        return MetricCollection({"loss": MeanMetric(nan_strategy="disable")})
 
-        return MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "answers": Collected()})
-
-    def scores(self, metrics: "MetricCollection", choose: bool) -> dict[str, Tensor]:
+    def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
-        from attnlab.task.collected import best_thresholds
-
-        logits, labels = metrics["answers"].compute()
-        probabilities, size = self.probabilities(logits), len(self.label_names)
-        if choose and self.threshold is None:
-            self.thresholds.copy_(best_thresholds(probabilities, labels))
-        answers = self.decide(probabilities)
+        labels, size = labels.long(), len(self.label_names)
+        answers, plain = self.decide(self.probabilities(logits)), self.uncalibrated(logits)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Average precision score for one or more classes was `nan`")
-            precision = multilabel_average_precision(probabilities, labels, size, "macro", validate_args=False)
+            # Of the order of documents, which is the same at any temperature.
+            precision = multilabel_average_precision(plain, labels, size, "macro", validate_args=False)
         return {
             "loss": metrics["loss"].compute(),
             "acc": self.correct(answers, labels).float().mean(),
@@ -99,7 +93,15 @@ class MultiLabel(Task):
             "map": precision,
         }
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
+        """And choose thresholds, of the probabilities with the temperature."""
+        from attnlab.task.thresholds import best_thresholds
+
+        super().calibrate(logits, labels)
+        if self.threshold is None:
+            self.thresholds.copy_(best_thresholds(self.probabilities(logits), labels.long()))
+
+    def uncalibrated(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
     def decide(self, probabilities: Tensor) -> Tensor:
@@ -107,6 +109,18 @@ class MultiLabel(Task):
 
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return (answers == labels.bool()).all(dim=1)
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """Of all that is said of the document's classes, as if they were independent."""
+        return torch.where(self.decide(probabilities), probabilities, 1 - probabilities).prod(dim=1)
+
+    def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """That it is of a class, for each class."""
+        return probabilities.flatten(), labels.flatten()
+
+    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Their mean over classes: from 0 to 1."""
+        return (probabilities - labels).square().mean(dim=1)
 
     def names(self, answers: Tensor) -> list[list[str]]:
         return [[self.label_names[index] for index in row.nonzero().flatten().tolist()] for row in answers]

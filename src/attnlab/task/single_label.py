@@ -72,7 +72,7 @@ class SingleLabel(Task):
             }
         )
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def uncalibrated(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
 
     def decide(self, probabilities: Tensor) -> Tensor:
@@ -80,6 +80,18 @@ class SingleLabel(Task):
 
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return answers == labels
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        return probabilities.amax(dim=1)
+
+    def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """That it is of the class that was answered."""
+        return self.confidence(probabilities), self.correct(self.decide(probabilities), labels)
+
+    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Their sum over classes: from 0 to 2."""
+        right = probabilities.gather(1, labels[:, None]).squeeze(1)
+        return probabilities.square().sum(dim=1) - 2 * right + 1  # (1 - right)² in place of right²
 
     def names(self, answers: Tensor) -> list[str]:
         return [self.label_names[answer] for answer in answers.tolist()]

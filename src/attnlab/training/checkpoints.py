@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
 from attnlab.paths import LAST, shown
+from attnlab.task import Task
 from attnlab.training.curves import CurvesLogger, Mark
 
 log = logging.getLogger(__name__)
@@ -201,6 +202,16 @@ class LastCheckpoint(Checkpoint):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+
+def keep_calibration(run_dir: Path, task: Task) -> None:
+    """Have last.ckpt answer by the validation of its weights, where that came after it was written."""
+    file = run_dir / "checkpoints" / LAST
+    if file.exists():  # a debug run keeps none
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint["temperature"] = task.temperature
+        checkpoint["state_dict"] |= {f"task.{name}": value.cpu() for name, value in task.state_dict().items()}
+        WholeCheckpointIO().save_checkpoint(checkpoint, file)
 
 
 def find_last(run_dir: Path) -> Path | None:

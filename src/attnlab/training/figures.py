@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
+from attnlab.task import Task
+from attnlab.task.calibration import reliability
 
 Counts = npt.NDArray[np.int64]
 
@@ -89,6 +93,31 @@ def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
     f1 = (2 * hits / np.maximum(1, 2 * hits + alarms + missed)).tolist()
     notes, title = [f"{number:,} documents" for number in size], f"{len(shown):,} of {len(scores):,} classes"
     _draw_bars(path, names, f1, notes, title=title, xlabel="F1", longest=1.0)
+
+
+def draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) -> None:
+    """How often what is said with a probability is right: on the diagonal where probabilities mean what they say.
+
+    With the temperature and without it, and below how many claims a point stands for. logits: [N, C]
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 5.4), dpi=DPI)
+    figure.subplots_adjust(left=0.17, right=0.96, bottom=0.09, top=0.82, hspace=0.08)
+    shares, numbers = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    shares.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    for temperature, marker in ((1.0, "x"), (task.temperature, "o")):
+        counts, means = reliability(task, task.uncalibrated(logits / temperature), labels)
+        shares.plot(*means.T, marker=marker, label=f"temperature {temperature:.3g}")
+        numbers.plot(means[:, 0], counts, marker=marker)
+    shares.set(ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    shares.legend(title=f"{len(labels):,} test documents", loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    numbers.set(xlabel="probability", ylabel="how many", yscale="log", ylim=(0.8, None))
+    numbers.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten and the ticks between them take half of the time
+    numbers.minorticks_off()
+    for axes in (shares, numbers):
+        axes.grid(alpha=0.3)
+    figure.savefig(path)
 
 
 def _draw_bars(

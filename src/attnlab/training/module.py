@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,8 +14,10 @@ from torchmetrics import MetricCollection
 from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.errors import UserError
+from attnlab.task.calibration import calibration
 from attnlab.training.clipping import clip_grad_norm
-from attnlab.training.saved import FORMAT, Trained, check_format, load_weights
+from attnlab.training.collected import Collected
+from attnlab.training.saved import FORMAT, Trained, check_format, load_weights, temperature_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Predictions:
     labels: Tensor
     probabilities: Tensor  # [N, C] float32
     answers: Tensor
+    logits: Tensor  # [N, C] float32, before the temperature
 
 
 class TextClassification(LightningModule):
@@ -43,6 +45,8 @@ class TextClassification(LightningModule):
 
     All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
     """
+
+    collected: Collected  # while a split is being judged
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class TextClassification(LightningModule):
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
         self.random_states: dict[str, Tensor] = {}
-        self.tested, self.test_labels, self.test_probabilities = torch.empty(0), torch.empty(0), torch.empty(0)
+        self.tested: Predictions | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
@@ -118,7 +122,7 @@ class TextClassification(LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
-        self._measure_precisely("val")
+        self._begin("val", self.trainer.val_dataloaders)
         if self.num_losses:
             self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
             self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
@@ -127,47 +131,46 @@ class TextClassification(LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
+        _, logits, labels = self.collected.gather()
+        self.task.calibrate(logits, labels)
+        self._log_metrics("val", logits, labels)
 
     def on_test_epoch_start(self) -> None:
-        self._measure_precisely("test")
-        # One piece of memory: pieces of each batch's leave holes between them, many times as large with many classes.
-        labels = torch.from_numpy(self.trainer.test_dataloaders.dataset.labels)  # type: ignore[union-attr]
-        self.tested = torch.zeros(len(labels), dtype=torch.bool, device=self.device)
-        self.test_labels = torch.zeros_like(labels, device=self.device)
-        self.test_probabilities = torch.zeros(
-            len(labels), len(self.label_names), dtype=torch.float32, device=self.device
-        )
+        self._begin("test", self.trainer.test_dataloaders)
 
     def test_step(self, batch: Batch) -> None:
-        logits = self._evaluate(batch, "test")
-        self.tested[batch.indices] = True
-        # Labels of several classes come in half precision, where the weights are.
-        self.test_labels[batch.indices] = batch.labels.to(self.test_labels.dtype)
-        self.test_probabilities[batch.indices] = self.task.probabilities(logits).float()
+        self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
+        index, logits, labels = self.collected.gather()
+        probabilities = self.task.probabilities(logits)
+        parts = (index, labels, probabilities, self.task.decide(probabilities), logits)
+        self.tested = Predictions(*(part.cpu() for part in parts))
+        self._log_metrics("test", logits, labels)
 
-    def _measure_precisely(self, stage: str) -> None:
-        """Weights may be of half the usual precision; the mean of a thousand losses should not be."""
+    def _begin(self, stage: str, loader: Any) -> None:
+        self.collected = Collected(loader.dataset.labels, len(self.label_names), self.device)
+        # Weights may be of half the usual precision; the mean of a thousand losses should not be.
         self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         for metric in self.metrics[stage].values():  # type: ignore[operator]
             metric.set_dtype(self.measured_in)
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+    def _evaluate(self, batch: Batch, stage: str) -> None:
         logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
         self.task.update(metrics, logits, batch.labels)
-        return logits
+        self.collected.add(batch, logits)
 
-    def _log_metrics(self, stage: str) -> None:
+    def _log_metrics(self, stage: str, logits: Tensor, labels: Tensor) -> None:
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
-        scores = self.task.scores(metrics, choose=stage == "val")
+        scores = self.task.scores(metrics, logits, labels)
+        if stage == "test":
+            scores |= calibration(self.task, logits, labels)
         metrics.reset()
+        del self.collected
         for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
             # Already of all processes: their mean is the same.
             self.log(f"{stage}/{name}", score, prog_bar=name == "loss", batch_size=1, sync_dist=True)
@@ -193,6 +196,7 @@ class TextClassification(LightningModule):
         if not bool(self.loss_sum.isfinite()):
             self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
         checkpoint["format"] = FORMAT
+        checkpoint["temperature"] = self.task.temperature
         checkpoint["metrics"] = validation_metrics(self.trainer)
         checkpoint["data"] = self._fingerprint()
         checkpoint["train_loss"] = self.loss_sum, self.num_losses
@@ -213,6 +217,7 @@ class TextClassification(LightningModule):
                 "the data has changed since this run began, so it can't go on: bring back the texts, labels and splits "
                 "of then, or train anew"
             )
+        self.task.temperature = temperature_of(checkpoint)
         self.random_states = checkpoint["random_states"]
         self.loss_sum, self.num_losses = checkpoint["train_loss"]
 
@@ -226,18 +231,9 @@ class TextClassification(LightningModule):
                 torch.get_device_module(self.device).set_rng_state(state)
 
     def predictions(self) -> Predictions:
-        """What the last test run answered, gathered from every process."""
-        tested, labels, probabilities = self.tested.cpu(), self.test_labels.cpu(), self.test_probabilities.cpu()
-        if self.trainer.world_size > 1:
-            mine = tested.nonzero().squeeze(1)
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, (mine, labels[mine], probabilities[mine]))
-            for index, their_labels, theirs in parts:
-                tested[index], labels[index], probabilities[index] = True, their_labels, theirs
-        if not tested.all():  # with a limit on the number of batches
-            labels, probabilities = labels[tested], probabilities[tested]
-        answers = self.task.decide(probabilities.to(self.device)).cpu()
-        return Predictions(tested.nonzero().squeeze(1), labels, probabilities, answers)
+        """What the last test run answered, in every process."""
+        assert self.tested is not None
+        return self.tested
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = instantiate(self.optimizer_config, params=self.parameters())

@@ -18,7 +18,8 @@ from torch import Tensor
 from attnlab.errors import first_line
 from attnlab.paths import CONFIG, holds_a_run, shown, taken
 from attnlab.task import Task
-from attnlab.training.figures import Counts, confused_pairs, draw_figures, draw_per_class
+from attnlab.task.base import TEMPERATURES
+from attnlab.training.figures import Counts, confused_pairs, draw_figures, draw_per_class, draw_reliability
 from attnlab.training.module import Predictions
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ def write_results(
         draw_figures(folder, counts, task.label_names)
         if scores is not None and counts is None:
             draw_per_class(folder / "figures" / "per_class.png", scores.numpy(), task.label_names)
+        if predictions is not None:
+            draw_reliability(folder / "figures" / "reliability.png", task, predictions.logits, predictions.labels)
     except Exception as error:  # whatever a plot can't do, the results are there
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
@@ -162,4 +165,20 @@ def print_summary(folder: Path, metrics: Metrics) -> None:
         )
     console = Console()
     console.print(table)
+    if "test/temperature" in metrics:
+        console.print(_describe_calibration(metrics), soft_wrap=True, highlight=False)
     console.print(f"Everything is in {shown(folder)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _describe_calibration(metrics: Metrics) -> str:
+    """In one line, of a run that was tested."""
+    temperature, (lowest, highest) = metrics["test/temperature"], TEMPERATURES
+    note = " (the limit)" if not 1.001 * lowest < temperature < 0.999 * highest else ""
+    if temperature == 1:  # no validation, nothing wrong in it, or a checkpoint of a version that fitted none
+        note = " (none was fitted)"
+    names = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
+    scores = [
+        f"{name} {metrics[f'test/{key}_uncalibrated']:.3f} -> {metrics[f'test/{key}']:.3f}"
+        for key, name in names.items()
+    ]
+    return f"Temperature {temperature:.3g}{note}: {', '.join(scores)}"

@@ -30,7 +30,7 @@ from attnlab.process import use_threads
 from attnlab.training import results
 from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
-from attnlab.training.checkpoints import PREVIOUS, find_last
+from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
 from attnlab.training.module import TextClassification
@@ -166,6 +166,8 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     else:
         log.warning("No best checkpoint was kept, so the last weights are tested")
         metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]
+        if trainer.is_global_zero:
+            keep_calibration(run_dir, module.task)
     if _is_tested(config, datamodule):
         metrics |= trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
     return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)

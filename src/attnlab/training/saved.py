@@ -18,7 +18,7 @@ from attnlab.task import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
 
-FORMAT = 2  # of checkpoints; those without a number are of format 1 and have no task
+FORMAT = 3  # of checkpoints; those without a number are of format 1 and have no task, those below 3 no temperature
 
 
 class Trained(nn.Module):
@@ -80,6 +80,18 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def temperature_of(checkpoint: dict[str, Any]) -> float:
+    """By which the logits are divided; 1 of a format that had none.
+
+    Raises:
+        UserError: by which they can't be.
+    """
+    temperature = float(checkpoint.get("temperature", 1))
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"the checkpoint's temperature is {temperature}, which should be a number above 0")
+    return temperature
+
+
 def load_weights(path: Path, make: Callable[..., Module]) -> Module:
     """What `make` makes of a checkpoint's settings, with the checkpoint's weights.
 
@@ -100,6 +112,8 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
         if shapes != {name: value.shape for name, value in weights.items()}:
             raise other
         module.load_state_dict(weights)
+        assert isinstance(module.task, Task)
+        module.task.temperature = temperature_of(checkpoint)
         return module
     except UserError:
         raise

@@ -1,30 +1,9 @@
-"""What of several labels a document can't be told from sums over batches."""
+"""From which probability on a class is answered, where a document may be of several."""
 
 import warnings
 
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multilabel_precision_recall_curve
-from torchmetrics.utilities import dim_zero_cat
-
-
-class Collected(Metric):
-    """All logits and labels, for what can't be told from sums over batches."""
-
-    preds: list[Tensor]
-    target: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("preds", default=[], dist_reduce_fx="cat")
-        self.add_state("target", default=[], dist_reduce_fx="cat")
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        self.preds.append(preds)
-        self.target.append(target.long())
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return dim_zero_cat(self.preds), dim_zero_cat(self.target)
 
 
 def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
