@@ -22,7 +22,9 @@ PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sort
 COMMANDS = [
     command
     for page in PAGES
-    for command in re.findall(r"^python src/(train|evaluate|predict|compare)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE)
+    for command in re.findall(
+        r"^python src/(train|evaluate|predict|export|compare)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE
+    )
 ]
 
 
@@ -65,6 +67,7 @@ def test_the_readme_has_commands() -> None:
         ("evaluate.py", "pe: alibi, learned, none, rotary, sinusoidal"),
         ("compare.py", "Settings: runs, by, reference, metric, alpha"),
         ("predict.py", "Settings: ckpt_path, text, text_pair, input, output, format"),
+        ("export.py", "Settings: ckpt_path, data, format (onnx, torch, safetensors), quantize (int8), output, hub"),
     ],
 )
 def test_help_names_choices_and_examples(script: str, choices: str, tmp_path: Path) -> None:

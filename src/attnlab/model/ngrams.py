@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.errors import UserError
 from attnlab.model.pooling import mean_of_rows
@@ -122,6 +123,9 @@ class NgramBag(nn.Module):
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """The row of each token and n-gram, and whether it is one: [B, N], [B, N] bool."""
+        if torch.compiler.is_exporting():  # one graph for every length: none is shorter than an n-gram or a lead
+            longest = (0, max(self.ngrams, *self.leads, 1))
+            input_ids, attention_mask = F.pad(input_ids, longest), F.pad(attention_mask, longest)
         rows, present = [input_ids], [attention_mask]
         hashed, whole = input_ids, attention_mask
         for length in range(2, min(self.ngrams, input_ids.size(1)) + 1):

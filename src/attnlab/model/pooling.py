@@ -68,6 +68,10 @@ def mean_of_rows(
     table: [V, D], rows: [B, N] int64, mask: [B, N] bool, False on what does not count -> [B, D]. With
     `weights`, [B, N], it is the rows' sum so weighted; with `sparse` the table's gradient is sparse.
     """
+    if torch.compiler.is_exporting():  # in terms that other runtimes have
+        present = mask.to(table.dtype)
+        weights = present / present.sum(dim=1, keepdim=True) if weights is None else weights
+        return torch.einsum("bnd,bn->bd", F.embedding(rows, table), weights)
     if weights is None and not sparse and len(table) <= FEW_ROWS:  # how often each row occurs, times the table
         present = mask.to(table.dtype)
         occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, present)

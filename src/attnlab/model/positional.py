@@ -86,8 +86,7 @@ class Learned(PositionalEncoding):
         nn.init.normal_(self.table, std=0.02)
 
     def embed(self, x: Tensor) -> Tensor:
-        table = self.table[: x.size(1)]
-        return x + F.pad(table, (0, 0, 0, x.size(1) - len(table)))
+        return x + F.pad(self.table, (0, 0, 0, self.max_length - len(self.table)))[: x.size(1)]
 
 
 class Rotary(PositionalEncoding):

@@ -8,17 +8,17 @@ from omegaconf import DictConfig
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.sources import located
+from attnlab.data.sources import Source, located
 from attnlab.errors import UserError
 from attnlab.paths import make_run_dir
 from attnlab.process import use_threads
 from attnlab.training import results
 from attnlab.training.environment import differences
 from attnlab.training.faults import in_one_line
-from attnlab.training.module import load_checkpoint
+from attnlab.training.module import TextClassification, load_checkpoint
 from attnlab.training.report import report
 from attnlab.training.run import tidy_process
-from attnlab.training.saved import data_of_run, find_checkpoint
+from attnlab.training.saved import Trained, data_of_run, find_checkpoint
 from attnlab.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             log.warning("Not as in training, and scores may differ for it: %s", difference)
         if trainer.is_global_zero:
             results.claim(run_dir, config)
-        cache_dir = Path(config["paths"]["cache_dir"])
-        datamodule = TextDataModule(source, module.tokenizer, cache_dir, label_names=module.label_names)
-        datamodule.setup("test")
-        if datamodule.pairs != module.pairs:
-            kind, remedy = ("pairs of texts", "with") if module.pairs else ("single texts", "without")
-            raise UserError(f"the model was trained on {kind}: give data of the same kind, {remedy} data.text_pair")
-        module.task.check(datamodule.splits["test"].labels)
+        datamodule = test_data(source, module, Path(config["paths"]["cache_dir"]))
         scores = trainer.test(module, datamodule, verbose=False)[0]
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         predictions = module.predictions()
@@ -66,3 +60,20 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             report(run_dir, config, metrics, module, predictions, split)
             results.print_summary(run_dir, metrics)
     return metrics
+
+
+def test_data(source: Source, trained: Trained | TextClassification, cache_dir: Path) -> TextDataModule:
+    """The test documents of a source, for a trained model.
+
+    Raises:
+        UserError: they are not of the kind or the classes that it was trained on.
+    """
+    datamodule = TextDataModule(source, trained.tokenizer, cache_dir, label_names=trained.task.label_names)
+    datamodule.setup("test")
+    if datamodule.pairs != trained.pairs:
+        kind, remedy = ("pairs of texts", "with") if trained.pairs else ("single texts", "without")
+        raise UserError(f"the model was trained on {kind}: give data of the same kind, {remedy} data.text_pair")
+    if not datamodule.splits["test"].texts:
+        raise UserError("the test set has no labelled documents")
+    trained.task.check(datamodule.splits["test"].labels)
+    return datamodule

@@ -22,7 +22,7 @@ FORMAT = 3  # of checkpoints; those without a number are of format 1 and have no
 
 
 class Trained(nn.Module):
-    """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` and `task`.
+    """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` (of `settings`) and `task`.
 
     Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
     """
@@ -39,14 +39,15 @@ class Trained(nn.Module):
         super().__init__()
         self.pairs = pairs
         self.tokenizer = Tokenizer.from_str(tokenizer)
-        self.model: nn.Module = instantiate(
-            model,
+        self.settings = {
+            **model,
             **({"sep_id": self.tokenizer.token_to_id(SEP)} if pairs else {}),
-            vocab_size=self.tokenizer.get_vocab_size(),
-            num_classes=len(label_names),
-            pad_id=pad_id(self.tokenizer),
-            max_length=max_length(self.tokenizer),
-        )
+            "vocab_size": self.tokenizer.get_vocab_size(),
+            "num_classes": len(label_names),
+            "pad_id": pad_id(self.tokenizer),
+            "max_length": max_length(self.tokenizer),
+        }
+        self.model: nn.Module = instantiate(self.settings)
         self.task: Task = make_task(task, label_names)
 
 

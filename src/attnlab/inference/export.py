@@ -1,0 +1,163 @@
+"""What `src/export.py` does: a folder with the model, and all that using it takes but attnlab."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+from tokenizers import Tokenizer
+
+from attnlab.checking import check_config
+from attnlab.config import resolve
+from attnlab.data.tokenization import PAD, max_length, pad_id
+from attnlab.errors import UserError, first_line
+from attnlab.inference.export_card import push, write_readme
+from attnlab.inference.export_check import Comparison, Documents, compare, find_documents
+from attnlab.inference.export_formats import FORMATS, Answers, quantize
+from attnlab.paths import make_run_dir, shown
+from attnlab.process import use_threads
+from attnlab.task import MultiLabel
+from attnlab.training.saved import Trained, find_checkpoint, load_weights
+
+log = logging.getLogger(__name__)
+
+ALLOWED = 1e-4  # that a probability may differ by from the trained model's
+SETTINGS: dict[str, Any] = {
+    "ckpt_path": str,
+    "format": Literal["onnx", "torch", "safetensors"],
+    "quantize": Literal["int8"] | None,
+    "output": str | None,
+    "hub": str | None,
+}
+
+
+def export(cfg: DictConfig) -> None:
+    """Write the checkpoint `cfg.ckpt_path` in the form `cfg.format` as a folder, and push it to `cfg.hub`.
+
+    Raises:
+        UserError: the checkpoint can't be used or exported, what was exported answers otherwise, the folder is there
+            already, or it can't be pushed; in the last case it is written.
+    """
+    config = resolve(cfg)
+    check_config(config, SETTINGS)
+    FORMATS[config["format"]].check()
+    if config["quantize"] and config["format"] != "onnx":
+        raise UserError(f"quantize={config['quantize']} is for format=onnx alone")
+    if config["hub"] and not re.fullmatch(r"[\w.-]+/[\w.-]+", config["hub"]):
+        raise UserError(f"hub={config['hub']} should be <user>/<name>")
+    checkpoint = find_checkpoint(Path(config["ckpt_path"]))
+    trained = load_weights(checkpoint, Trained).eval()
+    use_threads(None, trained.model)
+    output = Path(config["output"] or make_run_dir(config) / "model")
+    with written_whole(output) as folder:
+        documents = find_documents(config, checkpoint, trained)
+        if config["quantize"] and not documents.labelled:
+            raise UserError(f"quantize={config['quantize']} is measured on test documents: give some with data=...")
+        facts = _write_model(folder, trained, documents, config)
+        (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+        _write_tokenizer(folder / "tokenizer.json", trained.tokenizer)
+        write_readme(folder, facts, trained.model, checkpoint, config["hub"] or output.name)
+    log.info("Everything is in %s; README.md there says how to use it", shown(output))
+    if config["hub"]:
+        log.info("Pushed to %s", push(output, config["hub"]))
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `output` at the end, or nothing where filling it fails.
+
+    Raises:
+        UserError: there is something already, or nothing can be written there.
+    """
+    if output.exists():
+        raise UserError(f"output={output} is there already: give another folder, or remove it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".export-", dir=output.parent) as parent:
+            folder = Path(parent, output.name)
+            folder.mkdir()
+            yield folder
+            folder.rename(output)
+    except OSError as error:
+        raise UserError(f"output={output} can't be written: {error.strerror or first_line(error)}") from error
+
+
+def _write_model(folder: Path, trained: Trained, documents: Documents, config: dict[str, Any]) -> dict[str, Any]:
+    """Write the model's file and check it; what config.json says of it.
+
+    Raises:
+        UserError: it answers otherwise than the trained model, or can't be quantised.
+    """
+    form = FORMATS[config["format"]]
+    answers = Answers(trained.model, trained.task, max_length(trained.tokenizer))
+    file = folder / form.file
+    form.write(answers, file)
+    found = compare(answers, form.open(file, answers), documents, trained.task)
+    if not found.difference <= ALLOWED:
+        raise UserError(
+            f"format={config['format']} answers otherwise than the trained model: on {documents.name} a probability "
+            f"differs by {found.difference:.1g}, and {ALLOWED:g} is allowed; nothing was written"
+        )
+    log.info("On %s no probability differs by more than %.1g", documents.name, found.difference)
+    facts = _describe(trained, config) | {
+        "file": form.file,
+        "checked": {"documents": documents.name, "difference": found.difference, "allowed": ALLOWED},
+        "before": None,
+        **_score(file, found),
+    }
+    log.info("%s: %s", form.file, _in_words(facts))
+    if config["quantize"]:
+        quantize(file)
+        found = compare(answers, form.open(file, answers), documents, trained.task)
+        before = {name: facts[name] for name in ("bytes", "accuracy", "interval")} | {"changed": found.changed}
+        facts |= {"before": before, **_score(file, found)}
+        log.info("quantize=%s: %s; %s answers changed", config["quantize"], _in_words(facts), f"{found.changed:,}")
+    return facts
+
+
+def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
+    """What using the model takes."""
+    task = trained.task
+    return {
+        "format": config["format"],
+        "quantize": config["quantize"],
+        "labels": task.label_names,
+        "thresholds": task.thresholds.tolist() if isinstance(task, MultiLabel) else None,
+        "temperature": float(getattr(task, "temperature", 1.0)),
+        "max_length": max_length(trained.tokenizer),
+        "pad_id": pad_id(trained.tokenizer),
+        "pairs": trained.pairs,
+        "model": trained.settings if config["format"] == "safetensors" else None,
+        "versions": {name: version(name) for name in ("attnlab", "torch", "tokenizers")},
+    }
+
+
+def _score(file: Path, found: Comparison) -> dict[str, Any]:
+    """The size of the file and the accuracy of what is in it, with Wilson's interval of 95 %; None without labels."""
+    scores: dict[str, Any] = {"bytes": file.stat().st_size, "accuracy": None, "interval": None}
+    if found.right is not None:
+        from scipy.stats import binomtest
+
+        interval = binomtest(found.right, found.documents).proportion_ci(method="wilson")
+        scores |= {"accuracy": found.right / found.documents, "interval": [interval.low, interval.high]}
+    return scores
+
+
+def _in_words(facts: dict[str, Any]) -> str:
+    size = f"{facts['bytes']:,} bytes"
+    if facts["accuracy"] is None:
+        return size
+    return f"{size}, accuracy {facts['accuracy']:.4f} ({facts['interval'][0]:.4f} to {facts['interval'][1]:.4f})"
+
+
+def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
+    """As in training, but that texts of one call are padded to the longest of them."""
+    padding = Tokenizer.from_str(tokenizer.to_str())
+    padding.enable_padding(pad_id=pad_id(tokenizer), pad_token=PAD)
+    padding.save(str(file))

@@ -1,0 +1,84 @@
+"""README.md beside an exported model, which on the Hub of Hugging Face is its card; and the way there."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from torch import nn
+
+from attnlab.errors import UserError, first_line
+from attnlab.inference.export_check import name_of
+from attnlab.model.classifier import TextClassifier
+from attnlab.paths import shown
+from attnlab.training.saved import data_of_run
+
+
+def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoint: Path, title: str) -> None:
+    """README.md out of what config.json says, `facts`, and of what is known of the checkpoint's run."""
+    run, data = checkpoint.parent.parent, data_of_run(checkpoint)
+    metrics = json.loads((run / "metrics.json").read_text()) if data and (run / "metrics.json").is_file() else {}
+    facts = facts | {
+        "title": title,
+        "data": name_of(data) if data else None,
+        "metrics": {name: value for name, value in metrics.items() if name.startswith("test/")},
+        "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},
+        "mean": facts["format"] == "safetensors" and _is_mean(model),
+    }
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files("attnlab.inference").joinpath("export_readme.md").read_text("utf-8"))
+    readme = f"---\n{_front_matter(facts)}\n---\n\n{template.render(facts)}"
+    (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
+
+
+def _is_mean(model: nn.Module) -> bool:
+    """Whether the model is no more than the mean of its tokens' vectors and the head."""
+    weights = {"embedding.weight", "head.weight", "head.bias"}
+    return (
+        isinstance(model, TextClassifier)
+        and model.is_plain_mean
+        and not model.count_padding
+        and set(model.state_dict()) == weights
+    )
+
+
+def _front_matter(facts: dict[str, Any]) -> str:
+    """The card's data as YAML, which the Hub lists a model by."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    scored = EvalResult(
+        task_type="text-classification",
+        dataset_type=facts["data"] or "unknown",
+        dataset_name=facts["data"] or "unknown",
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_value=facts["accuracy"],
+    )
+    card = ModelCardData(
+        model_name=facts["title"],
+        pipeline_tag="text-classification",
+        tags=["attnlab", facts["format"]],
+        eval_results=[scored] if facts["accuracy"] is not None else None,
+    )
+    return card.to_yaml().strip()
+
+
+def push(folder: Path, name: str) -> str:
+    """Send the folder to the repository `name`, a new and public one where there is none; returns its address.
+
+    Raises:
+        UserError: it can't be sent.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        address = HfApi().create_repo(name, exist_ok=True)
+        HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Export of attnlab")
+    except Exception as error:  # the network, the server and the account can fail in any way
+        raise UserError(
+            f"hub={name}: not pushed: {first_line(error)}; the folder {shown(folder)} is whole, and with network and "
+            f"token (hf auth login) this sends it: hf upload {name} {shown(folder)}"
+        ) from error
+    return str(address)

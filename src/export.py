@@ -1,0 +1,21 @@
+"""A trained model as a folder for use without attnlab: `python src/export.py ckpt_path=<run or .ckpt> format=onnx`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+from attnlab.config import EXECUTION_WHITELIST
+from attnlab.errors import report_in_one_line
+
+
+@hydra.main(config_path="../conf", config_name="export", execution_whitelist=EXECUTION_WHITELIST)
+def main(cfg: DictConfig) -> None:
+    # Imported here so that --help and mistakes in the config do not wait for torch.
+    from attnlab.inference.export import export
+
+    export(cfg)
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    main()
