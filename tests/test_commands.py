@@ -20,11 +20,7 @@ from tests.conftest import ROOT, TINY
 
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [
-    command
-    for page in PAGES
-    for command in re.findall(
-        r"^python src/(train|evaluate|predict|export|compare)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE
-    )
+    command for page in PAGES for command in re.findall(r"^python src/(\w+)\.py(.*?)(?:\s+#.*)?$", page, re.MULTILINE)
 ]
 
 
@@ -68,6 +64,7 @@ def test_the_readme_has_commands() -> None:
         ("compare.py", "Settings: runs, by, reference, metric, alpha"),
         ("predict.py", "Settings: ckpt_path, text, text_pair, input, output, format"),
         ("export.py", "Settings: ckpt_path, data, format (onnx, torch, safetensors), quantize (int8), output, hub"),
+        ("demo.py", "Settings: ckpt_path, port, share, threads"),
     ],
 )
 def test_help_names_choices_and_examples(script: str, choices: str, tmp_path: Path) -> None:

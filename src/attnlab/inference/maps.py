@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 MAPS = 8  # heads in one picture, the first ones of the first layers
 COLUMNS = 2
 NAMED = 40  # tokens; more names would run into each other
+LENGTH = 12  # characters of a token
 
 
 def draw_attention(explanation: Explanation) -> "Figure":
@@ -23,7 +24,7 @@ def draw_attention(explanation: Explanation) -> "Figure":
     shown = min(len(maps), MAPS)
     columns = min(shown, COLUMNS)
     rows = -(-shown // columns)
-    figure = Figure(figsize=(3.5 * columns, 3.5 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.5 * columns, 4 * rows + 0.5), layout="constrained")
     figure.suptitle("What each token (row) attends to (column);\nit does not say what decided the answer")
     with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a text is a dollar
         for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
@@ -31,7 +32,9 @@ def draw_attention(explanation: Explanation) -> "Figure":
             if number < shown:
                 axes.imshow(maps[number], cmap="Blues", vmin=0)
                 axes.set_title(f"layer {number // heads + 1} of {layers}, head {number % heads + 1} of {heads}")
-                names = explanation.tokens if size <= NAMED else []
-                axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-                axes.set_yticks(range(len(names)), names, fontsize=7)
+                names = [token[:LENGTH] for token in explanation.tokens] if size <= NAMED else []
+                axes.set(xticks=[], yticks=[])
+                for place, name in enumerate(names):  # with ticks it takes four times as long
+                    axes.text(-1, place, name, ha="right", va="center", fontsize=7)
+                    axes.text(place, size, name, ha="center", va="top", fontsize=7, rotation=90)
     return figure

@@ -1,0 +1,21 @@
+"""A page to try trained models on: `python src/demo.py ckpt_path=<run folder or .ckpt>`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+from attnlab.config import EXECUTION_WHITELIST
+from attnlab.errors import report_in_one_line
+
+
+@hydra.main(config_path="../conf", config_name="demo", execution_whitelist=EXECUTION_WHITELIST)
+def main(cfg: DictConfig) -> None:
+    # Imported here so that --help and mistakes in the config do not wait for torch.
+    from attnlab.inference.demo import serve
+
+    serve(cfg)
+
+
+if __name__ == "__main__":
+    report_in_one_line()
+    main()
