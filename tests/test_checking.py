@@ -45,6 +45,7 @@ OUT_OF_RANGE: dict[str, Any] = {
     "model.ngrams": 0,
     "model.buckets": 0,
     "model.ngram_dropout": 1.0,
+    "embedding.scale": 0.0,
     "pe.max_len": 5,  # below tokenizer.max_length
     "optimizer.lr": -1.0,
     "optimizer.weight_decay": -1.0,
@@ -63,11 +64,12 @@ OUT_OF_RANGE: dict[str, Any] = {
     "logger.wandb.finish_timeout": -1,
 }
 # Settings that are null by default and numbers otherwise.
-NUMBERS_OR_NULL = {"data.limit", "data.folds", "pe.max_len", "task.threshold"} | {
+NUMBERS_OR_NULL = {"data.limit", "embedding.scale", "data.folds", "pe.max_len", "task.threshold"} | {
     f"callbacks.last_checkpoint.every_n_{u}" for u in ("steps", "minutes")
 }
 # Groups that hold one option at a time; the others are covered by the composed defaults.
-VARIANTS = ["data=headlines", "model=attention", "model=bag", "model=ngram_bag", "model=transformer", "pe=learned"]
+VARIANTS = ["embedding=static"]
+VARIANTS += ["data=headlines", "model=attention", "model=bag", "model=ngram_bag", "model=transformer", "pe=learned"]
 VARIANTS += ["optimizer=sgd", "scheduler=cosine", "tokenizer=wordlevel", "logger=tensorboard", "logger=wandb"]
 VARIANTS += ["task=multi_label"]
 
@@ -84,7 +86,8 @@ def compose_once(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(ROOT / "conf")):
-        return resolve(compose("train", overrides=list(overrides)))
+        vectors = ["embedding.path=x", "model.embed_dim=8"] if "embedding=static" in overrides else []
+        return resolve(compose("train", overrides=[*overrides, *vectors]))
 
 
 COMPOSED = {variant: compose_once(variant) for variant in VARIANTS}

@@ -14,6 +14,7 @@ from attnlab.errors import UserError, first_line
 EXECUTION_WHITELIST = [
     "attnlab.data.sources.*",
     "attnlab.data.tokenization.*",
+    "attnlab.data.vectors.StaticVectors",
     "attnlab.model.*",
     "attnlab.search.pruning.ReportToStudy",
     "attnlab.task.multi_label.MultiLabel",
@@ -57,7 +58,10 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} is needed and has no default: give {error.full_key}=<value>") from error
     except OmegaConfBaseException as error:
-        raise UserError(first_line(error)) from error
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, UserError):  # of one of our own resolvers
+            inner = inner.__context__
+        raise UserError(str(inner) if inner else first_line(error)) from error
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:

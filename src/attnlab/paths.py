@@ -64,6 +64,15 @@ def taken(folder: Path) -> UserError:
     )
 
 
+def vector_width(path: str | None) -> int:
+    """As in `attnlab.data.vectors`, which is imported where it is needed."""
+    if path is None:
+        raise UserError("embedding=static wants embedding.path=<file or folder of vectors>")
+    from attnlab.data.vectors import vector_width
+
+    return vector_width(path)
+
+
 def hydra_subdir(output_dir: str) -> str | None:
     """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays."""
     return None if holds_a_run(Path(output_dir)) else ".hydra"
@@ -78,3 +87,4 @@ def shown(folder: Path) -> Path:
 OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
 OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
+OmegaConf.register_resolver("vector_width", vector_width, replace=True)

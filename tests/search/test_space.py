@@ -212,3 +212,17 @@ def test_every_model_can_be_built_for_a_look(model: str) -> None:
         config = compose("train", overrides=[f"model={model}"])
     assert refusal(config, {}) is None
     assert refusal(config, {"model.pooling": "foo"}) is not None
+
+
+def test_vectors_decide_the_width_and_their_settings_are_searched(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "glove.txt").write_text("oil 1 2 3 4 5 6\n")
+    vectors = [f"embedding.path={tmp_path}/glove.txt", "embedding.scale=0.1,0.3", "embedding.freeze=true,false"]
+    with caplog.at_level(logging.INFO):
+        space = make(tmp_path, "embedding=static", "pe=none", *vectors)
+    assert drawn_from(space, "embedding.scale") == (0.1, 0.3) and drawn_from(space, "embedding.freeze")
+    assert drawn_from(space, "model.embed_dim") is None and drawn_from(space, "model.num_heads") == (1, 2)
+    assert "model.embed_dim (the vectors of embedding.path decide it)" in caplog.text
+    with pytest.raises(UserError, match=r"embedding\.path=nowhere is neither"):
+        make(tmp_path, "embedding=static", "embedding.path=nowhere")

@@ -62,3 +62,14 @@ def test_a_setting_that_a_version_before_lacked_is_none_that_is_null(tmp_path: P
     write_run(tmp_path / "now", {"data.folds": None, "model.pooling": "max"})
     runs, _ = read_runs([tmp_path])
     assert list(find_factors(runs).values) == ["model.pooling"]
+
+
+def test_vectors_are_one_factor_with_the_width_that_they_bring(tmp_path: Path) -> None:
+    static = {"embedding": {"_target_": "attnlab.data.vectors.StaticVectors", "path": "x", "freeze": False}}
+    for i, seed in enumerate([0, 1]):
+        write_run(tmp_path / f"random{i}", {"embedding": {"path": None}}, seed=seed, choices={"embedding": "random"})
+        changes = {**static, "model.embed_dim": 256}
+        write_run(tmp_path / f"static{i}", changes, seed=seed, choices={"embedding": "static"})
+    factors = find_factors(read_runs([tmp_path])[0])
+    assert factors.values.to_dict("list") == {"embedding": ["random", "random", "static", "static"]}
+    assert factors.companions == {"embedding": ["model.embed_dim"]}

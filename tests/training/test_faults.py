@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_no_half_of_a_cache(tmp_path: Path) -> None:
     limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n" + TOKENISE
     command = [sys.executable, "-c", limited, str(tmp_path), str(tmp_path / "filled")]
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert "UserError: can't write the token cache" in failed.stderr and "paths.cache_dir=<folder>" in failed.stderr
+    assert "UserError: can't write the cache" in failed.stderr and "paths.cache_dir=<folder>" in failed.stderr
     assert [path.suffix for path in tmp_path.iterdir() if path.name != "filled"] in ([".lock"], [])
 
 

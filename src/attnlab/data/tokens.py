@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Encoding, Tokenizer
 
+from attnlab.data.cache import cached
 from attnlab.data.tokenization import UNK, TokenizerRecipe
-from attnlab.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -71,21 +70,7 @@ def tokenize(
     Raises:
         UserError: the cache can't be written, for want of space or of permission.
     """
-    from filelock import FileLock  # nothing that answering needs
-
-    folder = cache_dir / _key(texts, tokenizer)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        # Of several runs that start at once on new data one tokenises and the others wait for it.
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                _fill(folder, texts, tokenizer)
-    except OSError as error:
-        shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
-        raise UserError(
-            f"can't write the token cache in {cache_dir}: {first_line(error)}; free some space, or give another place "
-            "with paths.cache_dir=<folder>"
-        ) from error
+    folder = cached(cache_dir / _key(texts, tokenizer), lambda partial: _fill(partial, texts, tokenizer))
     splits = {
         split: Tokens(
             _mapped(folder / f"{split}.ids"),
@@ -129,23 +114,18 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     log.info("Tokenising %s documents ...", f"{sum(map(len, texts.values())):,}")
     if isinstance(tokenizer, TokenizerRecipe):
         tokenizer = tokenizer.train(_flat(texts["train"]))
-    # A folder that bears the final name is complete: a run that dies on the way leaves only the partial one.
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     for split, documents in texts.items():
         lengths, full_lengths = [0], []
-        with (partial / f"{split}.ids").open("wb") as ids:
+        with (folder / f"{split}.ids").open("wb") as ids:
             for start in range(0, len(documents), AT_ONCE):
                 encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
                 lengths += map(len, encodings)
                 full_lengths += _full_lengths(tokenizer, documents[start : start + AT_ONCE], encodings)
                 for encoding in encodings:
                     ids.write(np.array(encoding.ids, dtype=np.int32).tobytes())
-        np.save(partial / f"{split}.offsets.npy", np.cumsum(lengths))
-        np.save(partial / f"{split}.full_lengths.npy", np.array(full_lengths))
-    (partial / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    partial.rename(folder)
+        np.save(folder / f"{split}.offsets.npy", np.cumsum(lengths))
+        np.save(folder / f"{split}.full_lengths.npy", np.array(full_lengths))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
 def _full_lengths(tokenizer: Tokenizer, documents: Documents, encodings: list[Encoding]) -> list[int]:

@@ -138,5 +138,5 @@ INPUTS = ("input_ids", "attention_mask")
 FORMATS = {
     "onnx": Format("model.onnx", ("onnx", "onnxruntime", "onnxscript"), _write_onnx, _open_onnx),
     "torch": Format("model.pt2", (), _write_torch, _open_torch),
-    "safetensors": Format("model.safetensors", ("safetensors",), _write_safetensors, _open_safetensors),
+    "safetensors": Format("model.safetensors", (), _write_safetensors, _open_safetensors),
 }

@@ -89,8 +89,11 @@ class _SpaceMaker:
             for name in missing:
                 group = _group_of(name)
                 self._note(f"{group}={config.hydra.runtime.choices.get(group)} has no such setting", name)
-            embed_dim = OmegaConf.select(config, WIDTH)
+            if WIDTH in there and OmegaConf.is_interpolation(config.model, "embed_dim"):
+                del there[WIDTH]
+                self._note("the vectors of embedding.path decide it", WIDTH)
             try:
+                embed_dim = resolve(config.model).get("embed_dim") if "model" in config else None
                 possible, reasons = keep_possible(config, there)
             except UserError as error:
                 refusals.append(str(error))

@@ -9,7 +9,7 @@ from attnlab.errors import UserError
 from attnlab.study.runs import Run
 
 # Files of `conf/` that name a part, in the order in which a difference is named after them.
-GROUPS = ("task", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
+GROUPS = ("task", "embedding", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
 # What decides neither what is learned nor from what; `model.pe` is a copy of `pe`.
 IGNORED = (
     *("seed", "data.fold", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume"),

@@ -236,7 +236,9 @@ class TextClassification(LightningModule):
         return self.tested
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = instantiate(self.optimizer_config, params=self.parameters())
+        optimizer = instantiate(
+            self.optimizer_config, params=[parameter for parameter in self.parameters() if parameter.requires_grad]
+        )
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -31,6 +31,7 @@ from attnlab.training import results
 from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
+from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
 from attnlab.training.module import TextClassification
@@ -91,13 +92,15 @@ def train(cfg: DictConfig) -> results.Metrics:
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
-    config = {"task": SINGLE_LABEL} | config  # of a run of the version before
+    config = {"task": SINGLE_LABEL, "embedding": RANDOM} | config  # of a run of the version before
     config.pop("hydra", None)  # of a config that was composed with it
     check_parts(config)
     check_config(config, SETTINGS)
     check_selection(config)
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
+        if resumed is None:  # its checkpoint has all vectors
+            settle_embedding(config)
         _check_settings(config)
         if config.get("preview"):
             show(_make_datamodule(config))
@@ -140,6 +143,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         pairs=datamodule.pairs,
         task=config["task"],
     )
+    place_vectors(config["embedding"], module.model, datamodule, from_checkpoint=checkpoint is not None)
     use_threads(config["trainer"].get("threads"), module.model)
     write_environment(run_dir, trainer)
     module.task.fit(datamodule.splits["train"].labels)

@@ -1,0 +1,42 @@
+"""Folders that are made once and read by every later run."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from attnlab.errors import UserError, first_line
+
+
+def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, which `fill` writes where it is not there yet.
+
+    Of several runs that start at once one fills it and the others wait.
+
+    Raises:
+        UserError: it can't be written, for want of space or of permission.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _fill(folder, fill)
+    except OSError as error:
+        raise UserError(
+            f"can't write the cache in {folder.parent}: {first_line(error)}; free some space, or give another place "
+            "with paths.cache_dir=<folder>"
+        ) from error
+    return folder
+
+
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that bears the final name is complete: a run that dies on the way leaves only the partial one."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        fill(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
