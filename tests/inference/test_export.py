@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.inference import Predictor, export_formats
-from attnlab.inference.export import export
-from attnlab.inference.export_formats import FORMATS
+from attnlab.inference import Predictor
+from attnlab.inference.export import export, formats
+from attnlab.inference.export.formats import FORMATS
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 
@@ -177,7 +177,7 @@ def test_other_answers_are_refused_and_leave_nothing(
 ) -> None:
     right = FORMATS["safetensors"].open
 
-    def almost(path: Path, answers: export_formats.Answers) -> export_formats.Answer:
+    def almost(path: Path, answers: formats.Answers) -> formats.Answer:
         opened = right(path, answers)
         return lambda *inputs: opened(*inputs) + 2e-4
 
@@ -219,7 +219,7 @@ def test_a_mistake_is_one_line(
 def test_a_package_that_is_not_installed_is_named_with_its_extra(
     bag: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(UserError, match=r"model.onnx wants onnxruntime: .venv/bin/pip install -e \"\.\[export\]\""):
         write(bag, "format=onnx")
 

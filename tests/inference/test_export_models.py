@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.errors import UserError
-from attnlab.inference.export_formats import FORMATS, Answers, traced
+from attnlab.inference.export.formats import FORMATS, Answers, traced
 from attnlab.model.positional import Learned
 from attnlab.task import MultiLabel, SingleLabel, Task
 from tests.model import test_classifier, test_ngrams

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.training.evaluation import evaluate
 from attnlab.training.mistakes import MARKED, TEXT
-from attnlab.training.report import report
+from attnlab.training.report import of_counts, report
 from attnlab.training.run import train
 from tests.conftest import TINY
 
@@ -42,6 +42,20 @@ class Page(HTMLParser):
 def mistakes_in(folder: Path) -> list[dict[str, str]]:
     with (folder / "mistakes.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_confusion_matrix_tells_the_scores_and_their_intervals(tiny_config: Compose, tmp_path: Path) -> None:
+    learning = ["model=bag", "optimizer.lr=0.1", "trainer.max_epochs=4"]
+    metrics = train(tiny_config(*learning, f"paths.run_dir={tmp_path}/run"))
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    counts = pd.crosstab(table["label"], table["predicted"])
+    classes = counts.index.union(counts.columns)
+    scores = of_counts(counts.reindex(index=classes, columns=classes, fill_value=0).to_numpy()[None])
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    for name, (value,) in scores.items():
+        assert value == pytest.approx(metrics[f"test/{name}"], abs=1e-6)
+        found = re.search(rf"\b{name}\s*{value:.4f}\s*(\S+) to (\S+)", page.text)
+        assert found is not None and float(found[1]) < value < float(found[2])
 
 
 def test_a_run_and_a_test_of_it_leave_the_same_mistakes_and_a_page(

@@ -112,7 +112,8 @@ def test_scores_are_those_of_the_predictions_in_any_precision(
     metrics = train(tiny_config(f"trainer.precision={precision}", f"paths.run_dir={tmp_path}"))
     rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
     losses = [-log(row[f"p({row['label']})"]) for row in rows]
-    assert metrics["test/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert metrics["test/log_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert metrics["test/loss"] == pytest.approx(metrics["test/log_loss_uncalibrated"], rel=1e-5)
     assert metrics["test/acc"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / len(rows))
 
 

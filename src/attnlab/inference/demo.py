@@ -182,12 +182,9 @@ def _results(predictor: Predictor, documents: Documents) -> list[Any]:
     probabilities = answer["probabilities"]
     if predictor.several:
         probabilities = {f"{name} *" if name in answer["label"] else name: p for name, p in probabilities.items()}
-    pieces = explanation.pieces()
-    largest = max((abs(score) for _, score in pieces if score), default=1.0)
-    cut = any(score is None and text.strip() for text, score in pieces)
-    part = ", in the part that the model reads" if cut else ""
+    part = ", in the part that the model reads" if explanation.unread else ""
     words = gr.HighlightedText(
-        [(text, score and score / largest) for text, score in pieces],
+        [*explanation.marks()],
         label=f"What speaks for {explanation.label} (+1) and against it (-1){part}",
     )
     return [probabilities, words, *([] if explanation.attention is None else [draw_attention(explanation)])]

@@ -63,11 +63,9 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
 
 def _coloured(explanation: Explanation) -> Text:
     """The text, words that spoke for the class in green, those against it in red; the strong ones in bold."""
-    pieces = explanation.pieces()
-    strongest = max((abs(score) for _, score in pieces if score), default=1.0)
     text = Text()
-    for piece, score in pieces:
-        strength = (score or 0.0) / strongest
+    for piece, score in explanation.marks():
+        strength = score or 0.0
         colour = "green" if strength > 0 else "red"
         text.append(
             " ..." if score is None and piece.strip() else piece,

@@ -59,6 +59,11 @@ class Explanation:
             end = stop
         return found + [(self.text[end:], None)] * (end < len(self.text))
 
+    def marks(self) -> list[tuple[str, float | None]]:
+        """The `pieces`, with scores from -1 to 1: the strongest is one of the two."""
+        strongest = max(map(abs, filter(None, (score for _, score in self.pieces()))), default=1.0)
+        return [(text, score and score / strongest) for text, score in self.pieces()]
+
     @property
     def unread(self) -> int:
         """How many characters were cut off."""

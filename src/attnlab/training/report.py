@@ -7,12 +7,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.page import embedded, render
 from attnlab.paths import CONFIG, shown
+from attnlab.task import Task
 from attnlab.training.attribution import Classifier, Explanation
+from attnlab.training.figures import MATRIX_CLASSES, Counts
 from attnlab.training.mistakes import MARKED, MISTAKES, TEXT, Mistake, find_mistakes, write_mistakes
 from attnlab.training.module import Predictions
 
@@ -21,6 +26,7 @@ log = logging.getLogger(__name__)
 FIGURES = ("curves", "confusion_matrix", "confused_pairs", "per_class", "reliability")
 FIRST = ("test", "val", "ceiling", "train", "model")  # groups of scores
 ROWS = 60  # of a table; the files have all
+RESAMPLES = 1000
 
 
 def report(
@@ -44,16 +50,23 @@ def report(
             mistakes = find_mistakes(classifier, predictions, split)
             write_mistakes(folder / "mistakes.csv", mistakes)
         tested = None if predictions is None else len(predictions.index)
+        intervals = {} if predictions is None else _intervals(predictions, classifier.task)
         # A run's own folder has the checkpoint, that of a test names it.
         use = {"model": config.get("ckpt_path") or str(shown(folder)), "pairs": classifier.pairs}
-        (folder / "report.html").write_text(_page(folder, metrics, mistakes, tested, use), encoding="utf-8")
+        page = _page(folder, _scores(metrics, intervals), metrics, mistakes, tested, use)
+        (folder / "report.html").write_text(page, encoding="utf-8")
     except Exception as error:
         log.warning("No report.html: %s: %s", type(error).__name__, first_line(error))
     return mistakes
 
 
 def _page(
-    folder: Path, metrics: dict[str, float], mistakes: Sequence[Mistake], tested: int | None, use: dict[str, Any]
+    folder: Path,
+    scores: dict[str, list[tuple[str, str, str]]],
+    metrics: dict[str, float],
+    mistakes: Sequence[Mistake],
+    tested: int | None,
+    use: dict[str, Any],
 ) -> str:
     """`use`: the checkpoint's place, and whether the model is of pairs."""
     pictures = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
@@ -62,7 +75,7 @@ def _page(
         name=folder.name,
         use=use,
         tested=tested,
-        scores=_scores(metrics, tested),
+        scores=scores,
         losses=describe(metrics),
         complaints=list(complaints(metrics).values()),
         figures=[(name.replace("_", " "), embedded(file)) for name, file in pictures.items() if file.exists()],
@@ -75,23 +88,49 @@ def _page(
     )
 
 
-def _scores(metrics: dict[str, float], tested: int | None) -> dict[str, list[tuple[str, str, str]]]:
+def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:
     """By the part of their name before the slash: the rest, the value and its interval."""
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for key, value in metrics.items():
         group, _, name = key.partition("/")
         written = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-        interval = _wilson(value, tested) if key == "test/acc" and tested else ""
-        groups.setdefault(group, []).append((name, written, interval))
+        groups.setdefault(group, []).append((name, written, intervals.get(key, "")))
     return {group: groups[group] for group in sorted(groups, key=(*FIRST, *groups).index)}
 
 
-def _wilson(share: float, number: int) -> str:
-    """The 95 % interval (Wilson, 1927) of a share of so many documents."""
+def _intervals(predictions: Predictions, task: Task) -> dict[str, str]:
+    """Of the test scores, over the choice of documents: 95 %.
+
+    Wilson's (1927) of the accuracy; of the others a percentile bootstrap (Efron, 1979), where the confusion matrix
+    tells them: to draw documents anew is to draw its counts.
+    """
     from scipy.stats import binomtest
 
-    low, high = binomtest(round(share * number), number).proportion_ci(method="wilson")
-    return f"{low:.4f} to {high:.4f}"
+    right = task.correct(predictions.answers, predictions.labels)
+    found = {"test/acc": binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")}
+    counts = task.confusion(predictions.answers, predictions.labels)
+    if counts is not None and len(counts) <= MATRIX_CLASSES:
+        shares = counts.double().numpy() / len(right)
+        drawn = np.random.default_rng(0).multinomial(len(right), shares.ravel(), RESAMPLES)
+        scores = of_counts(drawn.reshape(-1, *shares.shape))
+        found |= {f"test/{name}": np.quantile(values, (0.025, 0.975)) for name, values in scores.items()}
+    return {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in found.items()}
+
+
+def of_counts(counts: Counts) -> dict[str, npt.NDArray[np.float64]]:
+    """The scores that each of S confusion matrices tells: [S] each.
+
+    counts: [S, C, C], rows are the classes, columns the answers. As in torchmetrics a class that is neither there nor
+    answered counts for nothing in a mean over classes.
+    """
+    right, of_class, answered = counts.diagonal(axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
+    f1, recall = 2 * right / np.maximum(1, of_class + answered), right / np.maximum(1, of_class)
+    there = of_class + answered > 0
+    return {
+        "acc_balanced": recall.sum(axis=1) / there.sum(axis=1),
+        "f1": (f1 * of_class).sum(axis=1) / of_class.sum(axis=1),
+        "f1_macro": f1.sum(axis=1) / there.sum(axis=1),
+    }
 
 
 def _table(path: Path) -> tuple[str, list[str], list[list[str]], int] | None:
@@ -105,11 +144,9 @@ def _table(path: Path) -> tuple[str, list[str], list[list[str]], int] | None:
 
 def _marked(explanation: Explanation) -> list[tuple[str, float]]:
     """The text in pieces, each with the strength of its mark from -1 to 1."""
-    pieces = explanation.pieces()
-    strongest = max((abs(score) for _, score in pieces if score), default=1.0)
-    found, length = [], 0
-    for text, score in pieces:
+    found, length = list[tuple[str, float]](), 0
+    for text, score in explanation.marks():
         if length < TEXT:
-            found.append((text[: TEXT - length], (score or 0.0) / strongest))
+            found.append((text[: TEXT - length], score or 0.0))
         length += len(text)
     return found + [(f" [... the first {TEXT:,} of {length:,} characters]", 0.0)] * (length > TEXT)

@@ -17,9 +17,9 @@ from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.data.tokenization import PAD, max_length, pad_id
 from attnlab.errors import UserError, first_line
-from attnlab.inference.export_card import push, write_readme
-from attnlab.inference.export_check import Comparison, Documents, compare, find_documents
-from attnlab.inference.export_formats import FORMATS, Answers, quantize
+from attnlab.inference.export.card import push, write_readme
+from attnlab.inference.export.check import Comparison, Documents, compare, find_documents
+from attnlab.inference.export.formats import FORMATS, Answers, quantize
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
@@ -129,7 +129,7 @@ def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
         "quantize": config["quantize"],
         "labels": task.label_names,
         "thresholds": task.thresholds.tolist() if isinstance(task, MultiLabel) else None,
-        "temperature": float(getattr(task, "temperature", 1.0)),
+        "temperature": task.temperature,
         "max_length": max_length(trained.tokenizer),
         "pad_id": pad_id(trained.tokenizer),
         "pairs": trained.pairs,

@@ -13,7 +13,7 @@ from attnlab.data.batching import Batch
 from attnlab.data.sources import located
 from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError
-from attnlab.inference.export_formats import Answer
+from attnlab.inference.export.formats import Answer
 from attnlab.task import Task
 from attnlab.training.saved import Trained, data_of_run
 

@@ -10,7 +10,7 @@ import jinja2
 from torch import nn
 
 from attnlab.errors import UserError, first_line
-from attnlab.inference.export_check import name_of
+from attnlab.inference.export.check import name_of
 from attnlab.model.classifier import TextClassifier
 from attnlab.paths import shown
 from attnlab.training.saved import data_of_run
@@ -28,7 +28,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
         "mean": facts["format"] == "safetensors" and _is_mean(model),
     }
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("attnlab.inference").joinpath("export_readme.md").read_text("utf-8"))
+    template = environment.from_string(files("attnlab.inference.export").joinpath("readme.md").read_text("utf-8"))
     readme = f"---\n{_front_matter(facts)}\n---\n\n{template.render(facts)}"
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
 
