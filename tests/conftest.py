@@ -40,6 +40,13 @@ def compose_config(tmp_path: Path) -> Compose:
     return make
 
 
+@pytest.fixture(autouse=True)
+def figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None are drawn but in tests marked `figures`: they take a third of a tiny run."""
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("attnlab.training.results.draw_figures", lambda *_: None)
+
+
 @pytest.fixture
 def tiny_config(compose_config: Compose) -> Compose:
     """The same for a training run of a second."""

@@ -133,6 +133,7 @@ def test_of_equally_sure_answers_each_counts_as_their_mean() -> None:
 @pytest.mark.parametrize(
     "parts", [[], ["callbacks=ema", "callbacks.weight_average.decay=0.9"], ["task=multi_label", "data.topics=all"]]
 )
+@pytest.mark.figures
 def test_a_run_keeps_the_temperature_of_the_weights_that_it_tests(
     parts: list[str], tiny_config: Compose, compose_config: Compose, tmp_path: Path
 ) -> None:

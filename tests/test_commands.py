@@ -107,16 +107,16 @@ def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:
 
 
 def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_path: Path) -> None:
-    result = run("train.py", "-m", "pe=none,learned", "model.num_heads=3,2", "seed=0,1", *TINY, folder=tmp_path)
+    result = run("train.py", "-m", "pe=none,learned", "model.num_heads=3,2", *TINY, folder=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr and "model.num_heads=3 does not divide" in result.stderr
     (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     finished = sorted(int(path.parent.name) for path in sweep.glob("*/metrics.json"))
-    assert finished == [2, 3, 6, 7]
+    assert finished == [1, 3]
     # Side by side: the terminal has a line of each, and the folder what it printed.
-    assert set(re.findall(r"^#\d", result.stdout, re.MULTILINE)) == {f"#{job}" for job in range(8)}
-    assert "#0  failed: model.num_heads=3 does not divide" in result.stdout and "#2  val/loss " in result.stdout
-    assert "Everything is in" not in result.stdout and "Everything is in" in (sweep / "2" / "output.log").read_text()
+    assert set(re.findall(r"^#\d", result.stdout, re.MULTILINE)) == {f"#{job}" for job in range(4)}
+    assert "#0  failed: model.num_heads=3 does not divide" in result.stdout and "#1  val/loss " in result.stdout
+    assert "Everything is in" not in result.stdout and "Everything is in" in (sweep / "1" / "output.log").read_text()
 
 
 @pytest.mark.slow
@@ -152,6 +152,7 @@ def test_a_sweep_is_compared(tmp_path: Path) -> None:
     assert "error: by=pe does not differ between these runs; what differs: model.pooling" in mistake.stderr
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on(tmp_path: Path) -> None:
     command = ["-m", "hparams_search=optuna", "hparams_search.n_trials=3", "model.embed_dim=8,12", *TINY[:-1]]
     command += ["model.num_heads=2", "trainer.max_epochs=1"]

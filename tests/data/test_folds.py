@@ -59,6 +59,7 @@ def test_a_fold_that_there_is_not_is_one_line(folds: int | None, fold: int, mess
         source(folds, fold)
 
 
+@pytest.mark.slow
 def test_folds_are_trained_evaluated_and_compared(
     tiny_config: Callable[..., DictConfig], compose_config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

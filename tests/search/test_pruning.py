@@ -79,7 +79,8 @@ def test_what_does_well_or_has_ended_anyway_goes_on(tmp_path: Path) -> None:
     assert ended.loggers[0].logged == {PRUNED_AFTER: 2, "step": 200}
 
 
-@pytest.mark.parametrize(("loss", "state"), [pytest.param(0.01, "complete", marks=pytest.mark.slow), (9.0, "pruned")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "state"), [(0.01, "complete"), (9.0, "pruned")])
 def test_wandb_is_told_the_state_of_a_trial(
     loss: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def test_a_trial_too_many_is_not_run(tmp_path: Path) -> None:
     assert [job["hparams_search.trial"] for job in more.jobs] == ["2"] and more.states() == ["COMPLETE"] * 4
 
 
+@pytest.mark.slow
 def test_every_trial_and_the_search_are_wandb_runs_of_one_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

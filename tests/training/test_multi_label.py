@@ -20,6 +20,7 @@ Compose = Callable[..., DictConfig]
 SEVERAL = "task=multi_label", "data.topics=all", "model=bag", "optimizer.lr=0.02"
 
 
+@pytest.mark.figures
 def test_a_run_leaves_what_a_run_leaves(tiny_config: Compose, compose_config: Compose, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = train(tiny_config(*SEVERAL, f"paths.run_dir={run}"))
@@ -61,6 +62,7 @@ def test_the_best_checkpoint_decides_as_it_did_on_validation(
         assert metrics[f"test/{name}"] == pytest.approx(metrics[f"val/{name}"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_settings_are_compared(tiny_config: Compose, tmp_path: Path) -> None:
     for job, (threshold, seed) in enumerate((t, s) for t in ("null", "0.9") for s in (0, 1)):
         folder = f"paths.run_dir={tmp_path}/runs/{job}"

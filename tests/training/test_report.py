@@ -58,6 +58,7 @@ def test_a_confusion_matrix_tells_the_scores_and_their_intervals(tiny_config: Co
         assert found is not None and float(found[1]) < value < float(found[2])
 
 
+@pytest.mark.figures
 def test_a_run_and_a_test_of_it_leave_the_same_mistakes_and_a_page(
     tiny_config: Compose, compose_config: Compose, tmp_path: Path
 ) -> None:

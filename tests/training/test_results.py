@@ -20,6 +20,7 @@ from attnlab.training.module import Predictions
 from attnlab.training.results import print_summary, write_results
 from attnlab.training.run import train
 
+pytestmark = pytest.mark.figures
 Compose = Callable[..., DictConfig]
 
 
@@ -78,7 +79,7 @@ def test_a_figure_that_fails_costs_a_run_nothing(
 
 def test_curves_without_validation_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,train/loss\n0,1.5\n1,\n")
-    draw_figures(tmp_path, None, [])
+    draw_figures(tmp_path, SingleLabel(["a", "b"]))
     assert (tmp_path / "figures" / "curves.png").is_file()
 
 

@@ -90,7 +90,8 @@ def _assert_equal(ours: Any, theirs: Any, where: str) -> None:
         assert ours == theirs, where
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 25])
 def test_kills_at_random_moments_change_nothing(
     kills: int, whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
 ) -> None:

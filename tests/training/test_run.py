@@ -20,6 +20,7 @@ from attnlab.training.run import train
 Compose = Callable[..., DictConfig]
 
 
+@pytest.mark.figures
 def test_a_run_leaves_everything_in_its_folder(tiny_config: Compose, tmp_path: Path) -> None:
     metrics = train(tiny_config())
     (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()

@@ -85,11 +85,6 @@ TRAINER: dict[str, list[tuple[Any, str | None]]] = {
 QUIET = ["trainer.enable_model_summary=false", "callbacks.model_summary=null", "callbacks.progress=null"]
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnlab.training.results.draw_figures", lambda *_: None)
-
-
 def assert_works_or_is_one_line(config: DictConfig, message: str | None) -> None:
     if message is WORKS:
         assert 0 <= train(config)["test/acc"] <= 1

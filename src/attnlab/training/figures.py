@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from attnlab.task import Task
 from attnlab.task.calibration import reliability
+
+if TYPE_CHECKING:
+    from attnlab.training.module import Predictions
 
 Counts = npt.NDArray[np.int64]
 
@@ -22,24 +26,35 @@ NAME_LENGTH = 24
 DPI = 100
 
 
-def draw_figures(folder: Path, counts: Counts | None, label_names: list[str]) -> None:
-    """figures/curves.png of a run with curves, and of one that was tested the confusion matrix.
+def draw_figures(
+    folder: Path,
+    task: Task,
+    predictions: "Predictions | None" = None,
+    counts: Counts | None = None,
+    scores: Tensor | None = None,
+) -> None:
+    """Into `figures` in the run's folder: its curves, and where it was tested what the answers are worth.
 
     Args:
-        folder: the run's.
         counts: [C, C] test documents by class and predicted class; above `MATRIX_CLASSES` the most confused pairs are
-            drawn instead, figures/confused_pairs.png.
+            drawn instead. Where there are none each class has a bar.
+        scores: [C, 5], see `Task.stat_scores`.
     """
     import matplotlib
 
-    (folder / "figures").mkdir(exist_ok=True)
+    figures, names = folder / "figures", task.label_names
+    figures.mkdir(exist_ok=True)
     with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a label is a dollar
-        if counts is not None and len(counts) <= MATRIX_CLASSES:
-            _draw_confusion_matrix(folder / "figures" / "confusion_matrix.png", counts, label_names)
-        elif counts is not None and (pairs := confused_pairs(counts)):
-            _draw_confused_pairs(folder / "figures" / "confused_pairs.png", pairs, counts, label_names)
         if (folder / "metrics.csv").exists():
             _draw_curves(folder)
+        if predictions is not None:
+            _draw_reliability(figures / "reliability.png", task, predictions.logits, predictions.labels)
+        if counts is not None and len(counts) <= MATRIX_CLASSES:
+            _draw_confusion_matrix(figures / "confusion_matrix.png", counts, names)
+        elif counts is not None and (pairs := confused_pairs(counts)):
+            _draw_confused_pairs(figures / "confused_pairs.png", pairs, counts, names)
+        elif counts is None and scores is not None:
+            _draw_per_class(figures / "per_class.png", scores.numpy(), names)
 
 
 def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
@@ -82,7 +97,7 @@ def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: 
     _draw_bars(path, bars, lengths, notes, title=title, xlabel="test documents", longest=max(lengths))
 
 
-def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
+def _draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
     """F1 of each class; of more than `PAIRS` of the largest ones.
 
     scores: [C, 5], see `Task.stat_scores`.
@@ -95,7 +110,7 @@ def draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
     _draw_bars(path, names, f1, notes, title=title, xlabel="F1", longest=1.0)
 
 
-def draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) -> None:
+def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) -> None:
     """How often what is said with a probability is right: on the diagonal where probabilities mean what they say.
 
     With the temperature and without it, and below how many claims a point stands for. logits: [N, C]

@@ -19,7 +19,7 @@ from attnlab.errors import first_line
 from attnlab.paths import CONFIG, holds_a_run, shown, taken
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
-from attnlab.training.figures import Counts, confused_pairs, draw_figures, draw_per_class, draw_reliability
+from attnlab.training.figures import Counts, confused_pairs, draw_figures
 from attnlab.training.module import Predictions
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,7 @@ def write_results(
             _write_confused_pairs(folder / "confused_pairs.csv", counts, task.label_names)
     _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     try:
-        draw_figures(folder, counts, task.label_names)
-        if scores is not None and counts is None:
-            draw_per_class(folder / "figures" / "per_class.png", scores.numpy(), task.label_names)
-        if predictions is not None:
-            draw_reliability(folder / "figures" / "reliability.png", task, predictions.logits, predictions.labels)
+        draw_figures(folder, task, predictions, counts, scores)
     except Exception as error:  # whatever a plot can't do, the results are there
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
