@@ -26,7 +26,7 @@ def measure() -> list[Row]:
     with folder() as place:
         print("predict: one epoch of experiment=ag_news, and what it is compared with")
         run("experiment=ag_news", *DATA, *QUIET, "trainer.max_epochs=1", "test=false", f"hydra.run.dir={place}/run")
-        predictor = Predictor.load(place / "run")
+        predictor = Predictor.load(place / "run", threads=1)  # as it is where OMP_NUM_THREADS says nothing
         systems: dict[str, Callable[[], float]] = {
             "ours": speed(predictor, texts),
             "tokenizer": speed(predictor.trained.tokenizer.encode_batch_fast, texts),

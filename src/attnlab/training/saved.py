@@ -109,10 +109,11 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
             raise other
         with _Unfilled(sum(value.numel() for value in weights.values()), other):
             module = make(**settings)
-        shapes = {name: value.shape for name, value in module.state_dict().items()}
-        if shapes != {name: value.shape for name, value in weights.items()}:
+        own = module.state_dict()
+        if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in weights.items()}:
             raise other
-        module.load_state_dict(weights)
+        # Not copied: what is used of a large table is read from the file when it is.
+        module.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, assign=True)
         assert isinstance(module.task, Task)
         module.task.temperature = temperature_of(checkpoint)
         return module
