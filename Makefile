@@ -40,7 +40,7 @@ study: .venv/.run  ## what each part is worth, with statistics: make study ARGS=
 	sweep vocabulary tokenizer.vocab_size=4000,30000; \
 	$(BIN)/python src/compare.py runs=$$study hydra.run.dir=$$study/comparison
 
-test: .venv/.dev  ## run the tests (about 5 minutes on 2 cores)
+test: .venv/.dev  ## run the tests (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data

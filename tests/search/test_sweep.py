@@ -188,6 +188,7 @@ def test_settings_that_have_a_value_are_not_trained_again(tmp_path: Path) -> Non
     assert all(trial.value == trial.params["optimizer.lr"] for trial in copies)
 
 
+@pytest.mark.slow
 def test_a_grid_is_gone_through_once(tmp_path: Path) -> None:
     fake = make(tmp_path, lr_is_the_loss, search="grid").run()
     assert len({tuple(sorted(trial.params.items())) for trial in fake.study.trials}) == len(fake.jobs) == 16
@@ -218,6 +219,7 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     assert {"history.png", "slice.png"} <= {file.name for file in (folder / "figures").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_trial_too_many_is_not_run(tmp_path: Path) -> None:
     """Two processes can ask for the last trial at the same moment."""
     first = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2").run()
@@ -345,6 +347,7 @@ def make_with_checkpoints(folder: Path, *overrides: str) -> FakeLauncher:
     return fake
 
 
+@pytest.mark.slow
 def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(config: DictConfig) -> dict[str, float]:
         folder = Path(config.paths.run_dir)

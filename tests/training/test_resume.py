@@ -170,6 +170,7 @@ def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(
     assert_same_run(whole, run)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         train(resume(run))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_that_was_there(
     whole: Path, tiny_config: Compose, resume: Compose, tmp_path: Path
 ) -> None:

@@ -100,7 +100,11 @@ def test_every_argument_of_the_trainer_has_a_row() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
-    [(argument, value, message) for argument, rows in TRAINER.items() for value, message in rows],
+    [
+        pytest.param(argument, value, message, marks=pytest.mark.slow if message is WORKS else ())
+        for argument, rows in TRAINER.items()
+        for value, message in rows
+    ],
 )
 def test_an_argument_of_the_trainer(argument: str, value: str, message: str | None, tiny_config: Compose) -> None:
     quiet = [f"+{QUIET[0]}", *QUIET[1:]]
