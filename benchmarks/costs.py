@@ -47,7 +47,8 @@ def measure() -> list[Row]:
         ]
         print("memory")
         imported = run("-c", IMPORTS, script=None)[1]
-        used = run(*DATA, *QUIET, "experiment=notebook/attention", "trainer.max_epochs=1", f"hydra.run.dir={place}/run")[1]
+        attention = [*DATA, *QUIET, "experiment=notebook/attention", "trainer.max_epochs=1"]
+        used = run(*attention, f"hydra.run.dir={place}/run")[1]
     rows.append(Row("peak memory of a run against imports", used, imported, used / imported, "MB", 1.5, False))
     return [*rows, *many_documents(), *tokenising()]
 
