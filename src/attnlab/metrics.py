@@ -1,4 +1,4 @@
-"""What a run measures: which way each of its numbers is better."""
+"""What a run measures: which way each of its numbers is better, and how it is written."""
 
 from typing import Literal
 
@@ -19,6 +19,11 @@ def direction(metric: str) -> Literal["min", "max"]:
 def is_share(metric: str) -> bool:
     """Whether it goes from 0 to 1, so that differences are told in points."""
     return _name(metric) in SHARES
+
+
+def written(value: float) -> str:
+    """As tables show it."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _name(metric: str) -> str:

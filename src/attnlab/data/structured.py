@@ -66,10 +66,9 @@ def json_rows(
     else:
         rest = "" if _is_document(first) else lines.read()
         start = "".join(seen)
-        whole = (
-            first if first is not None and not rest.strip() else _loads(start + rest, numbers) if start.strip() else []
-        )
-        rows = _documents(whole, name, text, field)
+        if first is None or rest.strip():
+            first = _loads(start + rest, numbers) if start.strip() else []
+        rows = _documents(first, name, text, field)
     for row in rows:
         if not isinstance(row, dict | list):
             raise _other_shape(name)

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
+from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 from attnlab.inference.explaining import explain
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LIMIT = 100_000  # characters in one request
-BETWEEN = " || "  # the texts of a pair, as in `Split.readable`
 CLASSES = 10  # that are shown, the most probable ones
 COLUMNS = ["text", "label", "predicted"]  # of mistakes.csv
 SETTINGS: dict[str, Any] = {
@@ -134,7 +134,7 @@ def build(models: Sequence[Model]) -> "gr.Blocks":
             return [None] * len(outputs)
 
     def choose(mistake: list[str]) -> Any:
-        return mistake[0].partition(BETWEEN)[::2] if pairs else mistake[0]
+        return mistake[0].partition(BETWEEN_TEXTS)[::2] if pairs else mistake[0]
 
     with gr.Blocks(title="attnlab", fill_width=len(models) > 1) as page:
         boxes = [gr.Textbox(label=label, lines=1, max_lines=12) for label in ("Text", "Second text")[: 1 + pairs]]

@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.tokens import Documents
-from attnlab.errors import UserError
 from attnlab.inference.explaining import explain
 from attnlab.inference.maps import MAPS, draw_attention
-from attnlab.inference.predictor import Predictor
+from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import Row
 from attnlab.model.gradients import TOLERANCE
 from attnlab.paths import shown
@@ -21,15 +20,10 @@ SPOKE_FOR = "spoke_for"  # a column
 WORDS = 10  # in the table on the terminal
 
 
-def with_words(rows: list[Row], predictor: Predictor, documents: Documents, name: str) -> list[Row]:
-    """The rows of the table `name` with the strongest words for the most probable class, None where there is no text.
-
-    Raises:
-        UserError: there is such a column already.
-    """
-    if any(SPOKE_FOR in row for row in rows):
-        raise UserError(f"input={name} has a column {SPOKE_FOR} already; rename it")
-    words = [explanation.in_words() or None for explanation in explain(predictor, documents, attention=False)]
+def with_words(rows: list[Row], predictor: Predictor, documents: Documents, predictions: Predictions) -> list[Row]:
+    """The rows with the strongest words for the most probable class, None where there is no text."""
+    labels = [predictor.label_names[number] for number in predictions.probabilities.argmax(axis=1)]
+    words = [explanation.in_words() or None for explanation in explain(predictor, documents, labels, attention=False)]
     return [row | {SPOKE_FOR: some} for row, some in zip(rows, words, strict=True)]
 
 

@@ -93,7 +93,7 @@ def _show(predictor: Predictor, document: str | tuple[str, str]) -> None:
 
 
 def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[str, Any], output: str) -> None:
-    top_k, added = config["top_k"], _added(predictor, config["top_k"])
+    top_k, answers = config["top_k"], _added(predictor, config["top_k"])
     given = {**data, **{key: value for key, value in config["data"].items() if value is not None}}
     form = Form(None, **{key: given[key] for key in FORM if key in given})
     name = config["input"]
@@ -108,14 +108,16 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[
             yield read[-1][1]
 
     console, empty = Console(stderr=True), 0
-    added |= {SPOKE_FOR: str} if config["explain"] else {}
+    added = answers | ({SPOKE_FOR: str} if config["explain"] else {})
     with Writer(output, config["format"], added) as writer, _progress(console) as progress:
         bar = progress.add_task("", total=None, rows=0, speed=0.0)
         for predictions in predictor.stream(documents()):
             part, texts = read.popleft()
             empty += sum(label is None for label in predictions.labels)
-            rows = _with_answers(part.rows, predictor, predictions, top_k, name)
-            writer.write(with_words(rows, predictor, texts, name) if config["explain"] else rows, part.schema)
+            if taken := next((column for row in part.rows for column in added if column in row), None):
+                raise UserError(f"input={name} has a column {taken} already; rename it")
+            rows = _with_answers(part.rows, predictor, predictions, top_k, list(answers))
+            writer.write(with_words(rows, predictor, texts, predictions) if config["explain"] else rows, part.schema)
             speed = writer.rows / (progress.tasks[bar].elapsed or 1)
             total = None if part.share is None else 1.0
             progress.update(bar, total=total, completed=part.share or 0, rows=writer.rows, speed=speed)
@@ -180,12 +182,9 @@ def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:
 
 
 def _with_answers(
-    rows: list[Row], predictor: Predictor, predictions: Predictions, top_k: int | str, name: str
+    rows: list[Row], predictor: Predictor, predictions: Predictions, top_k: int | str, added: list[str]
 ) -> list[Row]:
-    """The rows with the columns of `_added`, which are None where there is no text."""
-    added = _added(predictor, top_k)
-    if taken := next((column for row in rows for column in added if column in row), None):
-        raise UserError(f"input={name} has a column {taken} already; rename it")
+    """The rows with the columns `added`, see `_added`, which are None where there is no text."""
     probabilities = predictions.probabilities
     columns: list[Any] = [predictions.labels]
     if predictor.several or top_k == "all":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.errors import UserError
-from attnlab.model.pooling import mean_of_rows
+from attnlab.model.pooling import mean_of_rows, mean_of_vectors
 from attnlab.model.positional import PositionalEncoding
 
 MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: multiplying by it spreads neighbouring ids
@@ -99,9 +99,7 @@ class NgramBag(nn.Module):
     def classify(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits for embeddings x: [B, N, D] -> [B, num_classes], weighted as the document's own are."""
         rows, present = self._rows(input_ids, attention_mask)
-        weights = self._weights(rows, present)
-        weights = present / present.sum(dim=1, keepdim=True) if weights is None else weights
-        return self.head(self.dropout(torch.einsum("bnd,bn->bd", x, weights)))
+        return self.head(self.dropout(mean_of_vectors(x, present, self._weights(rows, present))))
 
     def shares(self, counted: Tensor) -> Tensor:
         """The tokens of an n-gram have equal shares in it, a lead is its token's: [B, T] bool -> [B, N, T]."""

@@ -44,8 +44,7 @@ class MeanPooling(Pooling):
     """The mean over the document's tokens."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        weights = mask.to(x.dtype)
-        return torch.einsum("btd,bt->bd", x, weights) / weights.sum(dim=1, keepdim=True)
+        return mean_of_vectors(x, mask)
 
 
 class AttentionPooling(Pooling):
@@ -60,6 +59,14 @@ class AttentionPooling(Pooling):
         return torch.einsum("btd,bt->bd", x, scores.softmax(dim=1))
 
 
+def mean_of_vectors(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """x: [B, N, D], mask: [B, N] bool, False on what does not count; `weights`, [B, N], sum to 1 -> [B, D]."""
+    if weights is not None:
+        return torch.einsum("bnd,bn->bd", x, weights)
+    present = mask.to(x.dtype)
+    return torch.einsum("bnd,bn->bd", x, present) / present.sum(dim=1, keepdim=True)
+
+
 def mean_of_rows(
     table: Tensor, rows: Tensor, mask: Tensor, weights: Tensor | None = None, sparse: bool = False
 ) -> Tensor:
@@ -69,9 +76,7 @@ def mean_of_rows(
     `weights`, [B, N], it is the rows' sum so weighted; with `sparse` the table's gradient is sparse.
     """
     if torch.compiler.is_exporting():  # in terms that other runtimes have
-        present = mask.to(table.dtype)
-        weights = present / present.sum(dim=1, keepdim=True) if weights is None else weights
-        return torch.einsum("bnd,bn->bd", F.embedding(rows, table), weights)
+        return mean_of_vectors(F.embedding(rows, table), mask, weights)
     if weights is None and not sparse and len(table) <= FEW_ROWS:  # how often each row occurs, times the table
         present = mask.to(table.dtype)
         occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, present)

@@ -61,8 +61,9 @@ class Explanation:
 
     def marks(self) -> list[tuple[str, float | None]]:
         """The `pieces`, with scores from -1 to 1: the strongest is one of the two."""
-        strongest = max(map(abs, filter(None, (score for _, score in self.pieces()))), default=1.0)
-        return [(text, score and score / strongest) for text, score in self.pieces()]
+        pieces = self.pieces()
+        strongest = max((abs(score) for _, score in pieces if score), default=1.0)
+        return [(text, score and score / strongest) for text, score in pieces]
 
     @property
     def unread(self) -> int:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
+from attnlab.metrics import written
 from attnlab.page import embedded, render
 from attnlab.paths import CONFIG, shown
 from attnlab.task import Task
@@ -93,8 +94,7 @@ def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, l
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for key, value in metrics.items():
         group, _, name = key.partition("/")
-        written = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-        groups.setdefault(group, []).append((name, written, intervals.get(key, "")))
+        groups.setdefault(group, []).append((name, written(value), intervals.get(key, "")))
     return {group: groups[group] for group in sorted(groups, key=(*FIRST, *groups).index)}
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from attnlab.errors import first_line
+from attnlab.metrics import written
 from attnlab.paths import CONFIG, holds_a_run, shown, taken
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
@@ -156,9 +157,7 @@ def print_summary(folder: Path, metrics: Metrics) -> None:
     table = Table("metric", "value")
     table.columns[1].justify = "right"
     for key, value in metrics.items():
-        table.add_row(
-            key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-        )
+        table.add_row(key, written(value))
     console = Console()
     console.print(table)
     if "test/temperature" in metrics:

@@ -133,20 +133,9 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     datamodule = _make_datamodule(config)
     datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
 
-    seed_everything(config["seed"], workers=True, verbose=False)
-    module = TextClassification(
-        model=config["model"],
-        optimizer=config["optimizer"],
-        scheduler=config["scheduler"],
-        label_names=datamodule.label_names,
-        tokenizer=datamodule.tokenizer.to_str(),
-        pairs=datamodule.pairs,
-        task=config["task"],
-    )
-    place_vectors(config["embedding"], module.model, datamodule, from_checkpoint=checkpoint is not None)
+    module = _make_module(config, datamodule, from_checkpoint=checkpoint is not None)
     use_threads(config["trainer"].get("threads"), module.model)
     write_environment(run_dir, trainer)
-    module.task.fit(datamodule.splits["train"].labels)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     try:
@@ -182,6 +171,22 @@ def _make_datamodule(config: dict[str, Any]) -> TextDataModule:
     datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
     datamodule.setup()
     return datamodule
+
+
+def _make_module(config: dict[str, Any], datamodule: TextDataModule, from_checkpoint: bool) -> TextClassification:
+    seed_everything(config["seed"], workers=True, verbose=False)
+    module = TextClassification(
+        model=config["model"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+        label_names=datamodule.label_names,
+        tokenizer=datamodule.tokenizer.to_str(),
+        pairs=datamodule.pairs,
+        task=config["task"],
+    )
+    place_vectors(config["embedding"], module.model, datamodule, from_checkpoint)
+    module.task.fit(datamodule.splits["train"].labels)
+    return module
 
 
 def _is_tested(config: dict[str, Any], datamodule: TextDataModule) -> bool:

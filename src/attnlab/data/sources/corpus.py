@@ -18,6 +18,7 @@ from attnlab.errors import UserError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+BETWEEN_TEXTS = " || "  # of a pair, where it is shown
 UNLABELLED = "-1"  # how sets of the Hub write "no label"
 TOO_SMALL = 3  # documents: a smaller class leaves none for a test set cut out of train, or one that can't validate
 
@@ -50,7 +51,7 @@ class Split:
     @property
     def readable(self) -> list[str]:
         """Each document as one text."""
-        return [text if isinstance(text, str) else " || ".join(text) for text in self.documents]
+        return [text if isinstance(text, str) else BETWEEN_TEXTS.join(text) for text in self.documents]
 
     def __add__(self, other: "Split") -> "Split":
         """The documents of both."""
