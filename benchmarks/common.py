@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+import attnlab.composing  # noqa: F401  (what the config may compute)
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+import attnlab.composing  # noqa: F401  (what the config may compute)
 from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import report_in_one_line
 

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import attnlab.paths  # noqa: F401  (the resolvers that the config uses)
+from attnlab import composing
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -34,8 +34,7 @@ def compose_config(tmp_path: Path) -> Compose:
     """`compose_config("pe=none", name="train")`: the config of that command line, writing below `tmp_path`."""
 
     def make(*overrides: str, name: str = "train") -> DictConfig:
-        with initialize_config_dir(str(ROOT / "conf")):
-            return compose(name, overrides=[f"paths.log_dir={tmp_path}/logs", *overrides])
+        return composing.compose(f"paths.log_dir={tmp_path}/logs", *overrides, name=name)
 
     return make
 

@@ -1,4 +1,4 @@
-"""Where a run writes. Importing this module registers the resolvers that `conf/` uses."""
+"""Where a run writes."""
 
 import secrets
 from datetime import datetime
@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
-import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.errors import UserError
 
 CONFIG = "config.yaml"  # a run's resolved config, the first file that it writes
@@ -64,15 +62,6 @@ def taken(folder: Path) -> UserError:
     )
 
 
-def vector_width(path: str | None) -> int:
-    """As in `attnlab.data.vectors`, which is imported where it is needed."""
-    if path is None:
-        raise UserError("embedding=static wants embedding.path=<file or folder of vectors>")
-    from attnlab.data.vectors import vector_width
-
-    return vector_width(path)
-
-
 def hydra_subdir(output_dir: str) -> str | None:
     """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays."""
     return None if holds_a_run(Path(output_dir)) else ".hydra"
@@ -82,9 +71,3 @@ def shown(folder: Path) -> Path:
     """The folder as a user who stands in the working directory would name it."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
-
-
-OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
-OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
-OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
-OmegaConf.register_resolver("vector_width", vector_width, replace=True)

@@ -1,0 +1,35 @@
+"""Configs composed from Python, and what `conf/` may compute: importing this registers it, as every entry point does.
+
+from attnlab.composing import compose
+from attnlab.training.run import train
+
+train(compose("model.pooling=max", "pe=learned"))
+"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+import attnlab.metrics  # noqa: F401  (registers `direction`)
+from attnlab.errors import CONF, UserError
+from attnlab.paths import choose_run_dir, hydra_subdir, run_id
+
+
+def compose(*overrides: str, name: str = "train") -> DictConfig:
+    """The config of `python src/<name>.py <overrides>`."""
+    with hydra.initialize_config_dir(str(CONF)):
+        return hydra.compose(name, list(overrides))
+
+
+def vector_width(path: str | None) -> int:
+    """As in `attnlab.data.vectors`, which is imported where it is needed."""
+    if path is None:
+        raise UserError("embedding=static wants embedding.path=<file or folder of vectors>")
+    from attnlab.data.vectors import vector_width
+
+    return vector_width(path)
+
+
+OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
+OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
+OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
+OmegaConf.register_resolver("vector_width", vector_width, replace=True)
