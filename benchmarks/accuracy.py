@@ -46,7 +46,7 @@ def measure() -> list[Row]:
     seconds = statistics.median(metrics["train/seconds"] for _, metrics in runs)
     rows = [Row("test accuracy, 3 seeds, against its target", score, TARGET, score, "accuracy", target=TARGET)]
     for name, (right, _) in peers.items():
-        p = documents_test(runs[0][0][None], right[None], alpha=0.05)["p"]
+        p = documents_test(runs[0][0], right)
         rows.append(
             Row(
                 f"test accuracy against {name} (seed 0, McNemar: p = {p:.2g})",

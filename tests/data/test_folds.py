@@ -77,4 +77,4 @@ def test_folds_are_trained_evaluated_and_compared(
     study = make_study([tmp_path / "runs"])
     (comparison,) = study.comparisons
     assert comparison.by == ["model.pooling"] and comparison.rows["pairs"].iloc[1] == 3
-    assert comparison.rows["p_documents"].notna().iloc[1] and "predictions" not in "".join(study.warnings)
+    assert comparison.rows["p"].notna().iloc[1] and "predictions" not in "".join(study.warnings)

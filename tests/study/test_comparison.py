@@ -104,7 +104,7 @@ def test_one_seed_is_asked_over_documents_alone_and_says_so(tmp_path: Path) -> N
     write_run(tmp_path / "1", {"model.pooling": "max"}, accuracy=0.9, num_documents=4000)
     row = make_study([tmp_path]).comparisons[0].rows.loc["max"]
     assert row["verdict"] == "better on these documents; 1 seed only"
-    assert np.isnan(row["p_seeds"]) and row["p_documents"] < 1e-6
+    assert row["pairs"] == 1 and row["p"] < 1e-6
 
 
 def test_runs_of_one_setting_are_summed_up(tmp_path: Path) -> None:
@@ -164,7 +164,8 @@ def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_pa
         table.assign(index=table["index"] + 1).to_parquet(file)
     study = make_study([tmp_path])
     assert "only the seeds could be asked" in "\n".join(study.warnings)
-    assert study.comparisons[0].rows["p_documents"].isna().all() and study.comparisons[0].rows["p"].notna().sum() == 2
+    rows = study.comparisons[0].rows.iloc[1:]
+    assert rows["p"].notna().all() and (rows["from_runs"] == 1).all()
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_settings_are_compared(tiny_config: Compose, tmp_path: Path) -> None:
         folder = f"paths.run_dir={tmp_path}/runs/{job}"
         train(tiny_config(*SEVERAL, "optimizer.lr=0.3", f"task.threshold={threshold}", f"seed={seed}", folder))
     (comparison,) = make_study([tmp_path / "runs"], metric="test/acc").comparisons
-    assert comparison.by == ["task.threshold"] and 0 < comparison.rows["p_documents"].iloc[1] <= 1
+    assert comparison.by == ["task.threshold"] and 0 < comparison.rows["p"].iloc[1] <= 1
     assert make_study([tmp_path / "runs"], metric="test/f1_macro").comparisons[0].rows["difference"].iloc[1] < 0
 
 

@@ -68,7 +68,7 @@ def test_its_own_config_trains_again_and_compares_with_todays(old: Path, tmp_pat
     again = OmegaConf.load(tmp_path / "runs/again/config.yaml")
     OmegaConf.save(OmegaConf.merge(again, {"model": {"pooling": "max"}}), tmp_path / "runs/again/config.yaml")
     (comparison,) = make_study([tmp_path / "runs"]).comparisons
-    assert comparison.by == ["model.pooling"] and comparison.rows["p_documents"].iloc[1] == 1
+    assert comparison.by == ["model.pooling"] and comparison.rows["p"].iloc[1] == 1
 
 
 def test_a_checkpoint_of_a_later_version_is_one_line(old: Path, tmp_path: Path) -> None:

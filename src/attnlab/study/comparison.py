@@ -13,15 +13,16 @@ from omegaconf import DictConfig
 from attnlab.config import resolve
 from attnlab.data.losses import complaints
 from attnlab.errors import UserError
-from attnlab.metrics import direction
+from attnlab.metrics import direction, is_share
 from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
-from attnlab.study.result import METRICS, Comparison, Study, in_points
+from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
-from attnlab.study.statistics import compare_settings, overlap, summarise
+from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, plan, summarise
 
 # Values that single out a setting, a value of the only factor, or None to choose one.
 Reference = dict[str, Any] | str | None
+PLANNED = (0.002, 0.005, 0.01, 0.02)  # differences of shares
 COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
 
 
@@ -36,7 +37,9 @@ def compare(cfg: DictConfig) -> Study:
     config = resolve(cfg)
     names, by = ([value] if isinstance(value, str) else value for value in (config["runs"], config["by"]))
     folders = [Path(name) for name in names]
-    study = make_study(folders, by, config["reference"], config["metric"], config["alpha"])
+    study = make_study(
+        folders, by, config["reference"], config["metric"], config["alpha"], config["margin"], config["plan"]
+    )
     folder = make_run_dir(config)
     write_report(folder, study)
     print_report(folder, study)
@@ -49,6 +52,8 @@ def make_study(
     reference: Reference = None,
     metric: str = "test/acc",
     alpha: float = 0.05,
+    margin: float | None = None,
+    planned: bool = False,
 ) -> Study:
     """Read the runs, find out what differs and compare.
 
@@ -59,13 +64,23 @@ def make_study(
             for the setting from which the others differ least, the first of several.
         metric: what "better" goes by; a key of metrics.json.
         alpha: how often to see a difference where there is none, over all settings of a comparison.
+        margin: what difference counts as none, in points of a share, else as the metric is.
+        planned: whether to say how many runs would show the margin, or differences of several sizes.
     """
     if not 0 < alpha < 1:
         raise UserError(f"alpha={alpha} is a probability: give a number between 0 and 1, such as 0.05")
+    if margin is not None and margin <= 0:
+        raise UserError(
+            f"margin={margin} is a difference that counts as none: give a number above 0, such as 0.5 (points)"
+        )
     runs, warnings = read_runs(folders)
     if lacking := [run for run in runs if metric not in run.metrics]:
         known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
         raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
+    if planned and margin is None and not is_share(metric):
+        raise UserError(
+            f"plan=true of {metric} wants to know which difference is of interest: give margin=<difference>"
+        )
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
 
@@ -77,7 +92,9 @@ def make_study(
     if metric == "test/acc" and correct is None:
         warnings.append("predictions are missing or of different test documents: only the seeds could be asked")
 
-    comparer = _Comparer(runs, factors, scores, correct, metric, alpha)
+    if margin is not None and is_share(metric):
+        margin /= 100
+    comparer = _Comparer(runs, factors, scores, correct, metric, alpha, margin, planned)
     main = comparer.compare(names, reference)
     if main is None:
         differing = ", ".join(factors.values)
@@ -97,6 +114,8 @@ class _Comparer:
     correct: list[np.ndarray] | None  # of each run: [documents]
     metric: str
     alpha: float
+    margin: float | None  # as the metric is
+    planned: bool
 
     def compare(self, by: list[str], reference: Reference, level: str | None = None) -> Comparison | None:
         """Compare by these factors, runs being matched on all others and the seed; None where nothing matches.
@@ -142,24 +161,40 @@ class _Comparer:
         if self.correct is not None:
             correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
         rows = pd.DataFrame.from_dict(table, orient="index")
-        rows = rows.join(compare_settings(values, reference, correct, self.alpha))
+        rows = rows.join(compare_settings(values, reference, correct, self.alpha, self.margin))
         others = self.factors.values.loc[names.index].drop(columns=by)
         alone = len(set(others.itertuples(index=False, name=None))) == 1
         noun = "seed" if alone and not folds.any() else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
+        if self.planned:
+            planned = plan(values, reference, correct, self.alpha, [self.margin] if self.margin else PLANNED)
+            rows = rows.join(planned.rename(columns=lambda effect: f"{PLAN}{in_points(self.metric, effect)}"))
         return rows
 
     def _verdict(self, row: pd.Series, noun: str) -> str:
         if pd.isna(row.get("p")):
             return "no counterpart to compare with" if pd.isna(row.get("pairs")) else f"one {noun} can't show anything"
         pairs = f"{row['pairs']:.0f} {noun}{'s' if row['pairs'] != 1 else ''}"
+        if row["p_same"] < self.alpha:
+            return f"the same within {in_points(self.metric, self.margin or 0)}"
         if row["p_holm"] < self.alpha:
             sign = {"max": 1, "min": -1}[direction(self.metric)]
             good = sign * row["difference"] > 0
             return ("better" if good else "worse") + (f" on these documents; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])
-        return f"no difference that {pairs} can show (smallest that they could: {smallest})"
+        return f"no difference that {pairs} can show (smallest that they could: {smallest}; {self._needed(row, noun)})"
+
+    def _needed(self, row: pd.Series, noun: str) -> str:
+        """What would show the difference that is of interest, or else the one that it looks like."""
+        effect = in_points(self.metric, self.margin or abs(row["difference"]))
+        if np.isfinite(row["runs_needed"]):
+            return f"{row['runs_needed']:.0f} {noun}s would show {effect}"
+        return (
+            f"{effect} want more test documents"
+            if row["from_runs"] < 0.5
+            else f"{effect} are too few for {MANY_RUNS} {noun}s"
+        )
 
 
 def _pick_reference(

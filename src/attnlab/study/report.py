@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
@@ -12,15 +13,17 @@ from attnlab.metrics import direction, is_share
 from attnlab.page import embedded, render
 from attnlab.paths import shown
 from attnlab.study.figures import draw_figures
-from attnlab.study.result import METRICS, Comparison, Study
+from attnlab.study.result import METRICS, PLAN, Comparison, Study
+from attnlab.study.statistics import MANY_RUNS
 
 METHOD = """Runs that differ in nothing but the seed make one setting; ± is half of the 95 % interval of its mean
-over seeds. A difference is called "better" or "worse" only if two tests agree, after Holm's correction for the
-number of settings: one over seeds (a linear model of the score with an effect of each setting and each seed; the
-paired t-test where there are two settings), one over the test documents (McNemar's exact test for one pair of runs,
-a paired bootstrap for more). The interval of a difference is that of the less certain test, before the correction.
-Folds of cross-validation count as seeds do, with a variance corrected for what their training sets share (Nadeau
-and Bengio, 2003). "Smallest that they could" is the true difference that would be found in 80 % of such studies."""
+over seeds. A difference and its interval are of runs of the same seed on the same test documents, and take in both
+sources of chance, other seeds and other documents, as crossed random effects, with a variance of each setting's own
+and Satterthwaite's degrees of freedom. It is called "better" or "worse" if it is significant after Holm's correction
+for the number of settings; "the same" if it is within the margin that was asked about (two one-sided tests, Holm).
+One pair of runs is asked by McNemar's exact test, and speaks of the documents alone. Folds of cross-validation count
+as seeds do, with a variance corrected for what their training sets share (Nadeau and Bengio, 2003). "Smallest that
+they could" is the true difference that would be found in 80 % of such studies."""
 
 
 def write_report(folder: Path, study: Study) -> None:
@@ -46,6 +49,9 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
             line[difference] = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(scale * row[["difference", "low", "high"]]))
             line["p (Holm)"] = "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
         line["verdict"] = row["verdict"]
+        for column in (column for column in comparison.rows if str(column).startswith(PLAN)):
+            number = row[column]
+            line[str(column)] = "" if pd.isna(number) else f"{number:.0f}" if np.isfinite(number) else f"> {MANY_RUNS}"
         line["runs"] = f"{row['runs']:.0f}"
         line["sd"] = _number(row[f"{metric} sd"], ".4f")
         line |= {other: _mean(row, other) for other in METRICS if other != metric and f"{other} mean" in row}
@@ -78,6 +84,11 @@ def print_report(folder: Path, study: Study) -> None:
             style = "green" if good else "red" if bad else None
             table.add_row(*(escape(line[column]) for column in columns), style=style)
         console.print(table)
+        if planned := [column for column in display_rows(study, comparison)[0] if column.startswith(PLAN)]:
+            table = Table("setting", *planned, pad_edge=False, box=None, padding=(0, 1, 1, 0))
+            for line in display_rows(study, comparison)[1:]:
+                table.add_row(*(escape(line[column]) for column in ("setting", *planned)))
+            console.print(table)
     console.print(
         f"Everything is in {shown(folder)}; comparison.html is the page to read", soft_wrap=True, highlight=False
     )

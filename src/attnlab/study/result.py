@@ -13,6 +13,9 @@ METRICS = (
 )
 
 
+PLAN = "runs for "  # begins the name of a column that says how many would show a difference
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Settings against a reference.
@@ -22,7 +25,7 @@ class Comparison:
         reference: the reference's value of each.
         rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
             `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
-            says, `verdict`.
+            says, `verdict`, and where planned columns that begin with `PLAN`.
         names: the name of each run's setting, by the run's number; runs that take no part are left out.
     """
 

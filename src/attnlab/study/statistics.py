@@ -1,33 +1,36 @@
-"""Is one setting better than another? Two sources of chance are asked, and both have to agree.
+"""Is one setting better than another? One interval takes in both sources of chance.
 
-*Seeds*: would it be so with other first weights and another order of documents? A linear model of the score with an
-effect of each setting and one of each block (what is equal but for the setting: the seed above all); with two settings
-this is the paired t-test. The variance is pooled over all settings, which is what lets three seeds say something.
-
-*Documents*: would it be so on other test documents? McNemar's exact test where there is one pair of runs, a paired
-bootstrap of the documents' mean difference where there are more.
+*Seeds*: would it be so with other first weights and another order of documents? *Documents*: would it be so on other
+test documents? The difference of two settings is asked run by run and document by document; runs and documents are
+crossed random effects. Runs are paired by block: what is equal but for the setting, the seed above all. The variance of
+the mean difference is that between its runs, over their number, and that between its documents, over theirs, less
+their interaction, which is in both. Every setting has a variance of its own, so that a noisy one makes no other
+uncertain; the t-distribution's degrees of freedom (Satterthwaite, 1946) are found with the mean of the runs' variances,
+because a variance of few runs that is small by chance would claim too many.
 
 *Folds* of cross-validation are blocks as seeds are, and more alike: any two of k models share a part of what they were
 trained on, so that the variance of their scores is too small. It is corrected by Nadeau and Bengio (2003), for several
-seeds as Bouckaert and Frank (2004) have it. Every document is tested once by a seed, all of them together are asked.
+seeds as Bouckaert and Frank (2004) have it. Each fold has documents of its own, so the runs' variance has theirs in it.
 
-A difference is called one if the larger of the two p-values is below `alpha` after Holm's correction for the number of
-settings that are compared with the reference.
+One pair of runs can tell of the documents alone: McNemar's exact test. What can't be asked of single documents (a loss,
+a macro mean) is asked of the runs alone. p-values are corrected by Holm for the settings compared with the reference.
+How often this errs and what it finds: `python -m benchmarks.verdicts`.
 """
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, stats
-from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 POWER = 0.8
-RESAMPLES = 4999
+MANY_RUNS = 200  # more than anyone plans for
 
 # For each run, by (setting, block): which documents it got right.
 Correct = Mapping[tuple[str, str], npt.NDArray[np.bool_]]
@@ -50,56 +53,154 @@ def summarise(values: pd.Series, overlapping: float = 0.0) -> dict[str, float]:
     return {"mean": mean, "sd": sd, "low": float(mean - half), "high": float(mean + half)}
 
 
-def compare_settings(scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of two settings and what it is uncertain by.
+
+    Attributes:
+        mean: over their common runs.
+        pairs: how many these are.
+        between_runs: the variance between single runs; NaN of one pair.
+        overlapping: see `overlap`.
+        between_documents: the share of the variance of the mean that more runs do not take away.
+        documents: the number of test documents; 0 where they can't be asked.
+        exact: p-value of one pair of runs.
+    """
+
+    mean: float
+    pairs: int
+    between_runs: float
+    overlapping: float
+    between_documents: float
+    documents: int
+    exact: float
+
+    def error(self, pairs: int | None = None) -> float:
+        """Standard error of the mean, as it is or as it would be with so many pairs of runs."""
+        runs = 0.0 if self.pairs == 1 else self.between_runs * (1 / (pairs or self.pairs) + self.overlapping)
+        return float(np.sqrt(runs + self.between_documents))
+
+    def df(self, typical: float, pairs: int | None = None) -> float:
+        """Degrees of freedom; typical: variance between runs, as over all settings."""
+        if self.pairs == 1:
+            return self.documents - 1
+        number = pairs or self.pairs
+        runs = max(typical, 1e-30) * (1 / number + self.overlapping)
+        documents = self.between_documents**2 / max(self.documents - 1, 1)
+        return float((runs + self.between_documents) ** 2 / (runs**2 / (number - 1) + documents))
+
+    def pairs_to_show(self, effect: float, typical: float, alpha: float) -> float:
+        """Pairs of runs with which a true difference of `effect` is found in 80 % of studies; inf where none do."""
+        if self.pairs == 1 or effect <= 0:
+            return np.inf
+        numbers = range(2, MANY_RUNS + 1)
+        place = bisect_left(
+            numbers, True, key=lambda n: detectable(self.error(n), self.df(typical, n), alpha) <= effect
+        )
+        return numbers[place] if place < len(numbers) else np.inf
+
+
+def compare_settings(
+    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float, margin: float | None = None
+) -> pd.DataFrame:
     """Each setting against `reference`.
 
     Args:
         scores: a row for each run, with `setting`, `block`, `value` and in cross-validation `fold`, "" without; a
             setting stands once in a block.
-        correct: which documents each run got right, all on the same documents; None leaves the second test out.
+        correct: which documents each run got right, those of one fold on the same documents; None asks the runs alone.
         alpha: how often to call a difference where there is none, over all settings together.
+        margin: a difference below it counts as none; `p_same` and `runs_needed` are for it.
 
     Returns:
         a row for each other setting that shares a block with the reference, by its name: `pairs` (blocks in common),
-        `difference`, `low` and `high` (1 - alpha interval of the test that decides), `p_seeds`, `p_documents`, `p` (the
-        larger), `p_holm` and `detectable`, the smallest difference that would be called one in 80 % of such studies.
+        `difference`, `error` (its standard error), `df`, `low` and `high` (1 - alpha interval), `p`, `p_holm`, `p_same`
+        (that it is beyond the margin: two one-sided tests (Schuirmann, 1987), after Holm), `from_runs` (the share of
+        the variance that more runs would lessen), `detectable`, the smallest difference that would be called one in 80
+        % of such studies, and `runs_needed`, the pairs that would so show one of `margin`, or else the one observed.
     """
+    found, typical, strict = _differences(scores, reference, correct, alpha)
+    if not found:
+        return pd.DataFrame()
+    table = pd.DataFrame({name: _row(one, typical, alpha, strict, margin) for name, one in found.items()}).T
+    for column, corrected in (("p", "p_holm"), ("p_same", "p_same")):
+        tested = table[column].notna()
+        holm = multipletests(table.loc[tested, column], method="holm")[1] if tested.any() else []
+        table.loc[tested, corrected] = holm
+    return table.reindex(columns=list(dict.fromkeys([*table, "p_holm"])))
+
+
+def plan(
+    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float, effects: Sequence[float]
+) -> pd.DataFrame:
+    """Pairs of runs with which each true difference of `effects` would be found in 80 % of studies; inf where none do.
+
+    The arguments are those of `compare_settings`, and so are the rows.
+    """
+    found, typical, strict = _differences(scores, reference, correct, alpha)
+    rows = {name: [one.pairs_to_show(effect, typical, strict) for effect in effects] for name, one in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(effects))
+
+
+def _differences(
+    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float
+) -> tuple[dict[str, Difference], float, float]:
+    """Each setting's difference, the mean of their variances between runs, and alpha for one of so many."""
     scores = scores if "fold" in scores else scores.assign(fold="")
-    fold_of = dict(zip(scores["block"], scores["fold"], strict=True))
     blocks = scores.groupby("setting")["block"].agg(set)
     settings = [name for name in scores["setting"].unique() if name != reference and blocks[name] & blocks[reference]]
-    if not settings:
-        return pd.DataFrame()
-    strict = alpha / len(settings)
-    by_seeds = _seeds_test(scores[scores["setting"].isin([reference, *settings])], reference, alpha, strict)
-    rows = {}
-    for name in settings:
-        shared = sorted(blocks[name] & blocks[reference])
-        row: dict[str, float] = {"pairs": len(shared)}
-        tests = [by_seeds[name]] if name in by_seeds else []
-        row["p_seeds"] = tests[0]["p"] if tests else np.nan
-        row["p_documents"] = np.nan
-        if correct is not None:
-            better, worse = (_by_document(correct, which, shared, fold_of) for which in (name, reference))
-            tests.append(documents_test(better, worse, alpha, strict))
-            row["p_documents"] = tests[-1]["p"]
-        values = scores.set_index(["setting", "block"])["value"]
-        row["difference"] = float(np.mean([values[name, block] - values[reference, block] for block in shared]))
-        if name in by_seeds:  # the same, unless blocks are missing: then the model makes up for what they had in common
-            row["difference"] = by_seeds[name]["difference"]
-        if tests:
-            widest = max(tests, key=lambda test: test["high"] - test["low"])
-            row |= {"low": widest["low"], "high": widest["high"], "p": max(test["p"] for test in tests)}
-            row["detectable"] = max(test["detectable"] for test in tests)
-        rows[name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(
-        columns=["pairs", "difference", "low", "high", "p_seeds", "p_documents", "p", "detectable"]
-    )
-    tested = table["p"].notna()
-    table["p_holm"] = np.nan
-    if tested.any():
-        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
-    return table
+    found = {name: _difference(scores, name, reference, correct) for name in settings}
+    variances = [one.between_runs for one in found.values() if one.pairs > 1]
+    return found, float(np.mean(variances)) if variances else np.nan, alpha / max(1, len(settings))
+
+
+def _row(one: Difference, typical: float, alpha: float, strict: float, margin: float | None) -> dict[str, float]:
+    row = {"pairs": one.pairs, "difference": one.mean, "error": np.nan, "df": np.nan, "low": np.nan, "high": np.nan}
+    row |= {"p": np.nan, "p_same": np.nan, "from_runs": np.nan, "detectable": np.nan, "runs_needed": np.nan}
+    if one.pairs == 1 and not one.documents:
+        return row
+    error, df = one.error(), one.df(typical)
+    half = error * float(stats.t.isf(alpha / 2, df))
+    # Equal runs have no spread: what does not differ at all has p = 1, what differs always p = 0.
+    apart = float(2 * stats.t.sf(abs(one.mean) / error, df)) if error > 1e-12 else float(abs(one.mean) < 1e-12)
+    row |= {"error": error, "df": df, "low": one.mean - half, "high": one.mean + half}
+    row["p"] = apart if np.isnan(one.exact) else one.exact
+    row["from_runs"] = 1 - one.between_documents / error**2 if error > 1e-12 else np.nan
+    row["detectable"] = detectable(error, df, strict)
+    if margin is not None:
+        within = margin - abs(one.mean)
+        row["p_same"] = float(stats.t.sf(within / error, df)) if error > 1e-12 else float(within <= 0)
+    row["runs_needed"] = one.pairs_to_show(margin or abs(one.mean), typical, strict)
+    return row
+
+
+def _difference(scores: pd.DataFrame, name: str, reference: str, correct: Correct | None) -> Difference:
+    of = {key: group.set_index("block") for key, group in scores.groupby("setting") if key in (name, reference)}
+    shared = sorted(set(of[name].index) & set(of[reference].index))
+    values = (of[name]["value"] - of[reference]["value"]).loc[shared]
+    fold_of = of[name]["fold"].to_dict()
+    runs = float(values.var(ddof=1))
+    overlapping = overlap([fold_of[block] for block in shared])
+    if correct is None:
+        return Difference(float(values.mean()), len(shared), runs, overlapping, 0.0, 0, np.nan)
+    ours, theirs = (_by_document(correct, which, shared, fold_of) for which in (name, reference))
+    single = ours.astype(np.float32) - theirs  # [runs, documents]
+    documents = float(single.mean(axis=0).var(ddof=1)) / single.shape[1]
+    exact = np.nan
+    if len(shared) == 1:
+        exact = documents_test(ours[0], theirs[0])
+    elif overlapping:
+        documents = max(0.0, documents - runs * (1 / len(shared) + overlapping))
+    else:
+        documents = max(0.0, documents - _interaction(single))
+    return Difference(float(values.mean()), len(shared), runs, overlapping, documents, single.shape[1], exact)
+
+
+def _interaction(single: npt.NDArray[np.float32]) -> float:
+    """Its part of the variance of the mean of [runs, documents]; a run at a time, as documents may be many."""
+    column = single.mean(axis=0)
+    squares = sum(float(np.square(run - run.mean() - column + column.mean()).sum()) for run in single)
+    return squares / ((len(single) - 1) * (len(column) - 1)) / single.size
 
 
 def _by_document(correct: Correct, name: str, blocks: list[str], fold_of: Mapping[str, str]) -> npt.NDArray[np.bool_]:
@@ -111,50 +212,10 @@ def _by_document(correct: Correct, name: str, blocks: list[str], fold_of: Mappin
     return np.concatenate([np.stack(runs[:fewest]) for runs in folds.values()], axis=1)
 
 
-def _seeds_test(scores: pd.DataFrame, reference: str, alpha: float, strict: float) -> dict[str, dict[str, float]]:
-    """Contrasts with the reference in `value ~ setting + block`; empty where nothing is left to tell chance by."""
-    settings = pd.get_dummies(scores["setting"], dtype=float).drop(columns=reference)
-    blocks = pd.get_dummies(scores["block"], dtype=float, prefix="block")
-    fit = OLS(scores["value"], settings.join(blocks)).fit()
-    if fit.df_resid < 1:
-        return {}
-    rows = {}
-    for name in settings:
-        runs = scores[scores["setting"] == name]
-        difference = float(fit.params[name])
-        # What holds of a mean over runs, 1 / runs, becomes 1 / runs + overlap (Nadeau and Bengio, 2003).
-        error = float(fit.bse[name]) * np.sqrt(1 + len(runs) * overlap(runs["fold"].to_list()))
-        half = error * float(stats.t.isf(alpha / 2, fit.df_resid))
-        # Equal runs have no spread: what does not differ at all has p = 1, what differs always p = 0.
-        apart = float(2 * stats.t.sf(abs(difference) / error, fit.df_resid)) if error > 1e-12 else None
-        rows[name] = {
-            "p": float(abs(difference) < 1e-12) if apart is None else apart,
-            "difference": difference,
-            "low": difference - half,
-            "high": difference + half,
-            "detectable": detectable(error, float(fit.df_resid), strict),
-        }
-    return rows
-
-
-def documents_test(
-    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], alpha: float, strict: float | None = None
-) -> dict[str, float]:
-    """McNemar's test or a paired bootstrap over documents; both: [runs, documents], row by row of the same block."""
-    difference = ours.mean(axis=0) - theirs.mean(axis=0)
-    bootstrap = stats.bootstrap(
-        (difference,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - alpha, method="percentile", batch=100, rng=0
-    )
-    if len(ours) == 1:
-        only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
-        p = float(mcnemar([[0, only_ours], [only_theirs, 0]], exact=True).pvalue)
-    else:
-        means = bootstrap.bootstrap_distribution
-        p = min(1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (RESAMPLES + 1))
-    low, high = bootstrap.confidence_interval
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    power = detectable(error, len(difference) - 1, strict or alpha)
-    return {"p": p, "low": float(low), "high": float(high), "detectable": power}
+def documents_test(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> float:
+    """The p-value of McNemar's exact test; which of the same documents two models got right, both: [documents]."""
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    return float(mcnemar([[0, only_ours], [only_theirs, 0]], exact=True).pvalue)
 
 
 def detectable(error: float, df: float, alpha: float) -> float:
