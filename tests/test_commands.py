@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,17 +94,37 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert predicted.returncode == 0 and json.loads(predicted.stdout).keys() == {"text", "predicted", "probability"}
 
 
-def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:
+def on_a_terminal(*command: str, folder: Path) -> str:
+    """What a terminal of 80 columns gets to see, with its control sequences."""
     terminal, child = pty.openpty()
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *TINY]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"TERM": "xterm"}, stdout=child, stderr=child)
+    termios.tcsetwinsize(child, (30, 80))
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"TERM": "xterm"}
+    whole = [sys.executable, str(ROOT / "src" / "train.py"), *command]
+    process = subprocess.Popen(whole, cwd=folder, env=environment, stdout=child, stderr=child)
     os.close(child)
     shown = b""
     with contextlib.suppress(OSError):  # the terminal's end when the child has closed it
         while part := os.read(terminal, 65536):
             shown += part
     assert process.wait(timeout=60) == 0, shown.decode()
-    assert b"Epoch 1/1" in shown and b"Everything is in" in shown
+    return shown.decode()
+
+
+def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:
+    shown = on_a_terminal(*TINY, folder=tmp_path)
+    assert "Epoch 1/1" in shown and "Everything is in" in shown
+
+
+@pytest.mark.slow
+def test_on_a_terminal_a_sweep_is_one_table(tmp_path: Path) -> None:
+    """Of jobs in this process too, whose output would run through it."""
+    shown = on_a_terminal("-m", "pe=none,learned", *TINY, "hydra.launcher.jobs=1", folder=tmp_path)
+    frames = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown).replace("\r", "")
+    assert re.search(r"^#  settings +epoch +val/loss +state", frames, re.MULTILINE)
+    assert re.search(r"^1  pe=learned +(2/2 +\d\.\d{4} +)?(waiting|starting|running|testing)", frames, re.MULTILINE)
+    assert "2 jobs: 2 done; the best by val/loss first" in frames
+    assert "train/loss" not in frames and "Temperature" not in frames
+    assert max(map(len, frames.splitlines()[:-1])) <= 80
 
 
 def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_path: Path) -> None:
@@ -113,10 +134,17 @@ def test_a_multirun_trains_every_combination_and_survives_a_mistake_in_one(tmp_p
     (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     finished = sorted(int(path.parent.name) for path in sweep.glob("*/metrics.json"))
     assert finished == [1, 3]
-    # Side by side: the terminal has a line of each, and the folder what it printed.
-    assert set(re.findall(r"^#\d", result.stdout, re.MULTILINE)) == {f"#{job}" for job in range(4)}
-    assert "#0  failed: model.num_heads=3 does not divide" in result.stdout and "#1  val/loss " in result.stdout
-    assert "Everything is in" not in result.stdout and "Everything is in" in (sweep / "1" / "output.log").read_text()
+    # The terminal has a line of each and a ranking, the folder what a job printed.
+    lines = result.stdout.splitlines()
+    assert set(re.findall(r"^#\d(?=  )", result.stdout, re.MULTILINE)) == {f"#{job}" for job in range(4)}
+    assert any(line.startswith("#0  pe=none num_heads=3  failed: model.num_heads=3 does not divide") for line in lines)
+    assert any(line.startswith("#1  pe=none num_heads=2  val/loss ") for line in lines)
+    assert "4 jobs: 2 failed, 2 done; the best by val/loss first" in lines
+    assert "HYDRA" not in result.stdout and "Error executing job" not in result.stderr
+    assert f"Everything is in {sweep.relative_to(tmp_path)}" in lines
+    log = (sweep / "1" / "output.log").read_text()
+    assert log.startswith("#1 pe=none model.num_heads=2 ") and "epoch 2/2" in log and "Everything is in" in log
+    assert "error: model.num_heads=3" in (sweep / "0" / "output.log").read_text()
 
 
 @pytest.mark.slow
@@ -131,7 +159,7 @@ def test_jobs_side_by_side_find_what_they_find_one_after_another(tmp_path: Path)
             del job["train/seconds"], job["train/samples_per_second"]
         found.append(metrics)
     assert found[0] == found[1]
-    assert not list((tmp_path / "1").glob("*/output.log")) and len(list((tmp_path / "2").glob("*/output.log"))) == 4
+    assert len(list(tmp_path.glob("[12]/*/output.log"))) == 8
 
 
 @pytest.mark.slow

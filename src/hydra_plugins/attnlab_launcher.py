@@ -35,8 +35,10 @@ class LocalLauncher(Launcher):
         from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
         from attnlab.process import share
+        from attnlab.search.board import watching
 
         jobs, threads = share(len(job_overrides), self.jobs, self.config.get("trainer") or {})
         launcher = BasicLauncher() if jobs == 1 else JoblibLauncher(n_jobs=jobs, inner_max_num_threads=threads)
         launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
-        return launcher.launch(job_overrides, initial_job_idx)
+        with watching(self.config, self.context.config_loader, job_overrides, initial_job_idx):
+            return launcher.launch(job_overrides, initial_job_idx)

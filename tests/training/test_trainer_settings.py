@@ -9,10 +9,13 @@ import lightning.pytorch
 import pytest
 import torch
 from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.training.run import train
+from attnlab.training.trainer import make_trainer
 
 Compose = Callable[..., DictConfig]
 WORKS = None  # in place of a message
@@ -250,3 +253,15 @@ def test_the_variables_of_a_cluster_that_do_not_fit_are_one_line(
     monkeypatch.setenv("SLURM_JOB_NAME", "job")
     with pytest.raises(UserError, match="--ntasks=2"):
         train(tiny_config())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model_summary", ModelSummary), ("progress", ProgressBar), ("best_checkpoint", Checkpoint)]
+)
+def test_null_takes_a_callback_away(
+    name: str, kind: type, tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Where Lightning would put one of its own."""
+    config = resolve(tiny_config(f"callbacks.{name}=null", "callbacks.last_checkpoint=null"))
+    kinds = [type(callback) for callback in make_trainer(config, tmp_path).callbacks]  # type: ignore[attr-defined]
+    assert not any(issubclass(other, kind) for other in kinds)

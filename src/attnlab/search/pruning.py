@@ -6,6 +6,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from optuna.trial import Trial
 
+from attnlab import progress
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
 from attnlab.search.study import DATA, PRUNED_AFTER
@@ -49,6 +50,7 @@ class ReportToStudy(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({PRUNED_AFTER: epoch}, step=trainer.global_step)
             self._show_state(trainer, "pruned")
+            progress.tell(pruned=True)
             trainer.should_stop = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

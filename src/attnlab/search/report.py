@@ -20,8 +20,12 @@ from rich.table import Table
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
+from attnlab.paths import shown
+from attnlab.progress import OUTPUT, output_into
 from attnlab.search.space import settings_of
 from attnlab.search.study import OVERRIDES, REASON, SAME_AS, counted
+
+SCORES = 5  # of the best trial's test, in the line that tells of it
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,8 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
         _log_to_wandb(config, folder, study, found)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
     if scores:
-        console.print("Best: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), highlight=False)
+        first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
+        console.print(f"Best: #{best.number} {first}; more of it in {shown(folder / 'best')}", highlight=False)
     for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -110,7 +115,9 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     }
     settings["trainer"] |= {"enable_progress_bar": False}
     try:
-        return {key: value for key, value in evaluate(OmegaConf.create(settings)).items() if key.startswith("test/")}
+        with output_into(folder / OUTPUT):
+            scores = evaluate(OmegaConf.create(settings))
+        return {key: value for key, value in scores.items() if key.startswith("test/")}
     except UserError as error:  # of a test set without labels, for one; what the search found is not lost for it
         log.warning("The best trial is not tested: %s", error)
         return {}
@@ -148,7 +155,7 @@ def _log_to_wandb(config: DictConfig, folder: Path, study: optuna.Study, found: 
     from attnlab.training.run import tidy_process
 
     settings = resolve(config.logger.wandb) | {"group": study.study_name, "name": f"{study.study_name}/search"}
-    with tidy_process():
+    with output_into(folder / OUTPUT), tidy_process():
         run = instantiate(settings, save_dir=str(folder), job_type="search").experiment
         run.summary.update(
             {key: found[key] for key in ("best_trial", "best_value", "best_params", "test", "importances")}

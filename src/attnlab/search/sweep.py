@@ -4,7 +4,9 @@ import logging
 import math
 import re
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import optuna
@@ -20,6 +22,7 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.process import available
+from attnlab.search.board import board
 from attnlab.search.making import make_space
 from attnlab.search.report import report
 from attnlab.search.space import Space
@@ -55,12 +58,13 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
         n_trials = min(n_trials or math.inf, space.size())
     elif n_trials is None:
         raise UserError("hparams_search.n_trials=null is for a grid, which has an end; give a number")
-    searcher = _Searcher(study, launcher, space, settings)
     where = without_password(settings["storage"])
     log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
     try:
-        while searcher.step(int(n_trials)):
-            pass
+        with board(config, int(n_trials) - len(counted(study))) as ours:
+            searcher = _Searcher(study, launcher, space, settings, partial(ours.running, loader))
+            while searcher.step(int(n_trials)):
+                pass
     except (KeyboardInterrupt, SystemExit):
         log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
         report(study, config, finished=False)
@@ -69,8 +73,15 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
 
 
 class _Searcher:
-    def __init__(self, study: optuna.Study, launcher: Launcher, space: Space, settings: dict[str, Any]) -> None:
-        self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
+    def __init__(
+        self,
+        study: optuna.Study,
+        launcher: Launcher,
+        space: Space,
+        settings: dict[str, Any],
+        running: Callable[[list[tuple[str, ...]], int], AbstractContextManager[None]],  # shows them
+    ) -> None:
+        self.study, self.launcher, self.space, self.settings, self.running = study, launcher, space, settings, running
         jobs = settings["n_jobs"]
         self.batch_size = jobs if jobs > 0 else available()
 
@@ -118,7 +129,9 @@ class _Searcher:
                 thread.start()
                 stack.callback(thread.join)
             try:
-                returns = self.launcher.launch(jobs, initial_job_idx=next(iter(batch)).number)
+                first = next(iter(batch)).number
+                with self.running(jobs, first):
+                    returns = self.launcher.launch(jobs, initial_job_idx=first)
             except (KeyboardInterrupt, SystemExit):
                 for trial in batch:
                     self.study.tell(trial, state=TrialState.FAIL)

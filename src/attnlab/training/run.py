@@ -84,7 +84,7 @@ def train(cfg: DictConfig) -> results.Metrics:
     Raises:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
-    with own_output() as metrics:
+    with own_output(cfg.monitor.metric) as metrics:
         metrics |= _train(cfg)
     return metrics
 

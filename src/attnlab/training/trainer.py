@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -21,9 +19,11 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 
+from attnlab import progress
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
 from attnlab.training.averaging import WeightAverage
+from attnlab.training.beside import TellProgress
 from attnlab.training.callbacks import NoProfiler
 from attnlab.training.checkpoints import WholeCheckpointIO
 
@@ -47,6 +47,9 @@ REFUSED: dict[type[Callback], str] = {
     SpikeDetection: "a loss that is no number ends a run anyway",
 }
 
+# What the Trainer's `enable_` flags are about.
+KINDS = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
+
 
 def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
     """The Trainer with the config's callbacks and loggers, and with `callbacks`.
@@ -58,6 +61,11 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     named = {name: instantiate(callback) for name, callback in (config["callbacks"] or {}).items() if callback}
     named = {name: callback for name, callback in named.items() if not _is_off(callback, settings)}
     _refuse(named)
+    for flag, kind in KINDS.items():  # null takes a part away, where Lightning would put its own
+        if not any(isinstance(callback, kind) for callback in named.values()):
+            settings[f"enable_{flag}"] = False
+    if progress.told():
+        named["progress_told"] = TellProgress(**config["monitor"])
     timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
     if timers and settings.get("max_time") is not None:
         raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")
@@ -77,8 +85,7 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
         no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
         advice = "; trainer=auto takes what this machine has" if no_such_device else ""
         raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
-    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if in_multirun and trainer.world_size > 1:
+    if progress.in_multirun() and trainer.world_size > 1:
         raise UserError(
             "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
             "again; use trainer=gpu (one device a job), or one command for each setting"
@@ -95,5 +102,4 @@ def _refuse(callbacks: dict[str, Callback]) -> None:
 
 def _is_off(callback: Callback, settings: dict[str, Any]) -> bool:
     """Whether a flag of the Trainer's, which would refuse the callback, switches it off."""
-    kinds = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
-    return any(settings.get(f"enable_{flag}") is False and isinstance(callback, kind) for flag, kind in kinds.items())
+    return any(settings.get(f"enable_{flag}") is False and isinstance(callback, kind) for flag, kind in KINDS.items())

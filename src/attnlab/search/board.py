@@ -1,0 +1,286 @@
+"""What a sweep or a search shows: one live table of its jobs on a terminal, a line a job elsewhere, and the ranking."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from attnlab import progress
+from attnlab.paths import shown
+
+WAITING, DIED = "waiting", "died"
+OVER = ("done", "pruned", "failed", "interrupted", DIED, "not begun")
+STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "interrupted": "yellow", "done": "green"}
+SECONDS = 0.5  # between two looks
+RANKED = 20  # rows of the table at the end
+AROUND = 6  # lines of a table besides its jobs
+
+
+@dataclass
+class Job:
+    """`told`: as `progress.tell` has it."""
+
+    number: int
+    overrides: dict[str, str]
+    folder: Path
+    told: dict[str, Any] = field(default_factory=dict)
+    said: bool = False
+
+    @property
+    def state(self) -> str:
+        state = self.told.get("state", WAITING)
+        return "pruned" if state == "done" and self.told.get("pruned") else state
+
+    def look(self) -> None:
+        if self.state not in OVER:
+            self.told = progress.read(self.folder) or self.told
+
+    def give_up(self, interrupted: bool) -> None:
+        """Nobody is at it any more."""
+        self.look()
+        if self.state not in OVER:
+            self.told["state"] = "not begun" if not self.told else "interrupted" if interrupted else DIED
+
+
+class Board:
+    """The jobs of a multirun, as their folders tell.
+
+    Args:
+        config: of the multirun.
+        total: how many jobs there will be; None: those that are known.
+    """
+
+    def __init__(self, config: DictConfig, total: int | None = None) -> None:
+        self.config, self.total, self.jobs = config, total, list[Job]()
+        self.metric, self.sign = config.monitor.metric, 1 if config.monitor.mode == "min" else -1
+        self.folder = Path(config.hydra.sweep.dir)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While this lasts, nothing else is on the terminal: what this process prints goes to its output.log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with progress.output_into(self.folder / progress.OUTPUT) as terminal:
+            console, over = Console(file=terminal), threading.Event()
+            live = None
+            if terminal.isatty() and not console.is_dumb_terminal:
+                live = Live(
+                    console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+                )
+            thread = threading.Thread(target=self._watch, args=(console, terminal, live, over), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()
+
+    def _watch(self, console: Console, terminal: TextIO, live: Live | None, over: threading.Event) -> None:
+        if live is None:
+            while not over.wait(SECONDS):
+                self._say(console)
+            self._say(console)
+            return
+        with live:
+            while not over.wait(SECONDS):
+                columns, lines = os.get_terminal_size(terminal.fileno())
+                console.size = (columns or 80, lines or 24)
+                live.update(self._table(console.height - AROUND), refresh=True)
+
+    @contextmanager
+    def running(self, loader: ConfigLoader, overrides: Sequence[Sequence[str]], first: int) -> Iterator[None]:
+        """Show jobs that begin now and have ended when this ends: the overrides of each, the number of the first."""
+        own = [dict(override.partition("=")[::2] for override in job) for job in overrides]
+        folders = [_folder(self.config, loader, job, first + i) for i, job in enumerate(overrides)]
+        new = [Job(first + i, given, folder) for i, (given, folder) in enumerate(zip(own, folders, strict=True))]
+        for job in new:
+            (job.folder / progress.FILE).unlink(missing_ok=True)  # of an attempt before
+        self.jobs = [*self.jobs, *new]
+        self.names, interrupted = self._names(), False
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            interrupted = True
+            raise
+        finally:
+            for job in new:
+                job.give_up(interrupted)
+
+    def _names(self) -> dict[str, str]:
+        """The settings that differ between the jobs, without the name of their part where that is clear."""
+        given = dict(override.partition("=")[::2] for override in self.config.hydra.overrides.task)
+        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides if not key.startswith("hparams_search."))
+        values = {key: {job.overrides.get(key) for job in self.jobs} for key in keys}
+        alone = len(self.jobs) == 1
+        differing = [key for key in keys if len(values[key]) > 1 or (alone and {given.get(key)} != values[key])]
+        last = Counter(key.rsplit(".", 1)[-1] for key in differing)
+        short = {key: key.rsplit(".", 1)[-1] for key in differing}
+        return {key: (short[key] if last[short[key]] == 1 else key).lstrip("+") for key in differing}
+
+    def settings(self, job: Job) -> str:
+        """Those in which it differs from the others."""
+        return " ".join(f"{n}={_short(job.overrides[k])}" for k, n in self.names.items() if k in job.overrides)
+
+    def _score(self, job: Job) -> float | None:
+        value: float | None = job.told.get("metrics", {}).get(self.metric, job.told.get("best"))
+        return value
+
+    def _rank(self, job: Job) -> float:
+        score = self._score(job)
+        return float("inf") if score is None or score != score else self.sign * score
+
+    def _summary(self) -> str:
+        states = Counter(job.state for job in self.jobs)
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        later = f" of {self.total}" if self.total and self.total > len(self.jobs) else ""
+        return f"{len(self.jobs)}{later} jobs: {counts}"
+
+    def _table(self, rows: int) -> Group:
+        for job in self.jobs:
+            job.look()
+        table = Table("#", "settings", "epoch", self.metric, "state", "left", pad_edge=False, box=None)
+        _lay_out(table, right=(0, 2, 3, 5))
+        urgent = sorted(self.jobs, key=lambda job: (job.state in OVER, job.state == WAITING, self._rank(job)))
+        chosen = urgent[: max(1, rows)]
+        for job in sorted(chosen, key=lambda job: job.number):
+            epoch, epochs, left = (job.told.get(key) for key in ("epoch", "epochs", "left"))
+            reached = "" if epoch is None else f"{epoch}/{epochs}" if epochs else str(epoch)
+            row = (job.number, escape(self.settings(job)), reached, _number(self._score(job)), job.state, _clock(left))
+            table.add_row(*map(str, row), style=STYLES.get(job.state, "dim"))
+        hidden = len(self.jobs) - len(chosen)
+        lines = [self._summary() + (f"; {hidden} of them not shown here" if hidden else "")]
+        best = min(self.jobs, key=self._rank, default=None)
+        if best is not None and self._score(best) is not None:
+            lines.append(f"best so far: #{best.number} {self.metric} {_number(self._score(best))}")
+        return Group(table, *lines)
+
+    def _say(self, console: Console) -> None:
+        """A line for each job that has ended since the last time."""
+        for job in self.jobs:
+            job.look()
+            if job.state in OVER and not job.said:
+                job.said = True
+                parts = [f"#{job.number}", self.settings(job), self._result(job), _clock(job.told.get("seconds"))]
+                console.print("  ".join(filter(None, parts)), soft_wrap=True, highlight=False, markup=False)
+
+    def _result(self, job: Job) -> str:
+        scores = "  ".join(f"{key} {_number(value)}" for key, value in job.told.get("metrics", {}).items())
+        if job.state == "done":
+            return scores
+        if job.state == "pruned":
+            return f"{scores}  pruned after epoch {job.told.get('epoch')}"
+        if job.state in ("failed", DIED):
+            return f"{job.state}: {job.told.get('reason', 'its process has ended')}"
+        return job.state
+
+    def print_ranked(self) -> None:
+        """All that have ended, the best first; below them what went wrong."""
+        console = Console()
+        ended = sorted((job for job in self.jobs if job.told.get("metrics")), key=self._rank)
+        console.print(f"{self._summary()}; the best by {self.metric} first", highlight=False)
+        keys = list(dict.fromkeys(key for job in ended for key in (self.metric, *job.told["metrics"])))
+        if ended:
+            table = Table("", "#", "settings", *keys, "time", pad_edge=False, box=None)
+            _lay_out(table, right=(0, 1, *range(3, 4 + len(keys))))
+            for rank, job in enumerate(ended[:RANKED], start=1):
+                scores = [_number(job.told["metrics"].get(key)) for key in keys]
+                name = escape(self.settings(job)) or shown(job.folder).name
+                table.add_row(str(rank), str(job.number), name, *scores, _clock(job.told.get("seconds")))
+            console.print(table)
+        for job in self.jobs:
+            if job.state in ("failed", DIED):
+                where = shown(job.folder) / progress.OUTPUT
+                line = f"#{job.number} {self.settings(job)}: {self._result(job)} ({where})"
+                console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
+        hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
+        lines = [f"Everything is in {shown(self.folder)}{hidden}"]
+        if len(ended) > 1:
+            lines.append(f"Whether a difference is more than chance: python src/compare.py runs={shown(self.folder)}")
+        console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+
+
+_current: Board | None = None
+
+
+@contextmanager
+def board(config: DictConfig, total: int | None = None) -> Iterator[Board]:
+    """Show a board until this ends."""
+    global _current
+    _current = Board(config, total)
+    try:
+        with _current.shown():
+            yield _current
+    finally:
+        _current = None
+
+
+@contextmanager
+def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], first: int) -> Iterator[None]:
+    """Show the jobs of a sweep while they run, and then the best; of a search, which has a board, nothing more.
+
+    Raises:
+        CompactHydraException: jobs have failed; Hydra would say so in lines as long as their settings.
+    """
+    if _current is not None:
+        yield
+        return
+    print(f"{len(jobs)} jobs in {shown(Path(config.hydra.sweep.dir))}", flush=True)
+    with ExitStack() as stack, board(config) as ours:
+        stack.callback(ours.print_ranked)  # also where this is interrupted
+        with ours.running(loader, jobs, first):
+            yield
+    failed = [job for job in ours.jobs if job.state == "failed"]
+    if failed:
+        what = f"{len(failed)} of {len(jobs)} jobs failed; #{failed[0].number}: {failed[0].told['reason']}"
+        raise CompactHydraException(f"error: {what}")
+
+
+def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], number: int) -> Path:
+    """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
+    if OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":  # type: ignore[index,call-overload]
+        return Path(config.hydra.sweep.dir, str(number))
+    composed = loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.num = number
+    return Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
+
+
+def _lay_out(table: Table, right: Sequence[int]) -> None:
+    for i, column in enumerate(table.columns):
+        column.justify = "right" if i in right else "left"
+        column.no_wrap = column.header != "settings"
+        column.overflow = "fold"
+
+
+def _short(value: str) -> str:
+    """Three digits of what was drawn from a range, which has sixteen."""
+    try:
+        return f"{float(value):.3g}" if len(value) > 7 else value
+    except ValueError:
+        return value
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _clock(seconds: float | None) -> str:
+    """`5.2 s`, `1:05`, `2:00:00`."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    clock = time.strftime("%M:%S", time.gmtime(seconds)).lstrip("0")
+    return clock if seconds < 3600 else f"{int(seconds // 3600)}:{time.strftime('%M:%S', time.gmtime(seconds))}"

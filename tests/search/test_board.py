@@ -1,0 +1,89 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+from rich.console import Console
+
+from attnlab import progress
+from attnlab.search.board import Board
+from tests.search.test_study import config_loader
+
+
+@pytest.fixture
+def board(compose_sweep: Callable[..., DictConfig]) -> Board:
+    return Board(compose_sweep("pe=none,learned", "optimizer.lr=1e-3,0.123456789", "seed=7"))
+
+
+@pytest.fixture
+def compose_sweep(tmp_path: Path) -> Callable[..., DictConfig]:
+    from hydra.types import RunMode
+
+    def make(*overrides: str) -> DictConfig:
+        given = [f"hydra.sweep.dir={tmp_path}/sweep", *overrides]
+        return config_loader().load_configuration("train", given, run_mode=RunMode.MULTIRUN)
+
+    return make
+
+
+JOBS = [[f"pe={pe}", f"optimizer.lr={lr}", "seed=7"] for pe in ("none", "learned") for lr in ("1e-3", "0.123456789")]
+
+
+def tell(folder: Path, number: int, **values: object) -> None:
+    (folder / "sweep" / str(number)).mkdir(parents=True, exist_ok=True)
+    with progress.job(folder / "sweep" / str(number)):
+        progress.tell(**values)
+
+
+def rendered(board: Board, rows: int) -> list[str]:
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(board._table(rows))
+    return console.export_text().splitlines()
+
+
+def test_the_table_shows_what_the_jobs_tell(board: Board, tmp_path: Path) -> None:
+    tell(tmp_path, 0, state="done")  # of an attempt before
+    with board.running(config_loader(), JOBS, 0):
+        assert [line.split()[-1] for line in rendered(board, 10)[1:5]] == ["waiting"] * 4
+        tell(tmp_path, 0, state="running", epoch=3, epochs=10, best=0.51234, left=65.0)
+        tell(tmp_path, 1, state="done", epoch=10, epochs=10, metrics={"val/loss": 0.4}, seconds=9.0)
+        tell(tmp_path, 2, state="failed", reason="no memory")
+        lines = rendered(board, 10)
+        assert lines[0].split() == ["#", "settings", "epoch", "val/loss", "state", "left"]
+        assert lines[1].split() == ["0", "pe=none", "lr=1e-3", "3/10", "0.5123", "running", "1:05"]
+        assert lines[2].split()[2:] == ["lr=0.123", "10/10", "0.4000", "done"]
+        assert "4 jobs: 1 running, 1 done, 1 failed, 1 waiting" in lines and "best so far: #1 val/loss 0.4000" in lines
+        few = rendered(board, 2)  # of a low terminal: what runs, and what comes next
+        assert [line.split()[0] for line in few[1:3]] == ["0", "3"] and "2 of them not shown here" in few[3]
+    assert [job.state for job in board.jobs] == ["died", "done", "failed", "not begun"]
+
+
+def test_the_ranking_goes_by_the_metric_and_names_what_failed(
+    board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with board.running(config_loader(), JOBS, 0):
+        for number, (loss, acc) in enumerate([(0.5, 0.8), (0.4, 0.7), (float("nan"), 0.9)]):
+            tell(tmp_path, number, state="done", metrics={"val/loss": loss, "test/acc": acc}, seconds=3700.0)
+        tell(tmp_path, 3, state="failed", reason="no memory", metrics={})
+    board.print_ranked()
+    lines = capsys.readouterr().out.splitlines()
+    ranked = [line.split() for line in lines if line[:1] in "123" and "pe=" in line]
+    assert [row[1] for row in ranked] == ["1", "0", "2"] and ranked[0][2:] == [
+        *("pe=none", "lr=0.123", "0.4000", "0.7000", "1:01:40")
+    ]
+    assert f"#3 pe=learned lr=0.123: failed: no memory ({tmp_path}/sweep/3/output.log)" in lines
+
+
+def test_an_interrupted_sweep_says_so(board: Board, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), board.running(config_loader(), JOBS, 0):
+        tell(tmp_path, 0, state="running", epoch=1)
+        raise KeyboardInterrupt
+    assert [job.state for job in board.jobs] == ["interrupted", *["not begun"] * 3]
+
+
+def test_folders_are_found_by_whatever_name_they_have(compose_sweep: Callable[..., DictConfig], tmp_path: Path) -> None:
+    board = Board(compose_sweep("pe=none,learned", "hydra.sweep.subdir=${pe_name}-${hydra.job.num}", "+pe_name=x,y"))
+    with board.running(config_loader(), [["pe=none", "+pe_name=x"], ["pe=learned", "+pe_name=y"]], 5):
+        assert [job.folder for job in board.jobs] == [tmp_path / "sweep" / "x-5", tmp_path / "sweep" / "y-6"]
+        assert board.settings(board.jobs[0]) == "pe=none pe_name=x"
