@@ -24,14 +24,14 @@ help:  ## list the targets
 train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
 	@$(BIN)/python src/train.py $(ARGS)
 
-# Small, unless ARGS says on what. A setting that an earlier sweep has trained is left out of the later ones.
+# Small, unless ARGS says on what; RESUME=<folder> goes on with one that was interrupted. A setting that an earlier sweep has trained is left out of the later ones.
 study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max_epochs=10 trainer.log_every_n_steps=10)
 study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
-	@set -e; study=logs/study/$$(date +%Y-%m-%d_%H-%M-%S); \
+	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); echo "== $$study: make study RESUME=$$study goes on with it"; \
 	sweep() { \
 	  name=$$1; shift; echo "== experiment=notebook/$$name $$*"; \
 	  $(BIN)/python src/train.py -m experiment=notebook/$$name seed=0,1,2 "$$@" \
-	    hydra.sweep.dir=$$study/$$name callbacks.model_summary=null +trainer.enable_model_summary=false $(ARGS); \
+	    hydra.sweep.dir=$$study/$$name resume=latest callbacks.model_summary=null $(ARGS); \
 	}; \
 	sweep baseline tokenizer.vocab_size=1000,4000,30000; \
 	sweep heads; \

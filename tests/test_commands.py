@@ -62,7 +62,7 @@ def test_the_readme_has_commands() -> None:
     [
         ("train.py", "pe: alibi, learned, none, rotary, sinusoidal"),
         ("evaluate.py", "pe: alibi, learned, none, rotary, sinusoidal"),
-        ("compare.py", "Settings: runs, by, reference, metric, alpha"),
+        ("compare.py", "Settings: runs, by, reference, metric, alpha, margin, plan, across"),
         ("predict.py", "Settings: ckpt_path, text, text_pair, input, output, format"),
         ("export.py", "Settings: ckpt_path, data, format (onnx, torch, safetensors), quantize (int8), output, hub"),
         ("demo.py", "Settings: ckpt_path, port, share, threads"),

@@ -6,12 +6,15 @@ from attnlab.training.run import train
 train(compose("model.pooling=max", "pe=learned"))
 """
 
+import sys
+from functools import cache
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.errors import CONF, UserError
-from attnlab.paths import choose_run_dir, hydra_subdir, run_id
+from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, hydra_subdir
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
@@ -29,7 +32,17 @@ def vector_width(path: str | None) -> int:
     return vector_width(path)
 
 
-OmegaConf.register_resolver("run_id", run_id, use_cache=True, replace=True)
+@cache  # launchers resolve it in copies of the config, each of which would make another; their jobs find it in theirs
+def sweep_dir(resume: str | None, parent: str) -> str:
+    return choose_sweep_dir(resume, parent, sys.argv[1:])
+
+
+def job_dir(resume: str | None, sweep: str, number: int, *, _root_: DictConfig) -> str:
+    return choose_job_dir(resume, sweep, number, list(_root_.hydra.overrides.task))
+
+
+OmegaConf.register_resolver("sweep_dir", sweep_dir, use_cache=True, replace=True)
+OmegaConf.register_resolver("job_dir", job_dir, replace=True)
 OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_resolver("vector_width", vector_width, replace=True)

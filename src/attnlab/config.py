@@ -1,5 +1,6 @@
 """The one door from configuration to code: only what is listed here is ever called by a config."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import hydra.utils
@@ -75,4 +76,5 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     except UserError:
         raise
     except (InstantiationException, ImportError, TypeError, ValueError) as error:
-        raise UserError(f"{config.get('_target_')}: {first_line(error)}") from error
+        name = config.get("_target_") if isinstance(config, Mapping) else config
+        raise UserError(f"{name}: {first_line(error)}") from error

@@ -59,6 +59,9 @@ def _mistake(argument: str) -> str | None:
         return f"{argument} can't be read as it stands; quote the value, once more for the shell: \"{key}='{quoted}'\""
     if override.value() is None and (CONF / key).is_dir():
         return f"{argument}: a group takes a name; ~{key} is for none of it"
+    sweeps = {"-m", "--multirun"} & set(sys.argv)
+    if key == "resume" and sweeps and value not in ("latest", "null") and not Path(value, "multirun.yaml").is_file():
+        return f"{argument}: there is no such sweep; give the folder of one, as in logs/train/multiruns, or latest"
     folder = str(override.value())
     if key.lstrip("+") in FOLDERS and "${" not in folder:
         try:

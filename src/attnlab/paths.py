@@ -1,14 +1,17 @@
 """Where a run writes."""
 
 import secrets
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from attnlab.errors import UserError
 
+SWEEP = "multirun.yaml"  # Hydra's record of a sweep, in its folder
 CONFIG = "config.yaml"  # a run's resolved config, the first file that it writes
 BEST, LAST = "best.ckpt", "last.ckpt"  # in the folder checkpoints/ of a run
 
@@ -27,6 +30,32 @@ def choose_run_dir(resume: str | None, parent: str) -> str:
     if resume is not None and runs and runs[-1].is_file():
         return str(runs[-1].parent)
     return str(Path(parent, run_id()))
+
+
+def choose_sweep_dir(resume: str | None, parent: str, overrides: Sequence[str]) -> str:
+    """The folder of the sweep to go on with, for "latest" the newest below `parent` of this command; or a new one."""
+    if resume not in (None, "latest"):
+        return str(resume)
+    if resume == "latest":
+        for file in sorted(Path(parent).glob(f"*/{SWEEP}"), reverse=True):
+            if _asked(OmegaConf.load(file).hydra.overrides.task) == _asked(overrides):
+                return str(file.parent)
+    return str(Path(parent, run_id()))
+
+
+def choose_job_dir(resume: str | None, sweep_dir: str, number: int, overrides: Sequence[str]) -> str:
+    """The name of a job's folder: its number, or in a sweep that goes on that of the job with the same `overrides`."""
+    folders = [] if resume is None else [path.parents[1] for path in Path(sweep_dir).glob("*/.hydra/overrides.yaml")]
+    for folder in sorted(folders, key=lambda folder: folder.name != str(number)):
+        if _asked(OmegaConf.load(folder / ".hydra" / "overrides.yaml")) == _asked(overrides):
+            return folder.name
+    names = (str(number), *(f"{number}.{i}" for i in range(1, len(folders) + 1)))
+    return next(name for name in names if name not in {folder.name for folder in folders})
+
+
+def _asked(overrides: Iterable[str]) -> list[str]:
+    """What a command wants to be trained, but not how it is to be run."""
+    return sorted(text for text in map(str, overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
 
 
 def make_run_dir(config: dict[str, Any]) -> Path:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -29,16 +30,22 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.workers: Any = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-        from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
 
         from attnlab.process import share
         from attnlab.search.board import watching
+        from attnlab.search.workers import Workers
 
-        jobs, threads = share(len(job_overrides), self.jobs, self.config.get("trainer") or {})
-        launcher = BasicLauncher() if jobs == 1 else JoblibLauncher(n_jobs=jobs, inner_max_num_threads=threads)
-        launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
+        # Of a search each trial is launched alone, as many at once as it says.
+        at_once = OmegaConf.select(self.config, "hparams_search.n_jobs") or len(job_overrides)
+        jobs, threads = share(at_once, self.jobs, self.config.get("trainer") or {})
         with watching(self.config, self.context.config_loader, job_overrides, initial_job_idx):
-            return launcher.launch(job_overrides, initial_job_idx)
+            if jobs == 1:
+                launcher = BasicLauncher()
+                launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
+                return launcher.launch(job_overrides, initial_job_idx)
+            self.workers = self.workers or Workers(self.context, self.task_function, self.config, threads)
+            return self.workers.run_all(job_overrides, initial_job_idx, jobs)

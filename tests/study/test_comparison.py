@@ -229,3 +229,35 @@ def test_runs_that_validated_within_epochs_have_a_curve(tmp_path: Path) -> None:
     table.to_csv(run / "metrics.csv")
     (found,), _ = read_runs([tmp_path])
     assert found.curve.to_dict("list") == {"epoch": [1, 2], "val/acc": [0.2, 0.4]}
+
+
+def test_a_margin_and_a_plan_say_what_is_the_same_and_what_it_takes(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "model.pooling", {"cls": 0.80, "mean": 0.80, "max": 0.82})
+    rows = make_study([folder], metric="test/loss", margin=0.03).comparisons[0].rows
+    assert rows.loc["mean", "verdict"] == "the same within 0.03"
+    planned = make_study([folder], planned=True).comparisons[0].rows
+    columns = [f"runs for {size} points" for size in ("0.2", "0.5", "1.0", "2.0")]
+    assert planned.loc["max", columns].is_monotonic_decreasing and (planned.loc["max", columns] >= 2).all()
+    with pytest.raises(UserError, match=r"plan=true of test/loss .*give margin="):
+        make_study([folder], metric="test/loss", planned=True)
+    with pytest.raises(UserError, match=r"margin=-1 .*above 0"):
+        make_study([folder], margin=-1)
+
+
+def test_runs_timed_on_a_busy_machine_are_a_caveat(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "model.pooling", {"cls": 0.7, "max": 0.8})
+    for file in sorted(folder.glob("*/config.yaml"))[:2]:
+        (file.parent / "environment.json").write_text('{"load": 3.14}')
+    (warning,) = (text for text in make_study([folder]).warnings if "busy" in text)
+    assert "2 of 10 runs were timed on a busy machine (up to 3.1 processes a core)" in warning
+
+
+def test_of_several_factors_the_best_setting_comes_first(tmp_path: Path) -> None:
+    for i, (pooling, heads, accuracy) in enumerate(
+        [("cls", 2, 0.7), ("cls", 4, 0.6), ("max", 2, 0.9), ("max", 4, 0.8)]
+    ):
+        for seed in (0, 1):
+            changes = {"model.pooling": pooling, "model.num_heads": heads}
+            write_run(tmp_path / f"{i}{seed}", changes, accuracy=accuracy, seed=seed)
+    means = make_study([tmp_path]).comparisons[0].rows["test/acc mean"]
+    assert means.iloc[1:].is_monotonic_decreasing

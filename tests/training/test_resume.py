@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.training.results import write_config
-from attnlab.training.resume import resumed_config, resumed_folder
+from attnlab.training.resume import resumed_config
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 
@@ -268,9 +268,6 @@ def test_what_a_resumed_run_takes_from_the_command_line(
     (tmp_path / "metrics.json").touch()
     with pytest.raises(UserError, match="has finished; to train it further give a higher limit"):
         resumed_config(tmp_path, OmegaConf.create())
-    command_line("resume=latest", mode="MULTIRUN")
-    with pytest.raises(UserError, match="takes one run, so leave out -m"):
-        resumed_folder(tiny_config("resume=latest"))
 
 
 def test_a_run_that_is_not_there_is_one_line(resume: Compose) -> None:

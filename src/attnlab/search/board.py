@@ -19,9 +19,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab import progress
-from attnlab.paths import shown
+from attnlab.paths import choose_job_dir, shown
 
 WAITING, DIED = "waiting", "died"
+GONE = "its process has ended, for want of memory perhaps; the same command with resume=latest goes on"
 OVER = ("done", "pruned", "failed", "interrupted", DIED, "not begun")
 STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "interrupted": "yellow", "done": "green"}
 SECONDS = 0.5  # between two looks
@@ -182,7 +183,7 @@ class Board:
         if job.state == "pruned":
             return f"{scores}  pruned after epoch {job.told.get('epoch')}"
         if job.state in ("failed", DIED):
-            return f"{job.state}: {job.told.get('reason', 'its process has ended')}"
+            return f"{job.state}: {job.told.get('reason', GONE)}"
         return job.state
 
     def print_ranked(self) -> None:
@@ -241,16 +242,17 @@ def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[s
         stack.callback(ours.print_ranked)  # also where this is interrupted
         with ours.running(loader, jobs, first):
             yield
-    failed = [job for job in ours.jobs if job.state == "failed"]
+    failed = [job for job in ours.jobs if job.state in ("failed", DIED)]
     if failed:
-        what = f"{len(failed)} of {len(jobs)} jobs failed; #{failed[0].number}: {failed[0].told['reason']}"
+        what = f"{len(failed)} of {len(jobs)} jobs failed; #{failed[0].number}: {failed[0].told.get('reason', GONE)}"
         raise CompactHydraException(f"error: {what}")
 
 
 def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], number: int) -> Path:
     """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
-    if OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":  # type: ignore[index,call-overload]
-        return Path(config.hydra.sweep.dir, str(number))
+    if str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]).startswith("${job_dir:"):  # type: ignore[index,call-overload]
+        name = choose_job_dir(config.get("resume"), config.hydra.sweep.dir, number, overrides)
+        return Path(config.hydra.sweep.dir, name)
     composed = loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.num = number

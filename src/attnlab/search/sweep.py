@@ -5,8 +5,11 @@ import math
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import optuna
@@ -15,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 from optuna.samplers import BruteForceSampler
-from optuna.storages import fail_stale_trials
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import Trial, TrialState
 
@@ -27,6 +30,7 @@ from attnlab.search.making import make_space
 from attnlab.search.report import report
 from attnlab.search.space import Space
 from attnlab.search.study import (
+    GOES_ON_WITH,
     OVERRIDES,
     PRUNED_AFTER,
     REASON,
@@ -37,8 +41,11 @@ from attnlab.search.study import (
     open_study,
     without_password,
 )
+from attnlab.search.workers import Died
 
 log = logging.getLogger(__name__)
+
+TRIES = 3  # of a trial whose process dies; settings that take it down each time must not keep the search from its end
 
 
 def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: list[str]) -> None:
@@ -62,9 +69,8 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
     try:
         with board(config, int(n_trials) - len(counted(study))) as ours:
-            searcher = _Searcher(study, launcher, space, settings, partial(ours.running, loader))
-            while searcher.step(int(n_trials)):
-                pass
+            folder = Path(config.hydra.sweep.dir)
+            _Searcher(study, launcher, space, settings, folder, partial(ours.running, loader)).run(int(n_trials))
     except (KeyboardInterrupt, SystemExit):
         log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
         report(study, config, finished=False)
@@ -73,74 +79,97 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
 
 
 class _Searcher:
+    """Asks the study for trials and has them trained in slots: each takes its next trial as soon as one has ended."""
+
     def __init__(
         self,
         study: optuna.Study,
         launcher: Launcher,
         space: Space,
         settings: dict[str, Any],
+        folder: Path,
         running: Callable[[list[tuple[str, ...]], int], AbstractContextManager[None]],  # shows them
     ) -> None:
-        self.study, self.launcher, self.space, self.settings, self.running = study, launcher, space, settings, running
-        jobs = settings["n_jobs"]
-        self.batch_size = jobs if jobs > 0 else available()
+        self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
+        self.folder, self.running = folder, running
+        self.asking, self.over = Lock(), False
 
-    def step(self, n_trials: int) -> bool:
-        """Run one batch of trials; False when there is nothing left to do or to wait for."""
-        fail_stale_trials(self.study)
-        trials = counted(self.study)
-        started = [trial for trial in trials if trial.state != TrialState.WAITING]
-        if len(started) >= n_trials:
-            if not any(trial.state == TrialState.RUNNING for trial in started):
-                return False
-            time.sleep(1)  # another process is at them, or has died at them and will be found out
-            return True
-        batch: dict[Trial, list[str]] = {}
-        for _ in range(min(self.batch_size, n_trials - len(started))):
-            trial = self.study.ask()
-            if _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
-                self.study.tell(trial, state=TrialState.FAIL)
-                break
-            overrides = self.space.suggest(trial)
-            trial.set_user_attr(OVERRIDES, overrides)
-            if same := find_same(self.study, trial):
-                trial.set_user_attr(SAME_AS, same.number)
-                with exhausted_is_fine():
-                    self.study.tell(trial, same.value)
-            else:
-                batch[trial] = overrides
-        if batch:
-            self._run(batch)
-            self._check_failures(n_trials)
-        return True
-
-    def _run(self, batch: dict[Trial, list[str]]) -> None:
-        jobs = [
-            (
-                *overrides,
-                f"hparams_search.study_name={_quoted(self.study.study_name)}",
-                f"hparams_search.trial={trial.number}",
-            )
-            for trial, overrides in batch.items()
-        ]
-        with ExitStack() as stack:
-            for trial in batch:
-                thread = get_heartbeat_thread(trial._trial_id, self.study._storage)
-                thread.start()
-                stack.callback(thread.join)
+    def run(self, n_trials: int) -> None:
+        slots = self.settings["n_jobs"] if self.settings["n_jobs"] > 0 else available()
+        if slots == 1:
+            return self._fill_slot(n_trials)
+        with ThreadPoolExecutor(slots) as pool:
+            filled = [pool.submit(self._fill_slot, n_trials) for _ in range(slots)]
             try:
-                first = next(iter(batch)).number
-                with self.running(jobs, first):
-                    returns = self.launcher.launch(jobs, initial_job_idx=first)
-            except (KeyboardInterrupt, SystemExit):
-                for trial in batch:
-                    self.study.tell(trial, state=TrialState.FAIL)
-                    self.study.enqueue_trial(trial.params)
-                raise
-            except Exception as error:  # a launcher's worker died, of lack of memory for one, and took its batch along
-                returns = [JobReturn(status=JobStatus.FAILED, _return_value=error) for _ in batch]
-        for trial, result in zip(batch, returns, strict=True):
-            self._tell(trial, result)
+                wait(filled, return_when=FIRST_EXCEPTION)
+            finally:
+                self.over = True
+        for slot in filled:
+            slot.result()
+
+    def _fill_slot(self, n_trials: int) -> None:
+        while not self.over:
+            fail_stale_trials(self.study)
+            started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
+            if len(started) < n_trials:
+                with self.asking:
+                    trial, overrides = self._ask(n_trials)
+                if overrides:
+                    self._run(trial, overrides)
+                    self._check_failures(n_trials)
+            elif any(trial.state == TrialState.RUNNING for trial in started):
+                time.sleep(1)  # others are at them, or have died at them and will be found out
+            else:
+                return
+
+    def _ask(self, n_trials: int) -> tuple[Trial, list[str]]:
+        """A trial and what to train for it; nothing where it is one too many, or its settings were trained before."""
+        trial = self.study.ask()
+        if _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
+            self.study.tell(trial, state=TrialState.FAIL)
+            return trial, []
+        overrides = self.space.suggest(trial)
+        trial.set_user_attr(OVERRIDES, overrides)
+        if same := find_same(self.study, trial):
+            trial.set_user_attr(SAME_AS, same.number)
+            with exhausted_is_fine():
+                self.study.tell(trial, same.value)
+            return trial, []
+        self._take_over(trial)
+        return trial, overrides
+
+    def _take_over(self, trial: Trial) -> None:
+        """Of a trial that was begun before under another number, the run goes on where it was."""
+        record = self.study.get_trials(deepcopy=False)[trial.number]
+        before = RetryHeartbeatStaleTrialCallback.retried_trial_number(record)
+        before = trial.user_attrs.get(GOES_ON_WITH) if before is None else before
+        if before is not None and (begun := self.folder / str(before)).is_dir():
+            begun.rename(self.folder / str(trial.number))
+
+    def _run(self, trial: Trial, overrides: list[str]) -> None:
+        study = f"hparams_search.study_name={_quoted(self.study.study_name)}"
+        job = (*overrides, study, f"hparams_search.trial={trial.number}")
+        heart = get_heartbeat_thread(trial._trial_id, self.study._storage)
+        heart.start()
+        try:
+            for _ in range(TRIES):
+                with self.running([job], trial.number):
+                    result = self._launch(job, trial.number)
+                if not isinstance(result._return_value, Died):
+                    break
+        except (KeyboardInterrupt, SystemExit):
+            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: trial.number})
+            raise
+        finally:
+            heart.join()
+        self._tell(trial, result)
+
+    def _launch(self, job: tuple[str, ...], number: int) -> JobReturn:
+        try:
+            return self.launcher.launch([job], initial_job_idx=number)[0]
+        except Exception as error:  # other launchers raise where a process of theirs has died
+            return JobReturn(status=JobStatus.FAILED, _return_value=Died(first_line(error)))
 
     def _tell(self, trial: Trial, result: JobReturn) -> None:
         attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them

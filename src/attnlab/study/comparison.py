@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,17 @@ from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
 from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, plan, summarise
 
+if TYPE_CHECKING:
+    from attnlab.study.ranks import Ranks
+
 # Values that single out a setting, a value of the only factor, or None to choose one.
 Reference = dict[str, Any] | str | None
+BUSY = 1.5  # processes for each core, from which on times are of something else
 PLANNED = (0.002, 0.005, 0.01, 0.02)  # differences of shares
 COSTS = ("model/parameters", "train/epochs", "train/seconds", "train/samples_per_second")
 
 
-def compare(cfg: DictConfig) -> Study:
+def compare(cfg: DictConfig) -> "Study | Ranks":
     """Compare the finished runs below `cfg.runs` and write a folder with tables, figures and a page.
 
     Raises:
@@ -37,6 +41,12 @@ def compare(cfg: DictConfig) -> Study:
     config = resolve(cfg)
     names, by = ([value] if isinstance(value, str) else value for value in (config["runs"], config["by"]))
     folders = [Path(name) for name in names]
+    if config["across"]:
+        from attnlab.study.ranks import rank_settings, write_ranks
+
+        ranks = rank_settings(read_runs(folders)[0], config["metric"], config["alpha"])
+        write_ranks(make_run_dir(config), ranks, config["metric"])
+        return ranks
     study = make_study(
         folders, by, config["reference"], config["metric"], config["alpha"], config["margin"], config["plan"]
     )
@@ -74,6 +84,9 @@ def make_study(
             f"margin={margin} is a difference that counts as none: give a number above 0, such as 0.5 (points)"
         )
     runs, warnings = read_runs(folders)
+    if not any(name == "data" or name.startswith("data.") for name in by or []):
+        runs, others = _newest_data(runs)
+        warnings += others
     if lacking := [run for run in runs if metric not in run.metrics]:
         known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
         raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
@@ -145,7 +158,9 @@ class _Comparer:
     ) -> pd.DataFrame:
         reference = _name(by, chosen, chosen)
         table = {}
-        for name in sorted(names.unique(), key=lambda name: name != reference):
+        means = self.scores.loc[names.index, self.metric].groupby(names).mean()
+        best_first = {"max": -1, "min": 1}[direction(self.metric)] * means if len(by) > 1 else 0 * means
+        for name in sorted(names.unique(), key=lambda name: (name != reference, best_first[name])):
             mine = self.scores.loc[names.index[names == name]]
             seeds = len({str(self.runs[i].config["seed"]) for i in mine.index})
             row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine), "seeds": seeds}
@@ -239,12 +254,29 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
     if budget := factors.differing_budget():
         warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
     warnings += _lossy(runs)
+    if busy := [run.load for run in runs if run.load > BUSY]:
+        warnings.append(
+            f"{len(busy)} of {len(runs)} runs were timed on a busy machine (up to {max(busy):.1f} processes a core): "
+            "their seconds tell little"
+        )
     if on_test := sum(_selected_on_test(run.config["data"]) for run in runs):
         warnings.append(f"{on_test} runs were selected on the test set: optimistic scores")
     seeds = pd.Series([runs[i].block for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
     if any(seed != seeds.iloc[0] for seed in seeds):
         warnings.append("not every setting was run with the same seeds and folds; those in common are compared")
     return warnings
+
+
+def _newest_data(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs on the data set that was trained on last, as scores on different sets say nothing of each other."""
+    newest = max(runs, key=lambda run: (run.folder / "metrics.json").stat().st_mtime).data_set
+    kept = [run for run in runs if run.data_set == newest]
+    counts = Counter(run.data_set for run in runs if run.data_set != newest)
+    left_out = ", ".join(f"{number} on {name}" for name, number in counts.items())
+    told = (
+        f"compared are the {len(kept)} runs on {newest}, the newest; left out: {left_out}; across=true ranks over sets"
+    )
+    return kept, [told] if counts else []
 
 
 def _selected_on_test(data: dict[str, Any]) -> bool:

@@ -39,6 +39,22 @@ class Run:
         """What it shares with runs of other settings: the seed, and the fold where there are any."""
         return f"{self.config['seed']} {self.fold}".strip()
 
+    @property
+    def data_set(self) -> str:
+        """Where its documents come from, however many of them it took."""
+        data = self.config["data"]
+        kind = str(data.get("_target_", "")).rsplit(".", 1)[-1]
+        place = (data.get(key) for key in ("path", "name", "test", "topics"))
+        return " ".join([kind, *(str(value) for value in place if value is not None)])
+
+    @property
+    def load(self) -> float:
+        """Processes that wanted to run for each core as it began; 0 where it is not known."""
+        try:
+            return float(json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["load"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
     @cached_property  # drawn in the comparison of every factor
     def curve(self) -> pd.DataFrame:
         """Validation scores by epoch, which counts from 1; empty where the run kept no metrics.csv."""

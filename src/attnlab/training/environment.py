@@ -1,6 +1,7 @@
 """What besides the config and the seed can change a result: versions, device, threads."""
 
 import json
+import os
 import platform
 import subprocess
 from functools import cache
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from attnlab.process import waiting
+from attnlab.process import available, waiting
 
 PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
 FILE = "environment.json"
-WAITING = "threads wait with"  # of no weight for results
+WAITING, LOAD = "threads wait with", "load"  # of no weight for results; the load is for each core
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         WAITING: waiting(),
+        LOAD: round(os.getloadavg()[0] / available(), 2) if hasattr(os, "getloadavg") else None,
         "precision": trainer.precision,
     }
 
@@ -45,8 +47,8 @@ def differences(run_dir: Path, trainer: Trainer) -> list[str]:
     if not file.is_file():
         return []
     then, now = json.loads(file.read_text(encoding="utf-8")), environment(trainer)
-    then.pop(WAITING, None)
-    return [f"{key} {then[key]}, now {now[key]}" for key in then if key in now and then[key] != now[key]]
+    told = then.keys() & now.keys() - {WAITING, LOAD}
+    return [f"{key} {then[key]}, now {now[key]}" for key in then if key in told and then[key] != now[key]]
 
 
 @cache

@@ -6,11 +6,11 @@ from typing import Any, cast
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from attnlab.errors import UserError
 from attnlab.paths import CONFIG, choose_run_dir, shown
+from attnlab.progress import in_multirun
 
 # What may be given anew; all else decided what the run has learnt so far.
 MAY_CHANGE = ("trainer", "callbacks", "logger", "test", "tags", "data.num_workers")
@@ -25,18 +25,21 @@ REPLACED = {
 def resumed_folder(config: DictConfig) -> Path | None:
     """The folder of the run to go on with, or None for a new run.
 
+    A job of a multirun goes on with what was begun in its folder, where the multirun does or as a trial's second try.
+
     Raises:
-        UserError: there is no such run, or this is a multirun.
+        UserError: there is no such run.
     """
+    if in_multirun():
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        goes_on = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
+        return folder.absolute() if goes_on and (folder / CONFIG).is_file() else None
     if not config.get("resume"):
         return None
     runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
     folder = Path(choose_run_dir(config.resume, runs))
     if "hydra" not in config:  # a job of Hydra's, and not composed in Python
-        hydra = _hydra_node(config)
-        if hydra.mode == RunMode.MULTIRUN:
-            raise UserError("resume= takes one run, so leave out -m; a search goes on with the command that began it")
-        folder = Path(hydra.runtime.output_dir)
+        folder = Path(_hydra_node(config).runtime.output_dir)
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"resume={config.resume}: there is no such run; give the folder of one, as in {runs}, or latest"

@@ -1,5 +1,6 @@
 """One training run, from a config to the results on disk."""
 
+import json
 import logging
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Interval
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import (
     Timer,
@@ -27,6 +29,7 @@ from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
+from attnlab.progress import in_multirun
 from attnlab.training import results
 from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
@@ -85,13 +88,20 @@ def train(cfg: DictConfig) -> results.Metrics:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
     with own_output(cfg.monitor.metric) as metrics:
-        metrics |= _train(cfg)
+        metrics |= _finished_before(cfg) or _train(cfg)
     return metrics
+
+
+def _finished_before(cfg: DictConfig) -> results.Metrics:
+    """What a job of a multirun that goes on found when it ran; nothing where it is still to do."""
+    file = Path(HydraConfig.get().runtime.output_dir, "metrics.json") if in_multirun() and cfg.get("resume") else None
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file and file.is_file() else {}
 
 
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
-    config = resolve(cfg if resumed is None else resumed_config(resumed, cfg))
+    # A job of a multirun is found by its settings: they are those of the run that it goes on with.
+    config = resolve(cfg if resumed is None or in_multirun() else resumed_config(resumed, cfg))
     config = {"task": SINGLE_LABEL, "embedding": RANDOM} | config  # of a run of the version before
     config.pop("hydra", None)  # of a config that was composed with it
     check_parts(config)
@@ -99,7 +109,7 @@ def _train(cfg: DictConfig) -> results.Metrics:
     check_selection(config)
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
-        if resumed is None:  # its checkpoint has all vectors
+        if resumed is None or in_multirun():  # the checkpoint of a run that goes on has all vectors
             settle_embedding(config)
         _check_settings(config)
         if config.get("preview"):

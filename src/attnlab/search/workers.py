@@ -1,0 +1,81 @@
+"""Jobs of a multirun in processes beside this one, of which each may die alone."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from omegaconf import DictConfig, open_dict
+
+from attnlab.errors import UserError
+from attnlab.process import DECIDES_NUMBER
+
+
+class Died(UserError):
+    """The process of a job has ended before the job has."""
+
+
+class Workers:
+    """Processes that are kept from job to job, as importing torch takes longer than many a job.
+
+    Args:
+        threads: with which each computes.
+    """
+
+    def __init__(self, context: HydraContext, task: TaskFunction, config: DictConfig, threads: int) -> None:
+        self.context, self.task, self.config, self.threads = context, task, config, threads
+        self.idle: SimpleQueue[Any] = SimpleQueue()
+
+    def run(self, overrides: Sequence[str], number: int) -> JobReturn:
+        """Run one job to its end; `Died` is what it returns where its process has not come to that."""
+        worker = self._worker()
+        state = Singleton.get_state()
+        try:
+            job: Future[JobReturn] = worker.submit(_run, self.context, self.task, self.config, overrides, number, state)
+            found = job.result()
+        except BrokenProcessPool:
+            worker.shutdown(wait=False)
+            return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=Died("its process died"))
+        self.idle.put(worker)
+        return found
+
+    def run_all(self, jobs: Sequence[Sequence[str]], first: int, at_once: int) -> list[JobReturn]:
+        """Run jobs, numbered from `first`, so many at once: the next one starts as soon as one has ended."""
+        with ThreadPoolExecutor(at_once) as slots:
+            return list(slots.map(self.run, jobs, range(first, first + len(jobs))))
+
+    def _worker(self) -> Any:
+        try:
+            return self.idle.get_nowait()
+        except Empty:
+            given = {name: os.environ.get(name, str(self.threads)) for name in DECIDES_NUMBER}
+            return ProcessPoolExecutor(max_workers=1, env=given)
+
+
+def _run(
+    context: HydraContext,
+    task: TaskFunction,
+    config: DictConfig,
+    overrides: Sequence[str],
+    number: int,
+    state: dict[Any, Any],
+) -> JobReturn:
+    """One job, in a process of its own."""
+    setup_globals()
+    Singleton.set_state(state)
+    own = context.config_loader.load_sweep_config(config, list(overrides))
+    with open_dict(own):
+        own.hydra.job.id = f"{own.hydra.job.name}_{number}"
+        own.hydra.job.num = number
+    return run_job(
+        hydra_context=context,
+        config=own,
+        task_function=task,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

@@ -1,0 +1,98 @@
+"""Sweeps and searches of which a process is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT, TINY
+
+LONG = [*TINY, "trainer.max_epochs=12", "callbacks.early_stopping=null", "data.train_size=1500"]
+
+
+def start(*overrides: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *LONG, *overrides]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_job(folder: Path) -> None:
+    """The process that writes into this job's output.log, once the job has a checkpoint."""
+    output, end = folder / "output.log", time.monotonic() + 120
+    while time.monotonic() < end:
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            for process in Path("/proc").glob("[0-9]*"):
+                if int(process.name) != os.getpid() and _writes(process, output):
+                    return os.kill(int(process.name), signal.SIGKILL)
+        time.sleep(0.05)
+    raise AssertionError(f"nobody trained in {folder}")
+
+
+def _writes(process: Path, file: Path) -> bool:
+    try:
+        return any(os.path.realpath(link) == str(file.resolve()) for link in (process / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def found(parent: Path) -> Path:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if folders := list(parent.glob("*")):
+            return folders[0]
+        time.sleep(0.05)
+    raise AssertionError(f"nothing in {parent}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a job's process in /proc")
+def test_a_killed_job_costs_one_job_and_a_sweep_goes_on(tmp_path: Path) -> None:
+    undisturbed = start("seed=0,1,2", "hydra.sweep.dir=undisturbed", folder=tmp_path)
+    assert undisturbed.wait(300) == 0, undisturbed.stdout and undisturbed.stdout.read()
+    sweep = start("seed=0,1,2", "hydra.launcher.jobs=2", folder=tmp_path)
+    folder = found(tmp_path / "logs" / "train" / "multiruns")
+    kill_job(folder / "1")
+    said = sweep.communicate(timeout=300)[0]
+    assert sweep.returncode == 1 and "1 of 3 jobs failed; #1: its process has ended" in said and "Traceback" not in said
+    assert {path.parent.name for path in folder.glob("*/metrics.json")} == {"0", "2"}
+    kept = (folder / "0" / "metrics.json").stat().st_mtime_ns
+    again = start("seed=0,1,2", "resume=latest", folder=tmp_path)
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and "3 done" in said, said
+    assert (folder / "0" / "metrics.json").stat().st_mtime_ns == kept
+    assert list((tmp_path / "logs" / "train" / "multiruns").iterdir()) == [folder]
+    for job in "012":
+        for name in ("metrics.csv", "predictions.parquet"):
+            read = pd.read_csv if name.endswith("csv") else pd.read_parquet
+            ours, theirs = (read(place / job / name) for place in (folder, tmp_path / "undisturbed"))
+            pd.testing.assert_frame_equal(ours.filter(regex="^(?!.*second)"), theirs.filter(regex="^(?!.*second)"))
+
+
+@pytest.mark.slow
+def test_a_sweep_that_goes_on_may_grow(tmp_path: Path) -> None:
+    first = start("seed=0,1", "trainer.max_epochs=1", folder=tmp_path)
+    assert first.wait(200) == 0
+    folder = found(tmp_path / "logs" / "train" / "multiruns")
+    more = start("seed=0,1", "pe=none,learned", "trainer.max_epochs=1", f"resume={folder}", folder=tmp_path)
+    assert more.wait(200) == 0
+    assert len(list(folder.glob("*/metrics.json"))) == 6
+    nowhere = start("seed=0,1", "resume=nowhere", folder=tmp_path)
+    assert nowhere.wait(100) == 1 and nowhere.stdout and "there is no such sweep" in nowhere.stdout.read()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a job's process in /proc")
+def test_a_killed_trial_goes_on_and_the_search_does_not_notice(tmp_path: Path) -> None:
+    space = "hparams_search.space={optimizer.lr: 'choice(0.001, 0.002, 0.003, 0.004)'}"
+    search = start("hparams_search=grid", space, "hparams_search.n_jobs=2", folder=tmp_path)
+    folder = found(tmp_path / "logs" / "train" / "searches")
+    kill_job(folder / "1")
+    said = search.communicate(timeout=300)[0]
+    assert search.returncode == 0 and "#1" in said, said
+    assert {path.parent.name for path in folder.glob("[0-9]/metrics.json")} == {"0", "1", "2", "3"}
+    curve = pd.read_csv(folder / "1" / "metrics.csv")
+    assert curve["epoch"].dropna().nunique() == 12 and curve["val/loss"].notna().sum() == 12
