@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test test-all lint format test-lowest lock bench bench-search bench-gpu real-weights clean
+.PHONY: help train study dashboard test test-all lint format test-lowest lock bench bench-search bench-gpu real-weights clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ study: .venv/.run  ## what each part is worth, with statistics: make study ARGS=
 	sweep layernorm model.layer_norm=true; \
 	sweep vocabulary tokenizer.vocab_size=4000,30000; \
 	$(BIN)/python src/compare.py runs=$$study hydra.run.dir=$$study/comparison
+
+.venv/.dashboard: .venv/.run
+	$(INSTALL) ".[dashboard]"
+	@touch $@
+
+dashboard: .venv/.dashboard  ## a view and a report in W&B: make dashboard PROJECT=attnlab
+	@$(BIN)/python src/dashboard.py project=$(or $(PROJECT),attnlab) $(ARGS)
 
 test: .venv/.dev  ## run the tests (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -1,8 +1,10 @@
 """What all tests share: no network, and a run small enough to take a second."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -71,3 +73,17 @@ def ag_news_path() -> str:
     if not path:
         pytest.skip("AG_NEWS_PATH names no local copy of AG News")
     return path
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium: playwright's own, or that of the machine."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with playwright.sync_playwright() as started:
+        try:
+            chromium = started.chromium.launch(executable_path=next(filter(None, map(shutil.which, names)), None))
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield chromium
+        chromium.close()

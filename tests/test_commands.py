@@ -66,6 +66,7 @@ def test_the_readme_has_commands() -> None:
         ("predict.py", "Settings: ckpt_path, text, text_pair, input, output, format"),
         ("export.py", "Settings: ckpt_path, data, format (onnx, torch, safetensors), quantize (int8), output, hub"),
         ("demo.py", "Settings: ckpt_path, port, share, threads"),
+        ("dashboard.py", "Settings: project, entity"),
     ],
 )
 def test_help_names_choices_and_examples(script: str, choices: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ EXECUTION_WHITELIST = [
     "attnlab.training.curves.CurvesLogger",
     "attnlab.training.schedules.*",
     "attnlab.training.selection.BestCheckpoint",
+    "attnlab.training.tracking.TensorBoard",
     "attnlab.training.tracking.wandb_logger",
     "lightning.pytorch.callbacks.*",
     "lightning.pytorch.loggers.*",

@@ -134,20 +134,6 @@ def test_a_port_in_use_is_one_line(url: str, runs: list[Path], compose_config: C
         serve(compose_config(f"ckpt_path={runs[1]}", f"port={port}", name="demo"))
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Chromium: playwright's own, or that of the machine."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    with playwright.sync_playwright() as started:
-        try:
-            chromium = started.chromium.launch(executable_path=next(filter(None, map(shutil.which, names)), None))
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        yield chromium
-        chromium.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(width: int, url: str, browser: Any) -> None:

@@ -84,12 +84,12 @@ def test_what_does_well_or_has_ended_anyway_goes_on(tmp_path: Path) -> None:
 def test_wandb_is_told_the_state_of_a_trial(
     loss: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning.pytorch.loggers import WandbLogger
+    from attnlab.training.tracking import Wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")  # so that what the logger makes of it does not stay
     study, callback_of = make(tmp_path, "median")
     callback = callback_of(trial := study.ask())
-    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    logger = Wandb(save_dir=tmp_path, offline=True)
     data = SimpleNamespace(settings="s", fingerprint="f")
     trainer, module = SimpleNamespace(loggers=[logger], datamodule=data), LightningModule()
     callback.on_exception(trainer, module, MemoryError())

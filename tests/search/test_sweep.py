@@ -1,3 +1,4 @@
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -237,6 +238,11 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     results = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     assert results["best_trial"] == best.number and set(results["best_params"]) == set(best.params)
     assert {"history.png", "slice.png"} <= {file.name for file in (folder / "figures").iterdir()}
+    page = (folder / "search.html").read_text()
+    assert (
+        page.count('class="plotly-graph-div"') == 4 and (folder / "plotly.min.js").exists()
+    )  # not of intermediate values
+    assert f"<td>#{best.number}</td><td>{best.value:.4f}</td>" in page and "http" not in re.sub(r"xmlns\S+", "", page)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,7 +56,11 @@ def test_the_markdown_shows_tables_and_figures_that_are_there(report: Path) -> N
 def test_the_page_needs_nothing_else(report: Path) -> None:
     page = (report / "comparison.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 6
-    assert re.findall(r'(?:src|href)="(?!data:)', page) == [] and "@import" not in page and "url(" not in page
+    # But for the program that moves figures, which lies beside it.
+    assert (
+        re.findall(r'(?:src|href)="(?!data:)(.*?)"', page) == ["plotly.min.js"] and (report / "plotly.min.js").exists()
+    )
+    assert "@import" not in page and "url(" not in page and page.count("plotly-graph-div") == 2 * 3 - 0
     assert "pooling=max, num_heads=2" in page and "worse" not in re.findall(r'<tr class="(\w+)"', page)
 
 
@@ -64,7 +69,7 @@ def test_names_from_configs_stay_text(tmp_path: Path) -> None:
     study = make_study([tmp_path / "runs"])
     write_report(tmp_path, study)
     print_report(tmp_path, study)
-    assert "<script>" not in (tmp_path / "comparison.html").read_text()
+    assert "<script>x" not in (tmp_path / "comparison.html").read_text()
     assert "| <script>x</script>\\|[red] |" in (tmp_path / "comparison.md").read_text()
 
 
@@ -123,3 +128,21 @@ def test_a_browser_shows_the_page_at_any_width_and_prints_it(width: int, report:
     assert scroll_width <= width and len(image_widths) == 6 and min(image_widths) > 100
     subprocess.run([*command, f"--print-to-pdf={tmp_path}/page.pdf", f"{url}/page.html"], check=True, timeout=120)
     assert 1 <= (tmp_path / "page.pdf").read_bytes().count(b"/Type /Page\n") <= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_figures_move_without_a_network(width: int, report: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    said, asked = list[str](), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{report}/comparison.html")
+    page.locator("summary").first.click()
+    plot = page.locator(".js-plotly-plot").first
+    plot.scroll_into_view_if_needed()
+    plot.locator(".xy path.point").first.hover(force=True)
+    page.locator(".hoverlayer .hovertext").first.wait_for(timeout=20_000)
+    assert said == [] and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

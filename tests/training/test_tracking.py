@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -64,6 +67,8 @@ def without_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_account")
 def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig], tmp_path: Path) -> None:
     folder = tmp_path / "my-run"
+    (folder / "figures").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "study.png", folder / "figures" / "curves.png")  # tests draw none
     train(tiny_config("logger=[wandb,tensorboard]", "tags=[first,try]", f"paths.run_dir={folder}"))
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 20
@@ -86,9 +91,10 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     assert config["model"]["pooling"] == "cls" and config["seed"] == 0 and config["data"]["noise"] == 0.05
 
     values = history(found)
-    for curve in ("train/loss", "val/loss", "val/acc", "test/acc", "lr"):
+    assert config[tracking.SETTING] == "default"  # composed in Python, which has no command line
+    for curve in ("epoch", "train/loss", "val/loss", "val/acc", "test/acc", "lr"):
         assert values[curve], curve
-    assert any(key.startswith("test/confusion_matrix") for key in values)
+    assert any(key.startswith(f"{tracking.CONFUSION}_table") for key in values)
     summary = {item.key or "/".join(item.nested_key) for record in found for item in record.summary.update}
     assert {"ceiling/order_blind", "train/samples_per_second"} <= summary
     (table_file,) = folder.glob("wandb/offline-run-*/files/media/table/test/confident_mistakes_*.table.json")
@@ -102,7 +108,39 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     artifacts = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"] + requests
     (artifact,) = (artifact for artifact in artifacts if artifact.type == "model")
     assert {entry.path for entry in artifact.manifest.contents} == {"tokenizer.json", "best.ckpt"}
-    assert list(folder.glob("tensorboard/events.out.tfevents.*"))
+    shown_by_tensorboard(folder)
+
+
+def shown_by_tensorboard(folder: Path) -> None:
+    """As far as it can, the same."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("test/acc", "val/loss", "train/samples_per_second"):
+        (point,) = events.Scalars(f"result/{name}")
+        assert point.value == pytest.approx(metrics[name])
+    assert len(events.Scalars("val/loss")) == 2  # the curve alone
+    text = events.Tensors("test/confident_mistakes/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert text.startswith("| text | label | predicted | confidence |\n| --- ") and text.count("\n") > 2
+    assert "nPredictions" in events.Tensors("test/confusion_matrix/text_summary")[0].tensor_proto.string_val[0].decode()
+    kept = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    hparams = HParamsPluginData.FromString(kept).session_start_info.hparams
+    assert hparams["model/pooling"].string_value == "cls" and hparams["seed"].number_value == 0
+    assert events.Tags()["images"] == ["figures/curves"]
+
+
+def test_a_logger_that_takes_numbers_alone_gets_them_and_one_that_fails_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain, broken = Mock(spec=Logger), Mock(spec=Logger)
+    broken.log_metrics.side_effect = OSError("disk full")
+    tracking.show([broken, plain], tracking.Exhibits({"test/acc": 0.5, "words": "many"}, {}, {}))
+    plain.log_metrics.assert_called_once_with({"test/acc": 0.5})
+    assert "disk full" in caplog.text
+    tracking.note([plain], {"search/state": "pruned"})
 
 
 @pytest.mark.usefixtures("without_account")
@@ -274,3 +312,13 @@ def test_where_wandb_itself_dies_the_run_can_go_on(
     assert json.loads((tmp_path / "metrics.json").read_text())["train/epochs"] == 2
     runs = {file.stem for file in tmp_path.glob("wandb/*/run-*.wandb")}
     assert len(runs) == 1  # it is the same one of W&B
+
+
+def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    given = ["pe=none", "seed=3", "model.pooling=max", "logger=wandb", "hparams_search.trial=4", "data.fold=1"]
+    hydra = Mock(overrides=Mock(task=given))
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    assert tracking.setting() == "pe=none model.pooling=max"

@@ -2,7 +2,6 @@
 
 import optuna
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from optuna.trial import Trial
 
@@ -10,6 +9,7 @@ from attnlab import progress
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
 from attnlab.search.study import DATA, PRUNED_AFTER
+from attnlab.training.tracking import note
 
 
 class ReportToStudy(Callback):
@@ -78,7 +78,5 @@ class ReportToStudy(Callback):
         self._show_state(trainer, "fail")
 
     def _show_state(self, trainer: Trainer, state: str) -> None:
-        """In W&B, where runs can be filtered by it."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update({"search/trial": self.trial.number, "search/state": state})
+        """To the loggers, where runs can be told apart by it."""
+        note(trainer.loggers, {"search/trial": self.trial.number, "search/state": state})

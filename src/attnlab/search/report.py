@@ -22,6 +22,7 @@ from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
+from attnlab.search.page import write_page
 from attnlab.search.space import settings_of
 from attnlab.search.study import OVERRIDES, REASON, SAME_AS, counted
 
@@ -39,7 +40,8 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     console = Console()
     states = [trial.state.name.lower() for trial in counted(study)]
-    console.print(f"{len(states)} trials: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states)))
+    counts = f"{len(states)} trials: " + ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
+    console.print(counts)
     if not complete:
         console.print("no trial has finished, so there is no best one")
         return
@@ -65,13 +67,13 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     }
     OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
     _draw(folder / "figures", study)
-    if config.logger and "wandb" in config.logger:
-        _log_to_wandb(config, folder, study, found)
+    write_page(folder, study, ranked, config.monitor.metric, counts, found)
+    _log(config, folder, study, found)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
     if scores:
         first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
         console.print(f"Best: #{best.number} {first}; more of it in {shown(folder / 'best')}", highlight=False)
-    for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}"):
+    for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}; search.html shows it"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -148,21 +150,20 @@ def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> Non
     file.write_text(f"# @package _global_\n{content}", encoding="utf-8")
 
 
-def _log_to_wandb(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:
-    """A run of its own in the group of the trials: what was found, a table of all trials and the figures."""
-    import wandb
-
+def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:
+    """To each logger a run of its own in the group of the trials: what was found, a table of trials, the figures."""
     from attnlab.training.run import tidy_process
+    from attnlab.training.tracking import SEARCH, Exhibits, show
 
-    settings = resolve(config.logger.wandb) | {"group": study.study_name, "name": f"{study.study_name}/search"}
+    trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params")).astype(str)
+    exhibits = Exhibits(
+        {f"search/{key}": found[key] for key in ("best_trial", "best_value", "best_params", "test", "importances")},
+        {"search/trials": (list(trials), trials.to_numpy().tolist())},
+        {f"search/{file.stem}": file for file in sorted((folder / "figures").glob("*.png"))},
+    )
     with output_into(folder / OUTPUT), tidy_process():
-        run = instantiate(settings, save_dir=str(folder), job_type="search").experiment
-        run.summary.update(
-            {key: found[key] for key in ("best_trial", "best_value", "best_params", "test", "importances")}
-        )
-        trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params"))
-        run.log({"search/trials": wandb.Table(dataframe=trials.astype(str))})
-        run.log({f"search/{file.stem}": wandb.Image(str(file)) for file in sorted((folder / "figures").glob("*.png"))})
+        parts = filter(None, resolve(config.logger or OmegaConf.create()).values())
+        show([instantiate(part, save_dir=str(folder / SEARCH)) for part in parts], exhibits)
 
 
 def _draw(folder: Path, study: optuna.Study) -> None:

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from attnlab.interactive import PROGRAM, interactive
 from attnlab.metrics import direction, is_share
 from attnlab.page import embedded, render
 from attnlab.paths import shown
 from attnlab.study.figures import draw_figures
+from attnlab.study.interactive import figures_of
 from attnlab.study.result import METRICS, PLAN, Comparison, Study
 from attnlab.study.statistics import MANY_RUNS
 
@@ -34,7 +36,7 @@ def write_report(folder: Path, study: Study) -> None:
     table.insert(0, "comparison", table.pop("comparison"))
     table.to_csv(folder / "comparison.csv", index=False)
     (folder / "comparison.md").write_text(_markdown(folder, study, figures), encoding="utf-8")
-    (folder / "comparison.html").write_text(_page(study, figures), encoding="utf-8")
+    (folder / "comparison.html").write_text(_page(folder, study, figures), encoding="utf-8")
 
 
 def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
@@ -113,7 +115,7 @@ def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str
     return "\n\n".join([*parts, "## How to read this", METHOD]) + "\n"
 
 
-def _page(study: Study, figures: dict[str, list[Path]]) -> str:
+def _page(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
     main = ["setting", "seeds", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
     sections = []
     for comparison in study.comparisons:
@@ -125,6 +127,7 @@ def _page(study: Study, figures: dict[str, list[Path]]) -> str:
                 "rows": rows,
                 "main": main,
                 "more": ["setting", *(column for column in rows[0] if column not in main)],
+                "interactive": interactive(figures_of(study, comparison), folder),
                 "figures": [(file.stem.replace("_", " "), embedded(file)) for file in figures[comparison.title]],
             }
         )
@@ -133,6 +136,7 @@ def _page(study: Study, figures: dict[str, list[Path]]) -> str:
         sections=sections,
         warnings=study.warnings,
         method=METHOD,
+        program=PROGRAM,
         num_runs=len(study.runs),
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         folders=[str(run.folder) for run in study.runs],

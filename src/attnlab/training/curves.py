@@ -50,6 +50,12 @@ class CurvesLogger(CSVLogger):
     def log_hyperparams(self, params: Any = None) -> None:
         """Nothing: config.yaml has them."""
 
+    def show(self, exhibits: object) -> None:
+        """Nothing: the run's folder has them."""
+
+    def note(self, values: object) -> None:
+        """Nothing likewise."""
+
     def mark(self) -> Mark:
         """Where the curves are now, all of it on disk."""
         self.save()

@@ -18,6 +18,7 @@ ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
 # What a config of an earlier version names, and what has taken its place.
 REPLACED = {
     "lightning.pytorch.loggers.CSVLogger": "attnlab.training.curves.CurvesLogger",
+    "lightning.pytorch.loggers.TensorBoardLogger": "attnlab.training.tracking.TensorBoard",
     "lightning.pytorch.callbacks.ModelCheckpoint": "attnlab.training.selection.BestCheckpoint",
 }
 

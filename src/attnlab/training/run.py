@@ -18,7 +18,6 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import (
     Timer,
 )
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
@@ -30,13 +29,13 @@ from attnlab.errors import UserError, first_line
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
 from attnlab.progress import in_multirun
-from attnlab.training import results
+from attnlab.training import results, tracking
 from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
 from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
 from attnlab.training.environment import write_environment
-from attnlab.training.faults import OutOfMemory, finish_wandb, in_one_line, outliving_wandb
+from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification
 from attnlab.training.report import report
 from attnlab.training.resume import resumed_config, resumed_folder
@@ -147,7 +146,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     use_threads(config["trainer"].get("threads"), module.model)
     write_environment(run_dir, trainer)
     for logger in trainer.loggers:
-        logger.log_hyperparams(config)
+        logger.log_hyperparams(config | {tracking.SETTING: tracking.setting()})
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     except UserError:
@@ -239,12 +238,7 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
         split = fitted.datamodule.splits["test"] if tested else None
         results.write_results(run_dir, metrics, predictions, task, split.places if split else None)
         mistakes = report(run_dir, config, metrics, fitted.module, predictions, split)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                from attnlab.training.tracking import log_results
-
-                with outliving_wandb():
-                    log_results(logger, run_dir, metrics, predictions, mistakes, task)
+        tracking.show(trainer.loggers, tracking.of_run(run_dir, metrics, predictions, mistakes, task))
         results.print_summary(run_dir, metrics)
     return metrics
 
@@ -287,7 +281,7 @@ def _check_settings(config: dict[str, Any]) -> None:
 
 @contextmanager
 def tidy_process() -> Iterator[None]:
-    """Leave nothing behind for the next job of a multirun: no open W&B run, no environment variable of this one."""
+    """Leave nothing behind for the next job of a multirun: no open logger, no environment variable of this one."""
     environment, exit_code = dict(os.environ), 1
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # which devices there are not, and tips
@@ -298,6 +292,6 @@ def tidy_process() -> Iterator[None]:
             yield
         exit_code = 0
     finally:
-        finish_wandb(exit_code)
+        tracking.finish(exit_code)
         os.environ.clear()
         os.environ.update(environment)

@@ -1,0 +1,114 @@
+"""A project's pages in W&B: a saved view of its runs and a report, with the same panels.
+
+python src/dashboard.py project=attnlab
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from attnlab.config import resolve
+from attnlab.errors import UserError, first_line
+from attnlab.training.tracking import CONFUSION, MISTAKES, SETTING, has_key
+
+SEARCHED = (
+    *("optimizer.lr", "data.batch_size", "tokenizer.max_length", "tokenizer.vocab_size"),
+    *("model.pooling", "model.embed_dim", "model.num_heads"),
+)
+NAME = "attnlab"  # of the view and the report
+
+
+def dashboard(cfg: DictConfig) -> list[str]:
+    """Save a report and a view of `cfg.project`; W&B prints where they are.
+
+    Returns:
+        their addresses.
+
+    Raises:
+        UserError: there is no key, the extra is not installed, or W&B refuses.
+    """
+    config = resolve(cfg)
+    if not has_key():
+        raise UserError("W&B has no key here: set WANDB_API_KEY, as .env.example has it, or call `wandb login` once")
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        raise UserError('a dashboard wants an extra: .venv/bin/pip install -e ".[dashboard]"') from error
+    try:
+        entity = config["entity"] or wandb.Api().default_entity
+        pages = (report(entity, config["project"]), view(entity, config["project"]))
+        urls = [page.save().url for page in pages]
+    except Exception as error:  # whatever its server says
+        raise UserError(f"W&B: {first_line(error)}") from error
+    return urls
+
+
+def view(entity: str, project: str) -> Any:
+    """A workspace with a section for each kind of panel."""
+    from wandb_workspaces import workspaces
+
+    sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, panels in make_panels().items()]
+    return workspaces.Workspace(entity=entity, project=project, name=NAME, sections=sections)
+
+
+def report(entity: str, project: str) -> Any:
+    """A report: the panels of each section over all runs of the project."""
+    from wandb_workspaces.reports import v2 as reports
+
+    blocks: list[Any] = [reports.P("Which part helps? compare.py says with statistics; here are the runs behind it.")]
+    for name, panels in make_panels().items():
+        blocks.append(reports.H2(name))
+        blocks.append(reports.PanelGrid(runsets=[reports.Runset(entity=entity, project=project)], panels=panels))
+    return reports.Report(entity=entity, project=project, title=NAME, blocks=blocks, width="fluid")
+
+
+def make_panels() -> dict[str, list[Any]]:
+    """By section, of what every run logs from the first one on."""
+    from wandb_workspaces.reports import v2 as reports
+
+    setting = reports.Config(SETTING)
+    grouped = {"groupby": setting, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+    columns = [
+        reports.ParallelCoordinatesPlotColumn(metric=reports.Config(name), log=name == "optimizer.lr" or None)
+        for name in SEARCHED
+    ]
+    columns.append(reports.ParallelCoordinatesPlotColumn(metric=reports.SummaryMetric("val/loss")))
+    confusion = reports.CustomChart(
+        query={"summaryTable": {"tableKey": f"{CONFUSION}_table"}},
+        chart_name="wandb/confusion_matrix/v1",
+        chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
+        chart_strings={"title": CONFUSION},
+    )
+    found = [f"search/{name}" for name in ("history", "parallel_coordinates", "importances", "slice")]
+    return {
+        "Accuracy by setting": [
+            reports.BarPlot(title="test/acc by setting", metrics=["test/acc"], **grouped),
+            reports.ScatterPlot(
+                title="test/acc against training time",
+                x=reports.SummaryMetric("train/seconds"),
+                y=reports.SummaryMetric("test/acc"),
+                log_x=True,
+            ),
+        ],
+        "Curves by setting": [
+            reports.LinePlot(title=name, x="epoch", y=[name], **grouped)
+            for name in ("val/acc", "val/loss", "train/loss")
+        ],
+        "Settings and scores": [
+            reports.ParallelCoordinatesPlot(title="Settings against val/loss", columns=columns),
+            reports.ParameterImportancePlot(with_respect_to="val/loss"),
+        ],
+        "Confusion and mistakes": [
+            confusion,
+            reports.WeavePanelSummaryTable(table_name=MISTAKES),
+            reports.MediaBrowser(media_keys=["figures/confusion_matrix", "figures/reliability"]),
+        ],
+        "Searches": [
+            reports.ScatterPlot(
+                title="History", x=reports.SummaryMetric("search/trial"), y=reports.SummaryMetric("val/loss")
+            ),
+            reports.WeavePanelSummaryTable(table_name="search/trials"),
+            reports.MediaBrowser(media_keys=found),
+        ],
+    }
