@@ -16,6 +16,7 @@ from attnlab.config import instantiate
 from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Split
+from attnlab.training.encoder import model_settings
 from attnlab.training.module import TextClassification
 from attnlab.training.run import tidy_process
 from attnlab.training.trainer import make_trainer
@@ -183,5 +184,5 @@ def transformers_trainer(
 
 
 def new_module(config: dict[str, Any], data: TextDataModule) -> TextClassification:
-    parts = config["model"], config["optimizer"], config["scheduler"]
+    parts = model_settings(config["model"]), config["optimizer"], config["scheduler"]
     return TextClassification(*parts, data.label_names, data.tokenizer.to_str())

@@ -54,6 +54,23 @@ def tiny_config(compose_config: Compose) -> Compose:
     return lambda *overrides: compose_config(*TINY, *overrides)
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a BERT of width 16 with random weights; nothing in it may change."""
+    from tests.encoders import save_encoder
+
+    return save_encoder(tmp_path_factory.mktemp("encoder") / "bert")
+
+
+@pytest.fixture
+def pretrained_config(compose_config: Compose) -> Compose:
+    """`pretrained_config(folder, "model.train=head")`: a training run of a second on the encoder in that folder."""
+    tiny = [setting for setting in TINY if not setting.startswith(("model.", "tokenizer."))]
+    return lambda folder, *overrides: compose_config(
+        "model=pretrained", f"model.path={folder}", "tokenizer.max_length=32", *tiny, *overrides
+    )
+
+
 @pytest.fixture
 def resume(tmp_path: Path) -> Compose:
     """`resume(run, "trainer.max_epochs=3")`: the config of the command that goes on with a run."""

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
+from attnlab.training.encoder import model_settings
 from attnlab.training.run import train
 from tests.conftest import ROOT
 
@@ -26,6 +27,8 @@ SPECIAL: dict[str, list[str] | None] = {
     "data=hub": None,  # tests/data/test_sources.py
     "data=files": None,  # test_local_files_from_the_command_line
     "data=folders": None,  # tests/data/test_folders.py
+    "model=pretrained": None,  # tests/training/test_pretrained.py
+    "tokenizer=pretrained": None,
     "embedding=static": None,  # tests/training/test_embedding.py
     "debug=data": None,  # tests/data/test_preview.py
     "trainer=gpu": None,  # test_run.py: refused without one
@@ -56,11 +59,15 @@ def test_every_option_trains(choice: str, tiny_config: Compose, tmp_path: Path) 
         for file in (ROOT / "conf/experiment").rglob("*.yaml")
     ],
 )
-def test_every_experiment_composes(experiment: str, compose_config: Compose) -> None:
-    # Vectors that an experiment begins with are not here yet.
+def test_every_experiment_composes(experiment: str, compose_config: Compose, encoder: Path) -> None:
+    # Vectors and encoders that an experiment begins with are not here yet.
     config = resolve(compose_config(f"experiment={experiment}", "embedding=random", f"paths.run_dir={ROOT}"))
-    recipe = instantiate(config["tokenizer"])
-    model = instantiate(config["model"], vocab_size=9, num_classes=4, pad_id=3, max_length=recipe.max_length)
+    recipe = instantiate(config["tokenizer"] | {"max_length": 64})
+    if "path" in config["model"]:
+        config["model"]["path"] = str(encoder)
+    model = instantiate(
+        model_settings(config["model"]), vocab_size=9, num_classes=4, pad_id=3, max_length=recipe.max_length
+    )
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
@@ -76,7 +83,8 @@ def test_every_sweep_of_an_experiment_composes(file: Path, compose_config: Compo
         for option in options:
             config = compose_config(f"experiment={name}", f"{key}={option.strip()}")
             assert config.task_name == "train"
-    assert bool(params) == (file.stem not in ("ag_news", "baseline", "attention"))
+    one = file.parent.name == "pretrained" and file.stem != "bag"
+    assert bool(params) == (not one and file.stem not in ("ag_news", "baseline", "attention"))
 
 
 def test_the_notebooks_own_protocol(tiny_config: Compose, tmp_path: Path) -> None:

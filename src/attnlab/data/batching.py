@@ -43,6 +43,19 @@ class TokenDataset(Dataset[Batch]):
         return Batch(*map(torch.from_numpy, (input_ids, mask, self.labels[index], index)))
 
 
+class VectorDataset(TokenDataset):
+    """The same documents as the vectors that a frozen encoder makes of them: `input_ids` are [B, D] float32."""
+
+    def __init__(self, tokens: Tokens, labels: Labels, pad_id: int, vectors: npt.NDArray[np.float32]) -> None:
+        super().__init__(tokens, labels, pad_id)
+        self.vectors = vectors
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        index = np.asarray(indices)
+        mask = np.ones((len(index), 1), dtype=np.bool_)
+        return Batch(*map(torch.from_numpy, (self.vectors[index], mask, self.labels[index], index)))
+
+
 class BucketSampler(Sampler[list[int]]):
     """Yields batches of document numbers, documents of like length together.
 

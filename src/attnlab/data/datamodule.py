@@ -19,8 +19,8 @@ from attnlab.data.losses import complaints, count_known, describe, keys_of
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.sources.corpus import shortened
 from attnlab.data.splitting import set_aside, stratified
-from attnlab.data.tokenization import TokenizerRecipe, pad_id
-from attnlab.data.tokens import Documents, fingerprint, tokenize
+from attnlab.data.tokenization import pad_id
+from attnlab.data.tokens import Documents, Recipe, fingerprint, tokenize
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class TextDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        tokenizer: TokenizerRecipe | Tokenizer,
+        tokenizer: Recipe | Tokenizer,
         cache_dir: Path,
         seed: int = 0,
         label_names: list[str] | None = None,

@@ -3,12 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from attnlab.errors import UserError
+from attnlab.data.pretrained import TOKENIZER, pretrained_folder
+from attnlab.errors import UserError, first_line
 
 UNK, CLS, SEP, PAD, MASK = SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+# What others call them.
+NAMES = {UNK: (UNK, "<unk>"), SEP: (SEP, "</s>"), PAD: (PAD, "<pad>")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +32,7 @@ class TokenizerRecipe(ABC):
     def __post_init__(self) -> None:
         if self.vocab_size <= len(SPECIAL_TOKENS):
             raise UserError(f"tokenizer.vocab_size={self.vocab_size} must be above {len(SPECIAL_TOKENS)}")
-        if self.max_length < 3:
-            raise UserError(
-                f"tokenizer.max_length={self.max_length} leaves no room between [CLS] and [SEP]; give 3 or more"
-            )
+        _check_length(self.max_length)
 
     @abstractmethod
     def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]: ...
@@ -73,12 +74,58 @@ class WordLevel(TokenizerRecipe):
         return Tokenizer(models.WordLevel(unk_token=UNK)), trainer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A tokenizer that was trained elsewhere, as that of a pretrained encoder; [CLS] and the like are its own.
+
+    Args:
+        path: a folder with a tokenizer.json, as a run leaves one too, or a name on the Hub.
+        max_length: documents are cut to so many tokens, [CLS] and [SEP] included.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: str
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        _check_length(self.max_length)
+
+    def load(self) -> Tokenizer:
+        """Raises `UserError` where there is none, or it has no token for padding."""
+        file = pretrained_folder(self.path) / TOKENIZER
+        if not file.is_file():
+            raise UserError(
+                f"tokenizer.path={self.path} has no {TOKENIZER}, the form of a fast tokenizer; in transformers "
+                "AutoTokenizer.from_pretrained(<it>).save_pretrained(<folder>) makes one where there can be one"
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # a file from outside can fail in any way
+            raise UserError(f"can't read {file}: {first_line(error)}") from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length)
+        pad_id(tokenizer)
+        return tokenizer
+
+
+def _check_length(max_length: int) -> None:
+    if max_length < 3:
+        raise UserError(f"tokenizer.max_length={max_length} leaves no room between [CLS] and [SEP]; give 3 or more")
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int | None:
+    """Of one of `SPECIAL_TOKENS`, by whatever name the tokenizer has it; None where it has none."""
+    ids = (tokenizer.token_to_id(name) for name in NAMES.get(token, (token,)))
+    return next((number for number in ids if number is not None), None)
+
+
 def pad_id(tokenizer: Tokenizer) -> int:
-    """The id of [PAD]. Raises `UserError` where the tokenizer has none."""
-    token_id = tokenizer.token_to_id(PAD)
-    if token_id is None:
-        raise UserError(f"the tokenizer has no token {PAD}")
-    return token_id
+    """The id of padding. Raises `UserError` where the tokenizer has none."""
+    number = token_id(tokenizer, PAD)
+    if number is None:
+        raise UserError(f"the tokenizer has no token for padding ({' or '.join(NAMES[PAD])})")
+    return number
 
 
 def max_length(tokenizer: Tokenizer) -> int:

@@ -12,12 +12,13 @@ import tokenizers
 from tokenizers import Encoding, Tokenizer
 
 from attnlab.data.cache import cached
-from attnlab.data.tokenization import UNK, TokenizerRecipe
+from attnlab.data.tokenization import UNK, Pretrained, TokenizerRecipe, token_id
 
 log = logging.getLogger(__name__)
 
 # Texts, or pairs of them.
 Documents = list[str] | list[tuple[str, str]]
+Recipe = TokenizerRecipe | Pretrained
 
 FORMAT = 3  # of the files in the cache; raise it with any change, and older ones are not used
 AT_ONCE = 4096  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
@@ -47,7 +48,7 @@ class Tokens:
         """
         added = tokenizer.num_special_tokens_to_add(self.pairs)
         kept, full = self.lengths - added, self.full_lengths - added
-        unknown_id = tokenizer.token_to_id(UNK)
+        unknown_id = token_id(tokenizer, UNK)
         unknown = 0 if unknown_id is None else np.count_nonzero(self.ids == unknown_id)
         return {
             "documents_cut": float((full > kept).mean()),
@@ -58,7 +59,7 @@ class Tokens:
 
 
 def tokenize(
-    texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer, cache_dir: Path
+    texts: Mapping[str, Documents], tokenizer: Recipe | Tokenizer, cache_dir: Path
 ) -> tuple[Tokenizer, dict[str, Tokens]]:
     """Tokens of each split, out of the cache where these texts were tokenised so before.
 
@@ -70,6 +71,8 @@ def tokenize(
     Raises:
         UserError: the cache can't be written, for want of space or of permission.
     """
+    if isinstance(tokenizer, Pretrained):
+        tokenizer = tokenizer.load()
     folder = cached(cache_dir / _key(texts, tokenizer), lambda partial: _fill(partial, texts, tokenizer))
     splits = {
         split: Tokens(

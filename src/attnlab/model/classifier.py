@@ -145,6 +145,11 @@ class TextClassifier(nn.Module):
         """Embeddings with what is known of each token's place."""
         if self.segments is not None:
             assert self.sep_id is not None
-            ends = input_ids.eq(self.sep_id).long()
-            x = x + self.segments((ends.cumsum(dim=1) > ends).long())  # behind the first end
+            x = x + self.segments(of_second_text(input_ids, self.sep_id))
         return self.dropout(self.pe.embed(x))
+
+
+def of_second_text(input_ids: Tensor, sep_id: int) -> Tensor:
+    """1 of the tokens behind the first end of a text, 0 of those up to it: [B, T] int64 -> [B, T] int64."""
+    ends = input_ids.eq(sep_id).long()
+    return (ends.cumsum(dim=1) > ends).long()

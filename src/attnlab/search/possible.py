@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, first_line
+from attnlab.training.encoder import model_settings
 
 # How many random settings are tried around a value before it is given up. Where one in three can be built, all of them
 # fail once in 190,000 times.
@@ -71,9 +72,8 @@ def refusal(config: DictConfig, values: Values) -> str | None:
     try:
         recipe = instantiate(resolve(config.tokenizer))
         with torch.device("meta"), _WithoutMemory():
-            model = instantiate(
-                resolve(config.model), vocab_size=1, num_classes=2, pad_id=0, max_length=recipe.max_length
-            )
+            settings = model_settings(resolve(config.model))
+            model = instantiate(settings, vocab_size=1, num_classes=2, pad_id=0, max_length=recipe.max_length)
         sparse = any(getattr(module, "sparse", False) for module in model.modules())
         weight = nn.Parameter(torch.zeros(1, 1))
         weight.grad = torch.zeros(1, 1).to_sparse() if sparse else torch.zeros(1, 1)

@@ -32,6 +32,8 @@ def settle_embedding(config: dict[str, Any]) -> None:
                 "embedding=random reads no vectors: embedding.path=%s is for embedding=static", settings["path"]
             )
         return
+    if "path" in config["model"]:
+        raise UserError("embedding=static is for models that begin anew: a pretrained encoder has its own vectors")
     config["embedding"] = settings = located(settings)
     width, given = vector_width(settings["path"]), config["model"].get("embed_dim")
     if width != given:

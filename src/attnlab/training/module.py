@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.errors import UserError
+from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.task.calibration import calibration
 from attnlab.training.clipping import clip_grad_norm
 from attnlab.training.collected import Collected
@@ -236,9 +237,13 @@ class TextClassification(LightningModule):
         return self.tested
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = instantiate(
-            self.optimizer_config, params=[parameter for parameter in self.parameters() if parameter.requires_grad]
-        )
+        if isinstance(self.model, PretrainedClassifier):
+            rate = self.optimizer_config["lr"]
+            # Not a list, of whose dicts Hydra would make its own.
+            params: Any = ({"params": group, "lr": share * rate} for share, group in self.model.rates())
+        else:
+            params = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = instantiate(self.optimizer_config, params=params)
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -23,9 +23,12 @@ from omegaconf import DictConfig
 from attnlab.checking import check_config, check_parts
 from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
+from attnlab.data.pretrained import TOKENIZER
 from attnlab.data.preview import show
 from attnlab.data.sources import located
+from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
+from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
 from attnlab.progress import in_multirun
@@ -34,6 +37,7 @@ from attnlab.training.beside import own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
 from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
+from attnlab.training.encoder import keep_vectors, model_settings
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification
@@ -41,12 +45,14 @@ from attnlab.training.report import report
 from attnlab.training.resume import resumed_config, resumed_folder
 from attnlab.training.selection import MONITORED, check_selection, name_the_best
 from attnlab.training.trainer import make_trainer
+from attnlab.training.warm_start import place_weights, with_whole_paths
 
 log = logging.getLogger(__name__)
 
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
+    r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
 
@@ -60,6 +66,8 @@ SETTINGS: dict[str, Any] = {
     "preview": bool,
     "halve_batch_on_oom": bool,
     "tags": list[str],
+    "model.path": str,
+    "model.init_from": str | None,
     "paths.log_dir": str,
     "paths.cache_dir": str,
     "paths.run_dir": str | None,
@@ -108,11 +116,15 @@ def _train(cfg: DictConfig) -> results.Metrics:
     check_selection(config)
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
+        config["tokenizer"], config["model"] = located(config["tokenizer"]), with_whole_paths(config["model"])
         if resumed is None or in_multirun():  # the checkpoint of a run that goes on has all vectors
             settle_embedding(config)
-        _check_settings(config)
+        has_encoder = "path" in config["model"]
+        _check_settings(
+            config, model_settings(config["model"], find_last(resumed) if resumed and has_encoder else None)
+        )
         if config.get("preview"):
-            show(_make_datamodule(config))
+            show(_make_datamodule(config, resumed))
             return {}
         run_dir = resumed or make_run_dir(config)
         return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
@@ -139,11 +151,14 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
     if trainer.is_global_zero:  # the other processes of a distributed run share its folder
         begin(run_dir, config)
-    datamodule = _make_datamodule(config)
-    datamodule.tokenizer.save(str(run_dir / "tokenizer.json"))
+    datamodule = _make_datamodule(config, run_dir if resumed else None)
+    datamodule.tokenizer.save(str(run_dir / TOKENIZER))
 
-    module = _make_module(config, datamodule, from_checkpoint=checkpoint is not None)
+    module = _make_module(config, datamodule, checkpoint)
     use_threads(config["trainer"].get("threads"), module.model)
+    encoding = {}
+    if (frozen := _frozen(module)) is not None:
+        encoding["train/encoding_seconds"] = keep_vectors(frozen, datamodule, trainer)
     write_environment(run_dir, trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(config | {tracking.SETTING: tracking.setting()})
@@ -161,7 +176,7 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     _say_where_it_ended(trainer, config["trainer"])
     if trainer.global_step == 0:
         raise UserError("no step was trained: trainer.max_time or a limit of the Trainer's is too small for one")
-    metrics = _training_metrics(trainer, module, datamodule, stopwatch.elapsed)
+    metrics = _training_metrics(trainer, module, datamodule, stopwatch.elapsed) | encoding
     best = name_the_best(trainer)
     if best is not None:
         metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
@@ -175,17 +190,19 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
 
 
-def _make_datamodule(config: dict[str, Any]) -> TextDataModule:
+def _make_datamodule(config: dict[str, Any], resumed: Path | None) -> TextDataModule:
     source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
+    if resumed is not None and isinstance(recipe, Pretrained) and (resumed / TOKENIZER).is_file():
+        recipe = replace(recipe, path=str(resumed))  # the run's own copy
     datamodule = TextDataModule(source, recipe, Path(config["paths"]["cache_dir"]), config["seed"])
     datamodule.setup()
     return datamodule
 
 
-def _make_module(config: dict[str, Any], datamodule: TextDataModule, from_checkpoint: bool) -> TextClassification:
+def _make_module(config: dict[str, Any], datamodule: TextDataModule, checkpoint: Path | None) -> TextClassification:
     seed_everything(config["seed"], workers=True, verbose=False)
     module = TextClassification(
-        model=config["model"],
+        model=model_settings(config["model"], checkpoint),
         optimizer=config["optimizer"],
         scheduler=config["scheduler"],
         label_names=datamodule.label_names,
@@ -193,9 +210,19 @@ def _make_module(config: dict[str, Any], datamodule: TextDataModule, from_checkp
         pairs=datamodule.pairs,
         task=config["task"],
     )
-    place_vectors(config["embedding"], module.model, datamodule, from_checkpoint)
+    place_vectors(config["embedding"], module.model, datamodule, from_checkpoint=checkpoint is not None)
+    if checkpoint is None:
+        place_weights(config["model"], module)
+    elif _frozen(module) is not None:  # it is asked before the Trainer brings its weights back
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        module.load_state_dict(weights)
     module.task.fit(datamodule.splits["train"].labels)
     return module
+
+
+def _frozen(module: TextClassification) -> PretrainedClassifier | None:
+    """The model, where it is a head on an encoder that does not learn."""
+    return module.model if isinstance(module.model, PretrainedClassifier) and module.model.frozen else None
 
 
 def _is_tested(config: dict[str, Any], datamodule: TextDataModule) -> bool:
@@ -224,7 +251,8 @@ def _training_metrics(
         "train/epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         "train/seconds": seconds,
         "train/samples_per_second": num_samples / seconds,
-        "model/parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "model/parameters": sum(map(torch.numel, module.model.parameters())),
+        "model/learned": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
     } | datamodule.losses
 
 
@@ -243,7 +271,7 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
     return metrics
 
 
-def _check_settings(config: dict[str, Any]) -> None:
+def _check_settings(config: dict[str, Any], model_settings: dict[str, Any]) -> None:
     """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
     settings = config["trainer"]
     for key in ("max_epochs", "max_steps", "limit_train_batches"):
@@ -258,8 +286,10 @@ def _check_settings(config: dict[str, Any]) -> None:
             "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
         )
     instantiate(config["data"])
-    max_length = instantiate(config["tokenizer"]).max_length
-    model = instantiate(config["model"], vocab_size=1, num_classes=2, pad_id=0, max_length=max_length)
+    recipe = instantiate(config["tokenizer"])
+    if "encoder" in model_settings and not isinstance(recipe, Pretrained):
+        raise UserError("an encoder that was pretrained knows the tokens of its own tokenizer: tokenizer=pretrained")
+    model = instantiate(model_settings, vocab_size=1, num_classes=2, pad_id=0, max_length=recipe.max_length)
     optimizer = instantiate(config["optimizer"], params=model.parameters())
     endless = settings.get("max_epochs") == -1 and settings.get("max_steps", -1) == -1
     instantiate(config["scheduler"], optimizer=optimizer, total_steps=math.inf if endless else 1)

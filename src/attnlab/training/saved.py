@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from attnlab.config import SINGLE_LABEL, instantiate, resolve
-from attnlab.data.tokenization import SEP, max_length, pad_id
+from attnlab.data.tokenization import SEP, max_length, pad_id, token_id
 from attnlab.errors import UserError, first_line
 from attnlab.paths import BEST, CONFIG, LAST
 from attnlab.task import Task, make_task
@@ -41,7 +41,7 @@ class Trained(nn.Module):
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.settings = {
             **model,
-            **({"sep_id": self.tokenizer.token_to_id(SEP)} if pairs else {}),
+            **({"sep_id": token_id(self.tokenizer, SEP)} if pairs else {}),
             "vocab_size": self.tokenizer.get_vocab_size(),
             "num_classes": len(label_names),
             "pad_id": pad_id(self.tokenizer),
@@ -125,7 +125,7 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
         raise UserError(f"{path} is no checkpoint of attnlab: {first_line(error)}") from error
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
     """The file itself, or of a run's folder what it has tested: its best checkpoint, where none was kept the last.
 
     Raises:
@@ -134,7 +134,7 @@ def find_checkpoint(path: Path) -> Path:
     files = [path / "checkpoints" / name for name in (BEST, LAST)] if path.is_dir() else [path]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
-        raise UserError(f"ckpt_path={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
+        raise UserError(f"{setting}={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
     return found
 
 

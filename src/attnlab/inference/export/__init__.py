@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
-from attnlab.data.tokenization import PAD, max_length, pad_id
+from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, first_line
 from attnlab.inference.export.card import push, write_readme
 from attnlab.inference.export.check import Comparison, Documents, compare, find_documents
 from attnlab.inference.export.formats import FORMATS, Answers, quantize
+from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
@@ -53,6 +54,9 @@ def export(cfg: DictConfig) -> None:
         raise UserError(f"hub={config['hub']} should be <user>/<name>")
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     trained = load_weights(checkpoint, Trained).eval()
+    if isinstance(trained.model, PretrainedClassifier):
+        trained.model.merge()
+        trained.settings["train"] = "all"
     use_threads(None, trained.model)
     output = Path(config["output"] or make_run_dir(config) / "model")
     with written_whole(output) as folder:
@@ -159,5 +163,6 @@ def _in_words(facts: dict[str, Any]) -> str:
 def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
     """As in training, but that texts of one call are padded to the longest of them."""
     padding = Tokenizer.from_str(tokenizer.to_str())
-    padding.enable_padding(pad_id=pad_id(tokenizer), pad_token=PAD)
+    number = pad_id(tokenizer)
+    padding.enable_padding(pad_id=number, pad_token=tokenizer.id_to_token(number))
     padding.save(str(file))

@@ -1,0 +1,38 @@
+"""Where a pretrained encoder lies: a folder, or what the Hub has under a name."""
+
+from functools import cache
+from pathlib import Path
+
+from attnlab.errors import UserError, first_line
+
+CONFIG, TOKENIZER, PICKLE = "config.json", "tokenizer.json", "pytorch_model.bin"
+FILES = (CONFIG, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
+
+
+@cache
+def pretrained_folder(path: str) -> Path:
+    """The folder itself, or of a name on the Hub the copy of it that is kept here; only `FILES` are fetched.
+
+    Raises:
+        UserError: there is no such model, or no network to fetch it.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise UserError(f"model.path={path}: there is no such folder")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(FILES)))
+    except GatedRepoError as error:
+        raise UserError(f"model.path={path} wants a login: accept its terms on the Hub, then hf auth login") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"model.path={path} is neither a folder here nor a model of the Hub") from error
+    except LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE=1 forbids to fetch it" if constants.HF_HUB_OFFLINE else "the Hub can't be reached"
+        raise UserError(
+            f"model.path={path} is no folder here and was never fetched, and {why}: give the folder of a copy"
+        ) from error
+    except Exception as error:  # a network and a disk can fail in any way
+        raise UserError(f"can't fetch model.path={path}: {first_line(error)}") from error
