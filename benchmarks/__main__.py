@@ -17,7 +17,7 @@ os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARAL
 from benchmarks.common import THREADS
 from benchmarks.report import write
 
-PARTS = ("speed", "busy", "sweep", "accuracy", "costs", "scaling", "predict", "pretrained")
+PARTS = ("speed", "busy", "sweep", "accuracy", "costs", "scaling", "predict", "pretrained", "ablation")
 
 
 def main(parts: list[str]) -> None:

@@ -41,8 +41,15 @@ def job_dir(resume: str | None, sweep: str, number: int, *, _root_: DictConfig) 
     return choose_job_dir(resume, sweep, number, list(_root_.hydra.overrides.task))
 
 
+def scaled(key: str, factor: float | int, less: int = 0, *, _root_: DictConfig) -> int | None:
+    """The setting `key` of this config, times `factor`, `less` so many; None where it has none."""
+    value = OmegaConf.select(_root_, key)
+    return None if value is None else max(1 - less, int(value * factor) - less)
+
+
 OmegaConf.register_resolver("sweep_dir", sweep_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("job_dir", job_dir, replace=True)
+OmegaConf.register_resolver("scaled", scaled, replace=True)
 OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_resolver("vector_width", vector_width, replace=True)

@@ -34,7 +34,7 @@ class SearchSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from attnlab.search.study import prepare
 
-        with _one_line():
+        with one_line():
             self.search_config = prepare(config)
         self.search_loader = hydra_context.config_loader
         self.search_launcher = Plugins.instance().instantiate_launcher(
@@ -44,13 +44,13 @@ class SearchSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from attnlab.search.sweep import search
 
-        with _one_line():
+        with one_line():
             given = [f"{name}={values}" for name, values in self.params.items()]
             search(self.search_config, self.search_launcher, self.search_loader, [*given, *arguments])
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def one_line() -> Iterator[None]:
     """Hydra shows a traceback for what a sweeper raises, unless it is of its own compact kind."""
     try:
         yield

@@ -34,7 +34,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _config_text(config: dict[str, Any]) -> str:
-    config = {key: value for key, value in config.items() if key != "hparams_search"}
+    config = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
     if config.get("callbacks"):
         config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
     return OmegaConf.to_yaml(OmegaConf.create(config))

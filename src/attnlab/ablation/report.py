@@ -1,0 +1,242 @@
+"""What an ablation found: the test set is read here, and nothing is decided by it."""
+
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from scipy import stats
+
+from attnlab.ablation.changes import MODEL
+from attnlab.ablation.figures import draw_worth
+from attnlab.ablation.sequential import bounds
+from attnlab.metrics import direction, is_share
+from attnlab.page import embedded, render
+from attnlab.paths import shown
+from attnlab.study.result import in_points
+from attnlab.study.runs import correctness
+from attnlab.study.statistics import compare_settings
+
+if TYPE_CHECKING:
+    from attnlab.ablation.sweep import Ablation
+
+MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better without", "not worth it", "not worth it here", "open"
+
+
+def report(work: "Ablation") -> None:
+    """Write ablation.csv, .md, .tex, .png, .svg and .html into the sweep's folder, and print what they say."""
+    folder = work.runs.folder
+    rows = worth(work)
+    mean = float(np.mean([run.metrics[work.metric] for run in _of(work, MODEL)]))
+    sentences, method, command = in_words(work, rows), methods(work, rows), smallest(work, rows)
+    rows.to_csv(folder / "ablation.csv", index_label="change")
+    draw_worth(folder, rows, work.metric, mean)
+    table = [_cells(work, name, row) for name, row in rows.iterrows()]
+    title = f"What each part is worth: {work.metric} of the model {mean:.4f}"
+    (folder / "ablation.md").write_text(
+        "\n\n".join([f"# {title}", sentences, _markdown(table), "![worth](ablation.png)", method, f"    {command}\n"]),
+        encoding="utf-8",
+    )
+    (folder / "ablation.tex").write_text(_latex(table), encoding="utf-8")
+    page = render(
+        "ablation/page.html",
+        title=title,
+        sentences=sentences,
+        rows=table,
+        figure=embedded(folder / "ablation.svg"),
+        method=method,
+        command=command,
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+    )
+    (folder / "ablation.html").write_text(page, encoding="utf-8")
+    _print(folder, title, table, sentences, command)
+
+
+def worth(work: "Ablation") -> pd.DataFrame:
+    """A row for each change, the most valuable part first: `worth`, `low` and `high` (what the model's own choice is
+    worth against the change, a share where the metric is one), `low_here` and `high_here` (on these documents alone),
+    `verdict`, `seeds`, `score`, `seconds`, `parameters` and, of the model's own, `seconds_ratio`.
+    """
+    judged = work.judged(work.metric)
+    apart = _with_documents(work)
+    own_seconds = _mean(work, MODEL, "train/seconds")
+    rows = {}
+    for name, standing in judged.items():
+        question, setting = work.questions[name], work.runs.settings.get(name)
+        low, high = apart.get(name, (standing.low, standing.high))
+        row: dict[str, Any] = {"part": setting.part if setting else name, "model": "", "instead": ""}
+        if setting:
+            row |= {"model": setting.before, "instead": setting.after}
+        sign = -1 if setting else 1  # an interaction is what two changes add, not what a part is worth
+        row |= {"worth": sign * standing.difference}
+        row["low"], row["high"] = sorted((sign * low, sign * high))
+        row["low_here"], row["high_here"] = sorted((sign * standing.low, sign * standing.high))
+        row |= {"verdict": _verdict(row, work.plan.margin), "seeds": standing.seeds}
+        if setting:
+            row["score"] = float(np.mean([run.metrics[work.metric] for run in _of(work, name)]))
+            row["seconds"], row["parameters"] = (
+                _mean(work, name, f"{key}") for key in ("train/seconds", "model/parameters")
+            )
+            row["seconds_ratio"] = own_seconds / row["seconds"]
+        assert question.name == name
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index").sort_values("worth", ascending=False)
+
+
+def _with_documents(work: "Ablation") -> dict[str, tuple[float, float]]:
+    """Intervals for other seeds and other test documents, at the level of the look at which each setting stopped."""
+    runs = [(name, seed, run) for (name, seed), run in sorted(work.runs.found.items()) if work.metric in run.metrics]
+    runs = [one for one in runs if one[0] not in work.runs.failed]
+    sign = {"max": 1, "min": -1}[direction(work.metric)]
+    scores = pd.DataFrame(
+        [(name, str(seed), sign * run.metrics[work.metric]) for name, seed, run in runs],
+        columns=["setting", "block", "value"],
+    )
+    right = correctness([run for *_, run in runs]) if work.metric == "test/acc" else None
+    correct = None if right is None else {(n, str(s)): row for (n, s, _), row in zip(runs, right, strict=True)}
+    table = compare_settings(scores, MODEL, correct, work.plan.alpha)
+    out = bounds(work.plan.alpha / work.size, work.plan.first, work.plan.last)
+    found = {}
+    for name, row in table.iterrows():
+        pairs = min(int(row["pairs"]), work.plan.last)
+        if pairs < 2:
+            continue
+        level = 2 * stats.t.sf(out[pairs], pairs - 1)  # of this look alone
+        half = row["error"] * stats.t.isf(level / 2, row["df"]) if level > 0 else np.inf
+        found[str(name)] = (row["difference"] - half, row["difference"] + half)
+    return found
+
+
+def _verdict(row: dict[str, Any], margin: float) -> str:
+    if row["low"] > 0 or row["high"] < 0:
+        return MATTERS if row["low"] > 0 else HURTS
+    if max(-row["low"], row["high"]) < margin:
+        return SAME
+    return SAME_HERE if max(-row["low_here"], row["high_here"]) < margin else OPEN
+
+
+def in_words(work: "Ablation", rows: pd.DataFrame) -> str:
+    """One paragraph."""
+    by = {verdict: rows[rows["verdict"] == verdict] for verdict in (MATTERS, HURTS, SAME, SAME_HERE, OPEN)}
+    said = [f"Of {len(rows)} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
+    for _, row in by[MATTERS].iterrows():
+        said.append(
+            f"{_choice(row)} is worth {_points(work.metric, row['worth'])} {_interval(work.metric, row)}{_time(row)}."
+        )
+    for _, row in by[HURTS].iterrows():
+        said.append(
+            f"{_choice(row)} costs {_points(work.metric, -row['worth'])} {_interval(work.metric, row)}{_time(row)}."
+        )
+    margin = in_points(work.metric, work.plan.margin)
+    for verdict, where in ((SAME, ""), (SAME_HERE, " on these documents")):
+        if len(by[verdict]):
+            said.append(f"Worth less than {margin}{where}: {', '.join(map(_choice, by[verdict].iloc))}.")
+    if len(by[OPEN]):
+        said.append(f"Not decided: {', '.join(map(_choice, by[OPEN].iloc))}.")
+    if work.runs.failed:
+        said.append("Could not be trained: " + "; ".join(f"{n} ({why})" for n, why in work.runs.failed.items()) + ".")
+    return " ".join(said)
+
+
+def methods(work: "Ablation", rows: pd.DataFrame) -> str:
+    """A paragraph to paste."""
+    plan, seeds = work.plan, rows["seeds"]
+    documents = (
+        " Intervals take in seeds and test documents as crossed random effects." if work.metric == "test/acc" else ""
+    )
+    same = f", or that the difference lay within {in_points(work.metric, plan.margin)}" if plan.margin else ""
+    return (
+        "Each change was made to the model alone, all else held equal, and compared with it on the same seeds. Each "
+        f"setting began with {plan.first} seeds; further seeds, up to {plan.last}, went to the change whose verdict "
+        f"was nearest, until the validation score had shown a difference{same}, or no verdict was to be expected "
+        f"any more ({seeds.min():.0f} to {seeds.max():.0f} seeds, {len(work.runs.found)} runs). Repeated looks were "
+        "paid for by group-sequential t-bounds with alpha spending (Lan and DeMets, 1983; Kim and DeMets, 1987, rho "
+        f"= 2), {work.size} comparisons by Holm's rule while runs were chosen and by Bonferroni's in the intervals "
+        f"given here, at a family-wise level of {plan.alpha:g}. The test scores decided nothing.{documents}"
+    )
+
+
+def smallest(work: "Ablation", rows: pd.DataFrame) -> str:
+    """The command of the smallest model that is not worse by more than the margin: its own, or with one change."""
+    single = rows[rows["score"].notna()] if "score" in rows else rows
+    fine = single[(single["high"] < max(work.plan.margin, 0)) | single["verdict"].isin([SAME, SAME_HERE, HURTS])]
+    own = _mean(work, MODEL, "model/parameters")
+    fine = fine[fine["parameters"] < own].sort_values(["parameters", "seconds"])
+    setting = work.runs.settings[str(fine.index[0]) if len(fine) else MODEL]
+    kept = [one for one in setting.overrides if not one.lstrip("+").startswith(("ablation", "hydra"))]
+    return shlex.join(["python", "src/train.py", *kept])
+
+
+def _of(work: "Ablation", name: str) -> list[Any]:
+    return [run for (setting, _), run in work.runs.found.items() if setting == name]
+
+
+def _mean(work: "Ablation", name: str, key: str) -> float:
+    return float(np.mean([run.metrics[key] for run in _of(work, name)]))
+
+
+def _choice(row: pd.Series) -> str:
+    return f"{row['part']} ({row['model']} rather than {row['instead']})" if row["instead"] else str(row["part"])
+
+
+def _points(metric: str, value: float) -> str:
+    return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
+
+
+def _interval(metric: str, row: pd.Series) -> str:
+    scale = 100 if is_share(metric) else 1
+    return f"[{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+
+
+def _time(row: pd.Series) -> str:
+    ratio = row.get("seconds_ratio", np.nan)
+    return f" and takes {ratio:.1f} times the time" if ratio > 1.5 else ""
+
+
+def _cells(work: "Ablation", name: object, row: pd.Series) -> dict[str, str]:
+    scale, unit = (100, ", points") if is_share(work.metric) else (1, "")
+    cells = {"part": str(row["part"]), "model": str(row["model"]), "instead": str(row["instead"])}
+    cells[f"worth{unit}"] = f"{scale * row['worth']:+.1f} [{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+    cells |= {"verdict": row["verdict"], "seeds": f"{row['seeds']:.0f}"}
+    has = pd.notna(row.get("score"))
+    cells["seconds"] = f"{row['seconds']:,.0f}" if has else ""
+    cells["parameters"] = f"{row['parameters']:,.0f}" if has else ""
+    del name
+    return cells
+
+
+def _markdown(table: list[dict[str, str]]) -> str:
+    lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _latex(table: list[dict[str, str]]) -> str:
+    def escaped(text: str) -> str:
+        for sign in "_%&#":
+            text = text.replace(sign, f"\\{sign}")
+        return text
+
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (list(table[0]), *(list(row.values()) for row in table))]
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([r"% \usepackage{booktabs}", r"\begin{tabular}{lllrlrrr}", *body, r"\end{tabular}", ""])
+
+
+def _print(folder: Path, title: str, table: list[dict[str, str]], sentences: str, command: str) -> None:
+    console = Console()
+    console.print(f"\n[bold]{escape(title)}", highlight=False)
+    columns = [column for column in table[0] if column not in ("seconds", "parameters")]
+    lines = Table(*columns, box=None, pad_edge=False)
+    for row in table:
+        style = {MATTERS: "green", HURTS: "red"}.get(row["verdict"])
+        lines.add_row(*(escape(row[column]) for column in columns), style=style)
+    console.print(lines)
+    console.print(escape(sentences), highlight=False)
+    console.print(f"The smallest that is not worse: {command}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"Everything is in {shown(folder)}; ablation.html is the page to read", soft_wrap=True, highlight=False
+    )

@@ -1,0 +1,175 @@
+"""The runs of an ablation: which are there, wherever they were trained, and training those that are missing."""
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from attnlab.ablation.changes import MODEL, Setting, flat
+from attnlab.data.sources import located
+from attnlab.errors import UserError, first_line
+from attnlab.paths import CONFIG
+from attnlab.process import available, share
+from attnlab.search.board import Board, board
+from attnlab.study.factors import IGNORED, as_text
+from attnlab.study.runs import Run
+
+# What a run's scores do not depend on, besides what no comparison looks at.
+ELSEWHERE = (
+    *IGNORED,
+    "ablation",
+    "hparams_search",
+    "preview",
+    "test",
+    "trainer.threads",
+    "trainer.enable_model_summary",
+)
+UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+
+
+class Budget:
+    """`2h`, `90min`, `60runs`, or None for no end. Raises `UserError` for anything else."""
+
+    def __init__(self, text: str | None) -> None:
+        match = re.fullmatch(r"([\d.]+) ?(h|min|s|runs)", text or "")
+        if text is not None and match is None:
+            raise UserError(f"ablation.budget={text} can't be read; give a time or a number of runs: 2h, 90min, 60runs")
+        self.runs = self.seconds = float("inf")
+        if match and match[2] == "runs":
+            self.runs = float(match[1])
+        elif match:
+            self.seconds = float(match[1]) * UNITS[match[2]]
+
+
+class Runs:
+    """The finished runs of some settings, by setting and seed.
+
+    Args:
+        config: of the multirun.
+        settings: what is to be trained; more can be added.
+        metric: what a run must have been tested by to count.
+    """
+
+    def __init__(
+        self, config: DictConfig, launcher: Launcher, loader: ConfigLoader, settings: Sequence[Setting], metric: str
+    ) -> None:
+        self.config, self.launcher, self.loader, self.metric = config, launcher, loader, metric
+        self.folder = Path(config.hydra.sweep.dir)
+        self.first_seed = int(config.seed)
+        self.settings: dict[str, Setting] = {}
+        self.found: dict[tuple[str, int], Run] = {}
+        self.failed: dict[str, str] = {}
+        self.board: Board | None = None
+        self.budget = Budget(config.ablation.budget)
+        at_once = config.ablation.n_jobs
+        self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
+        for setting in settings:
+            self.add(setting)
+        self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
+
+    def add(self, setting: Setting) -> None:
+        """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
+        self.settings[setting.name] = setting
+        wanted = _identity(setting.config)
+        for run in self._there():
+            if _identity(run.config) == wanted and self.metric in run.metrics:
+                self.found[setting.name, int(run.config["seed"]) - self.first_seed] = run
+
+    def __len__(self) -> int:
+        """Runs of this ablation's own that count towards its budget."""
+        return len(self._own())
+
+    @property
+    def left(self) -> float:
+        """Runs that the budget still has."""
+        seconds = [_seconds(run) for run in self.found.values()]
+        in_time = (self.budget.seconds - (time.monotonic() - self.start)) * self.at_once
+        return max(0.0, min(self.budget.runs - len(self), in_time / statistics.mean(seconds) if seconds else in_time))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """With the live table of a sweep."""
+        with board(self.config) as self.board:
+            yield
+
+    def seeds(self, *names: str) -> int:
+        """How many seeds, from the first on, all of these settings have."""
+        count = 0
+        while all((name, count) in self.found for name in names):
+            count += 1
+        return count
+
+    def score(self, name: str, seed: int, metric: str) -> float:
+        """Of one run. Raises `UserError` where it has no such score."""
+        run = self.found[name, seed]
+        if metric not in run.metrics:
+            known = ", ".join(key for key in run.metrics if key.startswith(metric.split("/")[0]))
+            raise UserError(f"ablation.metric: {metric} is not in {run.folder}/metrics.json; it has {known}")
+        return run.metrics[metric]
+
+    def train(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Train what is missing of these settings and seeds. What fails is kept with its reason.
+
+        Raises:
+            UserError: the model itself can't be trained.
+        """
+        missing = [one for one in wanted if one not in self.found and one[0] not in self.failed]
+        if not missing:
+            return
+        jobs = [(*self.settings[name].overrides, f"seed={self.first_seed + seed}") for name, seed in missing]
+        number = 1 + max([int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1)
+        assert self.board is not None
+        with self.board.running(self.loader, jobs, number):
+            results = self.launcher.launch(jobs, initial_job_idx=number)
+        for (name, seed), result, job in zip(missing, results, range(number, number + len(jobs)), strict=True):
+            run = _read(self.folder / str(job))
+            if run is not None:
+                self.found[name, seed] = run
+                continue
+            error: Any = result._return_value if result.status == JobStatus.FAILED else RuntimeError("no results")
+            self.failed[name] = first_line(error)
+            if name == MODEL:
+                raise UserError(f"the model itself can't be trained: {first_line(error)}")
+
+    def _own(self) -> list[Run]:
+        return [run for run in self.found.values() if run.folder.parent == self.folder]
+
+    def _there(self) -> list[Run]:
+        if not hasattr(self, "_known"):
+            root = Path(self.config.paths.log_dir, self.config.task_name)
+            folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
+            self._known = [run for folder in sorted(folders) if (run := _read(folder)) is not None]
+        return self._known
+
+
+def _identity(config: dict[str, Any]) -> str:
+    """Equal for runs that differ at most in the seed."""
+    parts = {part: config.get(part) or {} for part in ("data", "embedding")}
+    values = flat(config | {part: located(own) if "_target_" in own else own for part, own in parts.items()})
+    hidden = tuple(f"{key}." for key in ELSEWHERE)
+    kept = {key: as_text(value) for key, value in values.items() if key not in ELSEWHERE and not key.startswith(hidden)}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _read(folder: Path) -> Run | None:
+    """None for a run that has not finished."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # 40 times as fast
+        return Run(folder, config, {}, metrics)
+    return None
+
+
+def _seconds(run: Run) -> float:
+    """From its first file to its last result."""
+    return (run.folder / "metrics.json").stat().st_mtime - (run.folder / CONFIG).stat().st_mtime

@@ -1,0 +1,142 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.ablation.changes import Changer
+from attnlab.ablation.runs import Budget
+from attnlab.ablation.sweep import ablate, prepare
+from attnlab.errors import UserError
+from tests.conftest import ROOT
+from tests.search.test_study import config_loader
+
+OWN: dict[str, list[object]] = {
+    "pe": ["none"],
+    "model.pooling": ["max", "mean"],
+    "model.num_heads": [1],
+    "model.no_such": [1],
+}
+CHANGE = "ablation.change={pe: [none], model.pooling: [max, mean], model.num_heads: [1], model.no_such: [1]}"
+WORTH = {"pe=none": 0.05, "model.pooling=max": 0.0, "model.pooling=mean": 0.01, "model.num_heads=1": -0.03}
+
+
+def configured(folder: Path, *overrides: str) -> DictConfig:
+    task = ["ablation=parts", CHANGE, f"paths.log_dir={folder}", *overrides]
+    with initialize_config_dir(str(ROOT / "conf")):
+        return prepare(compose("train", overrides=task, return_hydra_config=True))
+
+
+class FakeLauncher:
+    """Writes what a training would."""
+
+    def __init__(self, config: DictConfig, dies_after: float = np.inf) -> None:
+        self.config, self.dies_after = config, dies_after
+        self.jobs: list[Sequence[str]] = []
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+            if len(self.jobs) >= self.dies_after:
+                raise KeyboardInterrupt
+            self.jobs.append(overrides)
+            job = config_loader().load_sweep_config(self.config, list(overrides))
+            folder = Path(self.config.hydra.sweep.dir, str(number))
+            folder.mkdir()
+            kept = {key: value for key, value in OmegaConf.to_container(job, resolve=False).items() if key != "hydra"}  # type: ignore[union-attr]
+            del kept["ablation"]
+            OmegaConf.save(OmegaConf.create(kept), folder / "config.yaml", resolve=True)
+            draw = np.random.default_rng([job.seed, *bytes(" ".join(overrides[5:]), "utf-8")])
+            score = 0.9 - sum(WORTH.get(one, 0.0) for one in overrides) + 0.0002 * draw.standard_normal()
+            metrics = {"val/acc": score, "test/acc": score, "train/seconds": 1.0, "model/parameters": 10}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+        return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+
+
+def run(config: DictConfig, **options: float) -> FakeLauncher:
+    launcher = FakeLauncher(config, **options)
+    ablate(config, launcher, config_loader(), list(config.hydra.overrides.task))  # type: ignore[arg-type]
+    return launcher
+
+
+def test_what_is_not_there_or_so_already_leaves_the_list(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = configured(tmp_path, "model.pooling=mean")
+    changer = Changer(config, config_loader(), list(config.hydra.overrides.task))
+    with caplog.at_level("INFO"):
+        settings = changer.alternatives(OWN)
+    assert [setting.name for setting in settings] == ["pe=none", "pooling=max", "num_heads=1"]
+    assert "model.no_such (the model has no such setting)" in caplog.text and "pooling=mean (so already)" in caplog.text
+
+
+def test_the_shipped_list_fits_each_model(tmp_path: Path) -> None:
+    for model in ("attention", "transformer", "bag", "ngram_bag"):
+        task = ["ablation=parts", f"model={model}", f"paths.log_dir={tmp_path}"]
+        with initialize_config_dir(str(ROOT / "conf")):
+            config = prepare(compose("train", overrides=task, return_hydra_config=True))
+        changer = Changer(config, config_loader(), task)
+        settings = changer.alternatives(OmegaConf.to_container(config.ablation.parts, resolve=True))  # type: ignore[arg-type]
+        assert len(settings) >= 6
+        assert {len(setting.changes) for setting in settings} == {1}
+
+
+def test_seeds_go_where_they_decide_and_the_answer_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(tmp_path)
+    launcher = run(config)
+    folder = Path(config.hydra.sweep.dir)
+    files = {"ablation.csv", "ablation.md", "ablation.tex", "ablation.html", "ablation.png", "output.log"}
+    assert files <= {path.name for path in folder.iterdir()}
+    said = (folder / "ablation.md").read_text()
+    assert "3 make a difference" in said and "is worth 5.0 points" in said and "costs 3.0 points" in said
+    assert "group-sequential" in said
+    assert "matters" in capsys.readouterr().out
+    assert len(launcher.jobs) == len({tuple(job) for job in launcher.jobs}) < 5 * 16
+
+
+def test_it_goes_on_after_a_kill_and_trains_nothing_twice(tmp_path: Path) -> None:
+    first = run(configured(tmp_path), dies_after=7)
+    second = run(configured(tmp_path))
+    both = [tuple(job) for job in (*first.jobs, *second.jobs)]
+    assert len(both) == len(set(both)) and len(first.jobs) == 7
+    assert run(configured(tmp_path)).jobs == []
+    elsewhere = configured(tmp_path, "ablation.margin=0.4")
+    assert elsewhere.ablation.name != configured(tmp_path).ablation.name
+    assert len(run(elsewhere).jobs) < len(both) / 2  # what another ablation has trained counts
+
+
+def test_a_budget_in_runs_is_kept(tmp_path: Path) -> None:
+    assert len(run(configured(tmp_path, "ablation.budget=17runs")).jobs) <= 17
+    with pytest.raises(UserError, match="3 seeds of 5 settings take 15 runs"):
+        run(configured(tmp_path / "other", "ablation.budget=9runs"))
+
+
+def test_an_interaction_is_asked_for(tmp_path: Path) -> None:
+    config = configured(tmp_path, "ablation.pairs=true")
+    run(config)
+    assert "pe=none x num_heads=1" in (Path(config.hydra.sweep.dir) / "ablation.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer=ddp"], "can't train on several devices"),
+        (["test=false"], "leave it out"),
+        (["ablation.alpha=2"], "ablation.alpha=2"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_trained(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        configured(tmp_path, *overrides)
+
+
+def test_a_budget_is_a_time_or_a_number_of_runs() -> None:
+    assert Budget("2h").seconds == 7200 and Budget("90min").seconds == 5400 and Budget("60runs").runs == 60
+    with pytest.raises(UserError, match="soon can't be read"):
+        Budget("soon")
+
+
+def test_the_command_line_of_a_list_of_ones_own_can_be_read() -> None:
+    OverridesParser.create().parse_override("ablation.change={pe: [none, rotary], model.pooling: [mean]}")
