@@ -207,9 +207,10 @@ def test_the_size_of_a_grid(arguments: list[str], size: int, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("model", sorted(file.stem for file in (ROOT / "conf" / "model").glob("*.yaml")))
-def test_every_model_can_be_built_for_a_look(model: str) -> None:
+def test_every_model_can_be_built_for_a_look(model: str, encoder: Path) -> None:
+    path = [f"model.path={encoder}", "tokenizer.max_length=64"] if model == "pretrained" else []
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose("train", overrides=[f"model={model}"])
+        config = compose("train", overrides=[f"model={model}", *path])
     assert refusal(config, {}) is None
     assert refusal(config, {"model.pooling": "foo"}) is not None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
@@ -41,6 +41,7 @@ from attnlab.training.encoder import keep_vectors, model_settings
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification
+from attnlab.training.rehearsal import check_settings
 from attnlab.training.report import report
 from attnlab.training.resume import resumed_config, resumed_folder
 from attnlab.training.selection import MONITORED, check_selection, name_the_best
@@ -120,9 +121,7 @@ def _train(cfg: DictConfig) -> results.Metrics:
         if resumed is None or in_multirun():  # the checkpoint of a run that goes on has all vectors
             settle_embedding(config)
         has_encoder = "path" in config["model"]
-        _check_settings(
-            config, model_settings(config["model"], find_last(resumed) if resumed and has_encoder else None)
-        )
+        check_settings(config, model_settings(config["model"], find_last(resumed) if resumed and has_encoder else None))
         if config.get("preview"):
             show(_make_datamodule(config, resumed))
             return {}
@@ -269,44 +268,6 @@ def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Me
         tracking.show(trainer.loggers, tracking.of_run(run_dir, metrics, predictions, mistakes, task))
         results.print_summary(run_dir, metrics)
     return metrics
-
-
-def _check_settings(config: dict[str, Any], model_settings: dict[str, Any]) -> None:
-    """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
-    settings = config["trainer"]
-    for key in ("max_epochs", "max_steps", "limit_train_batches"):
-        if settings.get(key) == 0:
-            raise UserError(f"trainer.{key}=0 trains nothing; to test a trained model use src/evaluate.py")
-    if config["test"] and settings.get("limit_test_batches") == 0:
-        raise UserError("trainer.limit_test_batches=0 leaves nothing to test; to train without a test give test=false")
-    scaled = str(settings.get("precision")) in ("16", "16-mixed")
-    if scaled and settings.get("gradient_clip_val") and config["optimizer"].get("fused"):
-        raise UserError(
-            f"trainer.precision={settings['precision']} scales gradients, which then can't be clipped for a fused "
-            "optimizer; add optimizer.fused=false, or use trainer.precision=bf16-mixed"
-        )
-    instantiate(config["data"])
-    recipe = instantiate(config["tokenizer"])
-    if "encoder" in model_settings and not isinstance(recipe, Pretrained):
-        raise UserError("an encoder that was pretrained knows the tokens of its own tokenizer: tokenizer=pretrained")
-    model = instantiate(model_settings, vocab_size=1, num_classes=2, pad_id=0, max_length=recipe.max_length)
-    optimizer = instantiate(config["optimizer"], params=model.parameters())
-    endless = settings.get("max_epochs") == -1 and settings.get("max_steps", -1) == -1
-    instantiate(config["scheduler"], optimizer=optimizer, total_steps=math.inf if endless else 1)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = model(torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)).sum()
-        value.backward()
-        if settings.get("gradient_clip_algorithm") == "value" and any(p.grad.is_sparse for p in model.parameters()):
-            raise UserError("sparse gradients can be clipped by their norm alone: trainer.gradient_clip_algorithm=norm")
-        return cast(torch.Tensor, value)
-
-    try:
-        optimizer.step(loss)
-    except RuntimeError as error:
-        advice = "; sparse gradients (model=ngram_bag) want optimizer=adagrad" if "sparse" in str(error) else ""
-        raise UserError(f"this model and optimizer can't make a step: {first_line(error)}{advice}") from error
 
 
 @contextmanager
