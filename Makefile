@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --e
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train study dashboard test test-all lint format test-lowest lock bench bench-search bench-gpu real-weights clean
+.PHONY: help train study dashboard test test-all test-cluster lint format test-lowest lock bench bench-search bench-gpu real-weights clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,10 @@ test: .venv/.dev  ## run the tests (about 6 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
-	@$(BIN)/python -m pytest -m "" $(ARGS)
+	@$(BIN)/python -m pytest -m "not cluster" $(ARGS)
+
+test-cluster: .venv/.dev  ## run on a Slurm of two nodes that is set up on this machine, as root; see docs/clusters.md
+	@$(BIN)/python -m pytest -n 0 -m cluster tests/cluster $(ARGS)
 
 test-lowest:  ## run the tests with the lowest versions that pyproject.toml admits, in build/lowest
 	@rm -rf build/lowest && mkdir -p build && $(PYTHON) -m venv build/lowest

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from attnlab.errors import UserError
-from attnlab.paths import choose_run_dir, hydra_subdir, make_run_dir, run_id
+from attnlab.paths import CONFIG, choose_run_dir, hydra_subdir, make_run_dir, run_id
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -46,3 +46,23 @@ def test_hydra_leaves_its_record_of_a_run_as_it_is(tmp_path: Path) -> None:
     assert hydra_subdir(str(tmp_path / "new")) == ".hydra"
     (tmp_path / "config.yaml").touch()
     assert hydra_subdir(str(tmp_path)) is None
+
+
+def test_the_tasks_of_one_srun_share_a_folder_which_the_job_finds_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"JOB_ID": 7, "STEP_ID": 0, "STEP_LAUNCHER_PORT": 4000, "PROCID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    first = choose_run_dir(None, str(tmp_path))
+    Path(first, CONFIG).touch()
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert choose_run_dir(None, str(tmp_path)) == first and hydra_subdir(first) is None
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_LAUNCHER_PORT", "4001")
+    assert choose_run_dir(None, str(tmp_path)) != first  # another job of that number
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert choose_run_dir(None, str(tmp_path)) == first
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setattr("attnlab.paths.PATIENCE", 0.2)
+    with pytest.raises(UserError, match="a file system that all nodes share"):
+        choose_run_dir(None, str(tmp_path / "elsewhere"))

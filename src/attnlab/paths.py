@@ -1,6 +1,8 @@
 """Where a run writes."""
 
+import os
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from attnlab.errors import UserError
 
 SWEEP = "multirun.yaml"  # Hydra's record of a sweep, in its folder
 CONFIG = "config.yaml"  # a run's resolved config, the first file that it writes
+PATIENCE = 120.0  # seconds in which a folder shows up on all nodes
 BEST, LAST = "best.ckpt", "last.ckpt"  # in the folder checkpoints/ of a run
 
 
@@ -21,11 +24,50 @@ def run_id() -> str:
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(2)}"
 
 
+def rank() -> int:
+    """Of this process among those of a distributed run, as Slurm, torchrun or Lightning started it."""
+    return max(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def started_again() -> bool:
+    """Whether Slurm has put this job into its queue again, after a preemption or a time limit."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def choose_run_dir(resume: str | None, parent: str) -> str:
     """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`.
 
-    Where there is no such run, a new one too: Hydra has no short way to say so at this point, `resumed_folder` has.
+    The processes of one `srun` have one folder: rank 0 chooses it and leaves a mark there that the others wait for. By
+    that mark a job that Slurm starts again finds its folder.
+
+    Raises:
+        UserError: rank 0 has not shown its folder.
     """
+    step = os.environ.get("SLURM_STEP_ID")
+    if step is None or resume not in (None, "latest"):
+        return _choose(resume, parent)
+    name = f".slurm-{os.environ['SLURM_JOB_ID']}.{step}"
+    mark = f"{name}-{os.environ.get('SLURM_STEP_LAUNCHER_PORT')}"  # the numbers of jobs come round again
+    if rank() == 0:
+        marked = Path(parent).glob(f"*/{name}-*") if started_again() else ()
+        before = sorted(file.parent for file in marked if (file.parent / CONFIG).is_file())
+        folder = before[-1] if before else Path(_choose(resume, parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / mark).touch()
+        return str(folder)
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := next(Path(parent).glob(f"*/{mark}"), None):
+            return str(found.parent)
+        time.sleep(0.1)
+    raise UserError(
+        f"rank 0 has made no folder in {parent} that this node can see; a distributed run wants paths.log_dir on a "
+        "file system that all nodes share"
+    )
+
+
+def _choose(resume: str | None, parent: str) -> str:
+    """Where there is no such run, a new one: Hydra has no short way to say so at this point, `resumed_folder` has."""
     runs = sorted(Path(parent).glob("*/config.yaml")) if resume == "latest" else [Path(resume or "", "config.yaml")]
     if resume is not None and runs and runs[-1].is_file():
         return str(runs[-1].parent)
@@ -92,8 +134,16 @@ def taken(folder: Path) -> UserError:
 
 
 def hydra_subdir(output_dir: str) -> str | None:
-    """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays."""
-    return None if holds_a_run(Path(output_dir)) else ".hydra"
+    """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays.
+
+    Of a distributed run rank 0 alone writes.
+    """
+    return None if rank() or holds_a_run(Path(output_dir)) else ".hydra"
+
+
+def log_file(file: str) -> str:
+    """Where messages go besides the terminal: those of rank 0 alone."""
+    return os.devnull if rank() else file
 
 
 def shown(folder: Path) -> Path:

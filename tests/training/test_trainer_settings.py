@@ -246,6 +246,13 @@ def test_a_part_that_every_run_has_is_named(part: str, tiny_config: Compose) -> 
         train(config)
 
 
+def test_several_nodes_want_srun(tiny_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_STEP_ID", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="num_nodes=2 wants a process on each node: srun -K -N2"):
+        train(tiny_config("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2"))
+
+
 def test_the_variables_of_a_cluster_that_do_not_fit_are_one_line(
     tiny_config: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

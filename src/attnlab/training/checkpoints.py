@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PREVIOUS = "previous.ckpt"  # the one before last.ckpt
 CURVES = "metrics.csv"  # how far it had come at the time of the checkpoint
 # What a shell shows for Ctrl-C; and "try again later" (EX_TEMPFAIL of sysexits.h), for a scheduler to requeue.
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -83,8 +83,10 @@ def _point_to(folder: Path, state: dict[str, Any]) -> None:
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt`: after every epoch, every so many steps or minutes, and when a signal ends the run.
 
-    A run that resumes from it ends as one that was never interrupted. SIGTERM and Ctrl-C finish the step, write it and
-    exit with 75 and 130; a second one ends at once, with the checkpoint before.
+    A run that resumes from it ends as one that was never interrupted. SIGTERM, SIGUSR2 and Ctrl-C finish the step,
+    write it and exit with 75, 75 and 130; a second one ends at once, with the checkpoint before. Where submitit waits
+    for SIGUSR2, it is told of that and of SIGTERM after the checkpoint, and puts the job into the queue again. Of a
+    distributed run all processes write and end together, whichever was told.
 
     Args:
         every_n_steps, every_n_minutes: besides the ends of epochs.
@@ -95,7 +97,7 @@ class LastCheckpoint(Checkpoint):
             if number is not None and number <= 0:
                 raise UserError(f"callbacks.last_checkpoint.{name}={number} must be above 0, or null for epochs only")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
-        self.signal: int | None = None
+        self.signal = 0
         self.handlers: dict[int, Any] = {}
         self.saved_step, self.saved_time = -1, time.monotonic()
 
@@ -155,20 +157,27 @@ class LastCheckpoint(Checkpoint):
 
     def _is_due(self, trainer: Trainer) -> bool:
         minutes = (time.monotonic() - self.saved_time) / 60
-        return (
-            self.signal is not None
+        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        self.signal, anywhere_late = _highest(trainer, self.signal, late)
+        return bool(
+            self.signal
+            or anywhere_late
             or (self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0)
-            or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
         )
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir)
+        (self.signal,) = _highest(trainer, self.signal)
         self._write(trainer, folder / "checkpoints" / LAST)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
-        if self.signal is not None:
-            log.warning("Stopped after step %d. Go on with resume=%s", trainer.global_step, shown(folder))
+        if self.signal:
+            if trainer.is_global_zero:
+                log.warning("Stopped after step %d. Go on with resume=%s", trainer.global_step, shown(folder))
+            self._restore_handlers()
+            if self.signal != signal.SIGINT and callable(signal.getsignal(signal.SIGUSR2)):
+                signal.raise_signal(signal.SIGUSR2)  # submitit ends the process
             raise SystemExit(EXIT_STATUS[signal.Signals(self.signal)])
 
     @staticmethod
@@ -202,6 +211,15 @@ class LastCheckpoint(Checkpoint):
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
+
+
+def _highest(trainer: Trainer, *numbers: int) -> list[int]:
+    """Of each number the highest that any process of the run has."""
+    if trainer.world_size == 1:
+        return list(numbers)
+    highest = torch.tensor(numbers, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return [int(number) for number in highest.tolist()]
 
 
 def keep_calibration(run_dir: Path, task: Task) -> None:

@@ -12,6 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from attnlab.errors import UserError, first_line
 from attnlab.training import tracking
 
+# How the backends of torch.distributed say that one process is gone.
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "gloo", "wait timeout")
+
 
 class OutOfMemory(UserError):
     """The batch or the model does not fit."""
@@ -39,6 +42,11 @@ def in_one_line(config: dict[str, Any]) -> Iterator[None]:
             raise UserError(
                 f"a process that builds batches died ({message}); data.num_workers=0 does without them, and "
                 "resume=latest goes on with the run"
+            ) from error
+        if any(word in message for word in PEER_LOST):
+            raise UserError(
+                f"another process of this run has died or can't be reached ({message[:80]}); the one that failed says "
+                "why, and resume=latest goes on with the run"
             ) from error
         raise
     except Exception as error:

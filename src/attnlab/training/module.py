@@ -1,5 +1,6 @@
 """The LightningModule: a text classifier with its loss, metrics, optimizer and the tokenizer it was trained with."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from attnlab.task.calibration import calibration
 from attnlab.training.clipping import clip_grad_norm
 from attnlab.training.collected import Collected
 from attnlab.training.saved import FORMAT, Trained, check_format, load_weights, temperature_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -200,10 +203,17 @@ class TextClassification(LightningModule):
         checkpoint["temperature"] = self.task.temperature
         checkpoint["metrics"] = validation_metrics(self.trainer)
         checkpoint["data"] = self._fingerprint()
-        checkpoint["train_loss"] = self.loss_sum, self.num_losses
-        checkpoint["random_states"] = {"cpu": torch.get_rng_state()}
+        checkpoint |= (own := self._own_state())
+        if self.trainer.world_size > 1:
+            checkpoint["ranks"] = [own] * self.trainer.world_size
+            torch.distributed.all_gather_object(checkpoint["ranks"], own)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What each process of a distributed run has for itself."""
+        states = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
-            checkpoint["random_states"][self.device.type] = torch.get_device_module(self.device).get_rng_state()
+            states[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+        return {"train_loss": (self.loss_sum.cpu(), self.num_losses), "random_states": states}
 
     def _fingerprint(self) -> str | None:
         """Of the data, to which a run is bound: its classes and tokens are numbered by it."""
@@ -219,8 +229,12 @@ class TextClassification(LightningModule):
                 "of then, or train anew"
             )
         self.task.temperature = temperature_of(checkpoint)
-        self.random_states = checkpoint["random_states"]
-        self.loss_sum, self.num_losses = checkpoint["train_loss"]
+        ranks = checkpoint.get("ranks", [checkpoint])
+        if self.trainer.training and len(ranks) != self.trainer.world_size:
+            log.warning("%d processes go on with a run of %d: not to the last bit", self.trainer.world_size, len(ranks))
+        own = ranks[min(self.trainer.global_rank, len(ranks) - 1)]
+        self.random_states = own["random_states"]
+        self.loss_sum, self.num_losses = own["train_loss"]
 
     def on_train_start(self) -> None:
         """The mean loss of the epoch and dropout go on where the checkpoint was made."""

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from attnlab.errors import UserError
-from attnlab.paths import CONFIG, choose_run_dir, shown
+from attnlab.paths import CONFIG, choose_run_dir, shown, started_again
 from attnlab.progress import in_multirun
 
 # What may be given anew; all else decided what the run has learnt so far.
@@ -24,17 +24,20 @@ REPLACED = {
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
-    """The folder of the run to go on with, or None for a new run.
+    """The folder of the run to go on with, or None for a new run. A job that Slurm starts again goes on with its own.
 
     A job of a multirun goes on with what was begun in its folder, where the multirun does or as a trial's second try.
 
     Raises:
         UserError: there is no such run.
     """
-    if in_multirun():
-        folder = Path(HydraConfig.get().runtime.output_dir)
+    here = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
+    begun = here is not None and (here / CONFIG).is_file()
+    if here and in_multirun():
         goes_on = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
-        return folder.absolute() if goes_on and (folder / CONFIG).is_file() else None
+        return here.absolute() if (goes_on or started_again()) and begun else None
+    if here and started_again() and begun:
+        return here.absolute()
     if not config.get("resume"):
         return None
     runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
@@ -60,7 +63,7 @@ def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
         for part in filter(None, (parts or {}).values()):
             part._target_ = REPLACED.get(part._target_, part._target_)
     changed = False
-    for key, value in _given_anew(_hydra_node(given)):
+    for key, value in [] if started_again() else _given_anew(_hydra_node(given)):  # what it gave stands there already
         with open_dict(config):
             OmegaConf.update(config, key, value)
         changed = True

@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
+    "The `srun` command is available",  # on every machine of a cluster; `make_trainer` says so where it helps
     r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
@@ -151,14 +152,15 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     if trainer.is_global_zero:  # the other processes of a distributed run share its folder
         begin(run_dir, config)
     datamodule = _make_datamodule(config, run_dir if resumed else None)
-    datamodule.tokenizer.save(str(run_dir / TOKENIZER))
 
     module = _make_module(config, datamodule, checkpoint)
     use_threads(config["trainer"].get("threads"), module.model)
     encoding = {}
     if (frozen := _frozen(module)) is not None:
         encoding["train/encoding_seconds"] = keep_vectors(frozen, datamodule, trainer)
-    write_environment(run_dir, trainer)
+    if trainer.is_global_zero:
+        datamodule.tokenizer.save(str(run_dir / TOKENIZER))
+        write_environment(run_dir, trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(config | {tracking.SETTING: tracking.setting()})
     try:

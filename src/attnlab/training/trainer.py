@@ -1,8 +1,10 @@
 """The Trainer of a run: the config's callbacks and loggers, less what would work against this program."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -76,11 +78,11 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
         raise UserError(f"trainer.strategy={settings['strategy']} trains where this process can't see it; use ddp")
     loggers = [instantiate(logger, save_dir=str(run_dir)) for logger in (config["logger"] or {}).values() if logger]
     objects: dict[str, Any] = {"callbacks": [*named.values(), *callbacks], "logger": loggers}
-    objects |= {"plugins": [WholeCheckpointIO()], "default_root_dir": str(run_dir)}
+    objects["default_root_dir"] = str(run_dir)
     if not settings.get("profiler"):
         objects["profiler"] = NoProfiler()
     try:
-        trainer: Trainer = instantiate(settings, **objects)
+        trainer: Trainer = instantiate(settings, **objects, plugins=[WholeCheckpointIO(), *_cluster(settings)])
     except (MisconfigurationException, RuntimeError) as error:  # the latter of a cluster's variables
         no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
         advice = "; trainer=auto takes what this machine has" if no_such_device else ""
@@ -91,6 +93,15 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
             "again; use trainer=gpu (one device a job), or one command for each setting"
         )
     return trainer
+
+
+def _cluster(settings: dict[str, Any]) -> list[SLURMEnvironment]:
+    """Slurm where this is one of its tasks; Lightning's way to requeue a job would come before our checkpoint."""
+    if (nodes := settings.get("num_nodes") or 1) > 1 and not os.environ.keys() & {"SLURM_STEP_ID", "MASTER_ADDR"}:
+        raise UserError(
+            f"trainer.num_nodes={nodes} wants a process on each node: srun -K -N{nodes} --ntasks-per-node=1 python ..."
+        )
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _refuse(callbacks: dict[str, Callback]) -> None:
