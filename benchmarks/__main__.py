@@ -1,6 +1,6 @@
 """`make bench`: every measurement beside its peers, into `benchmarks/results/`.
 
-    make bench                          # all: speed busy sweep accuracy costs scaling predict pretrained
+    make bench                          # all: speed busy sweep accuracy costs scaling predict pretrained ablation
     make bench ARGS="speed costs"       # some
     AG_NEWS_PATH=<folder> make bench    # on the AG News part rather than the built-in corpus
 

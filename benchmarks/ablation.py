@@ -18,7 +18,7 @@ STUDIES = {
     "mixed": (0, 0, 0, 0, 0.7, -1, 1.5, -2.5, 4),
     "few large": (0, 0, 0, 0, 0, 0, 1.5, -2, 4),
 }
-NUMBER = {"no effect": 3000, "mixed": 1000, "few large": 1000}
+NUMBER = {"no effect": 3000, "mixed": 600, "few large": 600}
 FIXED = range(3, 31)
 Numbers = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def measure() -> list[Row]:
         rows.append(Row(f"{name}: family-wise error", float(wrong), None, float(wrong), "share", 0.055, at_least=False))
         if not effects.any():
             continue
-        powers = np.array([np.mean([fixed_power(effects, rng, n) for _ in range(2000)]) for n in FIXED])
+        powers = np.array([np.mean([fixed_power(effects, rng, n) for _ in range(600)]) for n in FIXED])
         needed = float(np.interp(found, np.maximum.accumulate(powers), FIXED))
         fixed = needed * (len(effects) + 1)
         power[name] = (powers, float(runs), float(found))

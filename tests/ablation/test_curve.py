@@ -14,7 +14,8 @@ def test_a_power_law_is_found_and_says_what_more_documents_bring() -> None:
     assert np.isinf(law.further(0.5))
 
 
-def test_noisier_seeds_leave_the_exponent_less_certain() -> None:
+def test_noisier_seeds_leave_the_exponent_less_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnlab.ablation.curve.RESAMPLES", 30)
     spreads = []
     for noise in (0.001, 0.02):
         draw = np.random.default_rng(0)

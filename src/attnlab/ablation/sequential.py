@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtr
 
 Values = npt.NDArray[np.float64]
 
@@ -142,6 +142,8 @@ def _judge_one(values: Values, plan: Plan, level: float, strict: float, left: fl
 def _chance(difference: float, sd: float, looks: npt.NDArray[np.int64], half: float, narrow: float) -> float:
     """Of a verdict at the last look, by what is known now: the predictive distribution of the mean then."""
     spread = sd * np.sqrt(1 / looks[0] - 1 / looks[1])
-    mean_then = stats.t(looks[0] - 1, loc=difference, scale=spread)
-    apart = mean_then.sf(half) + mean_then.cdf(-half)
-    return float(apart + max(0.0, mean_then.cdf(narrow) - mean_then.cdf(-narrow)))
+
+    def below(value: float) -> float:
+        return float(stdtr(looks[0] - 1, (value - difference) / spread))
+
+    return below(-half) + 1 - below(half) + max(0.0, below(narrow) - below(-narrow))
