@@ -24,10 +24,12 @@ help:  ## list the targets
 train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
 	@$(BIN)/python src/train.py $(ARGS)
 
-# Small, unless ARGS says on what; RESUME=<folder> goes on with one that was interrupted. A setting that an earlier sweep has trained is left out of the later ones.
+# Small, unless ARGS says on what; RESUME=<folder> goes on with one that was interrupted.
+# A setting that an earlier sweep has trained is left out of the later ones.
 study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max_epochs=10 trainer.log_every_n_steps=10)
 study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
-	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); echo "== $$study: make study RESUME=$$study goes on with it"; \
+	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); \
+	echo "== if it is interrupted: make study RESUME=$$study"; \
 	sweep() { \
 	  name=$$1; shift; echo "== experiment=notebook/$$name $$*"; \
 	  $(BIN)/python src/train.py -m experiment=notebook/$$name seed=0,1,2 "$$@" \
@@ -65,7 +67,7 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml admi
 
 lock:  ## renew constraints.txt, the versions that the other targets install
 	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock
-	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights]"
+	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights,dashboard]"
 	@build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 lint: .venv/.dev  ## check style and types

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,18 @@ def choose_sweep_dir(resume: str | None, parent: str, overrides: Sequence[str]) 
 
 def choose_job_dir(resume: str | None, sweep_dir: str, number: int, overrides: Sequence[str]) -> str:
     """The name of a job's folder: its number, or in a sweep that goes on that of the job with the same `overrides`."""
-    folders = [] if resume is None else [path.parents[1] for path in Path(sweep_dir).glob("*/.hydra/overrides.yaml")]
-    for folder in sorted(folders, key=lambda folder: folder.name != str(number)):
-        if _asked(OmegaConf.load(folder / ".hydra" / "overrides.yaml")) == _asked(overrides):
-            return folder.name
-    names = (str(number), *(f"{number}.{i}" for i in range(1, len(folders) + 1)))
-    return next(name for name in names if name not in {folder.name for folder in folders})
+    records = [] if resume is None else list(Path(sweep_dir).glob("*/.hydra/overrides.yaml"))
+    wanted = _asked(overrides)
+    for record in sorted(records, key=lambda record: record.parts[-3] != str(number)):
+        if _asked_by(record) == wanted:
+            return record.parts[-3]
+    names = (str(number), *(f"{number}.{i}" for i in range(1, len(records) + 1)))
+    return next(name for name in names if name not in {record.parts[-3] for record in records})
+
+
+@cache  # a job's record stays as it is, and each job of a sweep asks for all of them
+def _asked_by(record: Path) -> list[str]:
+    return _asked(OmegaConf.load(record))
 
 
 def _asked(overrides: Iterable[str]) -> list[str]:
