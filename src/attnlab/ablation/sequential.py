@@ -23,7 +23,7 @@ Values = npt.NDArray[np.float64]
 
 SIMULATIONS = 300_000  # of which the bounds are made: their level is off by 3 % of itself
 POWER = 2.0  # of the share of seeds; 3 is like O'Brien and Fleming's bounds, 1 like Pocock's
-WORTH_A_TRY = 0.1  # chance of a verdict below which a setting gets no more runs
+WORTH_A_TRY = 0.2  # chance of a verdict below which a setting gets no more runs
 
 BETTER, WORSE, SAME, OPEN, LEFT = "better", "worse", "same", "open", "left"
 
