@@ -52,7 +52,8 @@ def check_config(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: the first one that is of another type, or out of range.
     """
-    for key, target, argument, value in _leaves(config):
+    model_last = dict(sorted(config.items(), key=lambda part: part[0] == "model"))  # which holds pe once more
+    for key, target, argument, value in _leaves(model_last):
         if key in settings:
             _check(key, value, settings[key])
         elif target:

@@ -352,7 +352,10 @@ def test_names_of_any_kind_reach_the_jobs_and_are_printed_as_they_are(
     Path(fake.config.hydra.sweep.dir).mkdir(parents=True)
     fake.run()
     given = OverridesParser.create().parse_override(f"x={fake.jobs[0]['hparams_search.study_name']}").value()
-    assert given == name and f"Everything is in {fake.config.hydra.sweep.dir}\n" in capsys.readouterr().out
+    assert (
+        given == name
+        and f"Everything is in {fake.config.hydra.sweep.dir}; search.html shows it\n" in capsys.readouterr().out
+    )
 
 
 def test_the_trials_may_have_another_folder(tmp_path: Path) -> None:
