@@ -402,15 +402,3 @@ def test_a_search_without_test_labels_writes_what_it_found(
     found = yaml.safe_load(Path(fake.config.hydra.sweep.dir, "optimization_results.yaml").read_text())
     assert found["best_trial"] == 1 and found["test"] == {}
     assert "The best trial is not tested: data.label=label of test.csv holds no label" in caplog.text
-
-
-def test_what_of_other_libraries_is_private_is_there() -> None:
-    """Names that an upgrade of Optuna or of the sweeper may take away: this test says which."""
-    from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
-    from optuna.storages._heartbeat import get_heartbeat_thread
-
-    assert create_params_from_overrides(["x=1"]) == ({}, {"x": "1"}, [])
-    study = optuna.create_study()
-    trial = study.ask()
-    assert study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number) == trial._trial_id
-    assert callable(get_heartbeat_thread(trial._trial_id, study._storage).start)
