@@ -87,8 +87,8 @@ def test_a_sweep_that_goes_on_may_grow(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a job's process in /proc")
 def test_a_killed_trial_goes_on_and_the_search_does_not_notice(tmp_path: Path) -> None:
-    space = "hparams_search.space={optimizer.lr: 'choice(0.001, 0.002, 0.003, 0.004)'}"
-    search = start("hparams_search=grid", space, "hparams_search.n_jobs=2", folder=tmp_path)
+    settings = ["hparams_search=random", "hparams_search/pruner=none", "hparams_search.n_trials=4"]
+    search = start(*settings, "hparams_search.n_jobs=2", folder=tmp_path)
     folder = found(tmp_path / "logs" / "train" / "searches")
     kill_job(folder / "1")
     said = search.communicate(timeout=300)[0]

@@ -180,6 +180,7 @@ def wandb_logger(
     chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     folder = Path(save_dir)
     in_sweep, experiment = _hydra_context()
+    in_sweep = in_sweep or folder.name == SEARCH  # the run of a search as a whole is in the group of its trials
     # A run that is resumed in its folder goes on as the same run of W&B.
     earlier = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
     if earlier:
