@@ -25,22 +25,11 @@ train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learn
 	@$(BIN)/python src/train.py $(ARGS)
 
 # Small, unless ARGS says on what; RESUME=<folder> goes on with one that was interrupted.
-# A setting that an earlier sweep has trained is left out of the later ones.
 study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max_epochs=10 trainer.log_every_n_steps=10)
 study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
 	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); \
-	echo "== if it is interrupted: make study RESUME=$$study"; \
-	sweep() { \
-	  name=$$1; shift; echo "== experiment=notebook/$$name $$*"; \
-	  $(BIN)/python src/train.py -m experiment=notebook/$$name seed=0,1,2 "$$@" \
-	    hydra.sweep.dir=$$study/$$name resume=latest callbacks.model_summary=null $(ARGS); \
-	}; \
-	sweep baseline tokenizer.vocab_size=1000,4000,30000; \
-	sweep heads; \
-	sweep pooling model.pooling=max,mean; \
-	sweep positions pe=none,learned,rotary,alibi; \
-	sweep layernorm model.layer_norm=true; \
-	sweep vocabulary tokenizer.vocab_size=4000,30000; \
+	echo "if it is interrupted: make study RESUME=$$study"; \
+	$(BIN)/python src/train.py -m study=notebook seed=0,1,2 hydra.sweep.dir=$$study resume=latest $(ARGS); \
 	$(BIN)/python src/compare.py runs=$$study hydra.run.dir=$$study/comparison
 
 .venv/.dashboard: .venv/.run

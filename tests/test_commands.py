@@ -255,9 +255,15 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (study,) = (tmp_path / "logs" / "study").iterdir()
     table = (study / "comparison" / "comparison.csv").read_text()
-    assert len(list(study.glob("*/*/metrics.json"))) == 54 and table.count("All settings") == 18
+    assert len(list(study.glob("*/metrics.json"))) == 54 and table.count("All settings") == 18
     for factor in ("model.pooling", "model.num_heads", "model.layer_norm", "pe", "tokenizer.vocab_size"):
         assert f"Only {factor} differs" in table
+
+
+def test_a_sweep_of_settings_takes_no_value_for_what_it_varies(tmp_path: Path) -> None:
+    result = run("train.py", "-m", "study=notebook", "pe=none,learned", folder=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: pe: this sweep has values of its own for that" in result.stderr
 
 
 @pytest.mark.slow

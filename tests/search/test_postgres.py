@@ -1,8 +1,8 @@
 """Two searches at once on one study, in a PostgreSQL server that the test starts."""
 
 import getpass
-import re
 import os
+import re
 import shutil
 import socket
 import subprocess

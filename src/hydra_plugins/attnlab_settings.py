@@ -1,0 +1,38 @@
+"""Makes `hydra/sweeper: settings` known to Hydra, which imports this file at every start: nothing heavy here."""
+
+from dataclasses import dataclass, field
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
+from hydra.errors import CompactHydraException
+
+
+@dataclass
+class SettingsSweeperConfig:
+    """`settings`, each the overrides of one job as on the command line: `[[pe=none], [pe=learned, pe.max_len=5]]`."""
+
+    _target_: str = "hydra_plugins.attnlab_settings.SettingsSweeper"
+    settings: list[list[str]] = field(default_factory=list)
+    max_batch_size: int | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="settings", node=SettingsSweeperConfig, provider="attnlab")
+
+
+class SettingsSweeper(BasicSweeper):
+    """A sweep over settings that are no product, each of them with every combination that the command line asks for."""
+
+    def __init__(self, settings: list[list[str]], max_batch_size: int | None) -> None:
+        super().__init__(max_batch_size)
+        self.settings = [list(setting) for setting in settings]
+
+    def split_arguments(  # type: ignore[override]  # Hydra's needs no instance
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        varied = {override.partition("=")[0] for setting in self.settings for override in setting}
+        if both := sorted(varied & {override.get_key_element() for override in overrides}):
+            raise CompactHydraException(f"error: {', '.join(both)}: this sweep has values of its own for that")
+        ((*jobs,),) = super().split_arguments(overrides, None)
+        every = [[*setting, *job] for setting in self.settings for job in jobs]
+        return list(self.split_overrides_to_chunks(every, max_batch_size))
