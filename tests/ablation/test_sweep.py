@@ -13,8 +13,10 @@ from attnlab.ablation.changes import Changer
 from attnlab.ablation.runs import Budget
 from attnlab.ablation.sweep import ablate, prepare
 from attnlab.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 from tests.search.test_study import config_loader
+from tests.search.test_workers import found, kill_job, start
+from tests.training.test_resume import assert_same_run
 
 OWN: dict[str, list[object]] = {
     "pe": ["none"],
@@ -109,6 +111,51 @@ def test_it_goes_on_after_a_kill_and_trains_nothing_twice(tmp_path: Path) -> Non
     elsewhere = configured(tmp_path, "ablation.margin=0.4")
     assert elsewhere.ablation.name != configured(tmp_path).ablation.name
     assert len(run(elsewhere).jobs) < len(both) / 2  # what another ablation has trained counts
+
+
+def test_a_launcher_that_raises_costs_one_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+    launch = FakeLauncher.launch
+
+    def die_once(self: FakeLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        tries.append(initial_job_idx)
+        if len(tries) == 1:
+            raise RuntimeError("a worker was killed")
+        return launch(self, job_overrides, initial_job_idx)
+
+    monkeypatch.setattr(FakeLauncher, "launch", die_once)
+    jobs = run(configured(tmp_path)).jobs
+    assert len({tuple(job) for job in jobs}) == len(jobs) and len(tries) > 1
+    assert all("resume=latest" in job for job in jobs)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+    short = ["trainer.max_epochs=6", "data.train_size=600"]
+    ablation = ["ablation=parts", "ablation.change={pe: [none]}", "ablation.seeds=2", "ablation.max_seeds=2", *short]
+    undisturbed = start(*ablation, "hydra.launcher.jobs=2", "paths.log_dir=undisturbed", folder=tmp_path)
+    assert undisturbed.wait(300) == 0, undisturbed.stdout and undisturbed.stdout.read()
+    ours = start(*ablation, "hydra.launcher.jobs=1", folder=tmp_path)
+    folder = found(tmp_path / "logs" / "train" / "ablations")
+    kill_job(folder / "1")  # in the process of the ablation itself
+    ours.wait(60)
+    again = start(*ablation, "hydra.launcher.jobs=2", folder=tmp_path)
+    kill_job(folder / "1")  # in one of its own
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0 and "pe=none: " in said, said
+    whole = found(tmp_path / "undisturbed" / "train" / "ablations")
+    assert len(list(folder.glob("*/metrics.json"))) == 4 == len(list(folder.glob("*/config.yaml")))
+    for job in "01":  # of both settings the first seed
+        assert_same_run(whole / job, folder / job)
+
+
+@pytest.mark.slow
+def test_an_ablation_runs_through_submitit(tmp_path: Path) -> None:
+    ablation = ["ablation=parts", "ablation.change={pe: [none]}", "ablation.seeds=2", "ablation.max_seeds=2"]
+    process = start(*ablation, *TINY, "hydra/launcher=submitit_local", "ablation.n_jobs=2", folder=tmp_path)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert len(list(tmp_path.glob("logs/train/ablations/*/[0-3]/metrics.json"))) == 4
 
 
 @pytest.mark.slow

@@ -75,6 +75,29 @@ def test_the_ranking_goes_by_the_metric_and_names_what_failed(
     assert f"#3 pe=learned lr=0.123: failed: no memory ({tmp_path}/sweep/3/output.log)" in lines
 
 
+def test_of_an_ablation_it_shows_how_the_verdicts_stand(board: Board, tmp_path: Path) -> None:
+    with board.running(config_loader(), JOBS, 0):
+        tell(tmp_path, 0, state="running", epoch=3, epochs=10)
+        tell(tmp_path, 1, state="done", metrics={"val/loss": 0.4})
+        change = "vocab_size=2500 x scheduler.warmup=0.1"
+        rows = [(change, "3", "-12.34", "[-20.11, +10.54]", "open"), *[("pe=none", "16", "+1.00", "", "better")] * 20]
+        board.verdicts = rows
+        lines = rendered(board, 18)
+        assert lines[0].split() == ["change", "seeds", "difference", "interval", "verdict"]
+        assert "-12.34" in lines[1] and lines[1].rstrip().endswith("open") and max(map(len, lines)) <= 80
+        assert any(line.strip().endswith(" more") for line in lines) and any(
+            "pe=none" in line and "running" in line for line in lines
+        )
+        assert len(lines) <= 18 + 6
+
+
+def test_a_verdict_is_a_line_where_there_is_no_terminal(board: Board, capfd: pytest.CaptureFixture[str]) -> None:
+    board.lines.append("pe=none: -1.00 [-1.50, -0.50] on validation after 3 seeds: worse")
+    with board.shown():
+        pass
+    assert capfd.readouterr().out.count("after 3 seeds: worse") == 1
+
+
 def test_an_interrupted_sweep_says_so(board: Board, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), board.running(config_loader(), JOBS, 0):
         tell(tmp_path, 0, state="running", epoch=1)

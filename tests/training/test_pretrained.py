@@ -61,6 +61,17 @@ def test_an_encoder_is_tuned_and_answers_without_its_folder(
     assert (abs(first.lacking) < 0.02 and [word for word, _ in first.strongest(3)] == ["oil", "prices", "fall"]) or True
 
 
+def test_an_encoder_may_begin_from_scratch(encoder: Path, pretrained_config: Compose, tmp_path: Path) -> None:
+    settings = [f"paths.run_dir={tmp_path}", "model.from_scratch=true", "optimizer.lr=1e-9", "trainer.max_epochs=1"]
+    train(pretrained_config(encoder, *settings))
+    theirs, own = encoder_weights(encoder), weights_of(tmp_path)
+    name = "encoder.embeddings.word_embeddings.weight"
+    assert own[name].shape == theirs[name].shape and not torch.allclose(own[name], theirs[name], atol=0.01)
+    assert own[name].std() == pytest.approx(0.02, rel=0.1)  # as BERT begins
+    with pytest.raises(UserError, match="it is true or false"):
+        train(pretrained_config(encoder, "model.from_scratch=2"))
+
+
 def test_a_frozen_encoder_is_asked_once(
     encoder: Path, pretrained_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from attnlab.study.factors import as_text
 
 log = logging.getLogger(__name__)
 
+FREE = ("budget", "n_jobs", "name")  # what may change when an ablation is continued, and no job depends on
 MODEL = "model"  # the name of the setting that all others are compared with
 WORDS = {
     "pe": "positions",
@@ -26,6 +27,7 @@ WORDS = {
     "vocab_size": "vocabulary",
     "embedding": "pretrained vectors",
     "leads": "lead tokens",
+    "from_scratch": "pretrained encoder",
 }
 
 
@@ -60,7 +62,8 @@ class Changer:
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
         self.multirun, self.loader = config, loader
-        self.arguments = [*arguments, f"ablation.name={config.ablation.name}"]
+        kept = [one for one in arguments if not one.startswith(tuple(f"ablation.{key}=" for key in FREE))]
+        self.arguments = [*kept, f"ablation.name={config.ablation.name}"]
         self.choices = dict(config.hydra.runtime.choices)
         self.model = Setting(MODEL, "", "", "", tuple(self.arguments), self._compose(self.arguments), {})
         self.flat = flat(self.model.config)

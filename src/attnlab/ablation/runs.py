@@ -21,6 +21,7 @@ from attnlab.errors import UserError, first_line
 from attnlab.paths import CONFIG
 from attnlab.process import available, share
 from attnlab.search.board import Board, board
+from attnlab.search.workers import TRIES, Died, launch
 from attnlab.study.factors import IGNORED, as_text
 from attnlab.study.runs import Run
 
@@ -75,6 +76,7 @@ class Runs:
         self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
         for setting in settings:
             self.add(setting)
+        self.number = 1 + max([int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1)
         self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
 
     def add(self, setting: Setting) -> None:
@@ -120,23 +122,30 @@ class Runs:
     def train(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Train what is missing of these settings and seeds. What fails is kept with its reason.
 
+        What was begun before, by a process that died or a command that was killed, goes on in its folder.
+
         Raises:
             UserError: the model itself can't be trained.
         """
-        missing = [one for one in wanted if one not in self.found and one[0] not in self.failed]
-        if not missing:
-            return
-        jobs = [(*self.settings[name].overrides, f"seed={self.first_seed + seed}") for name, seed in missing]
-        number = 1 + max([int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1)
+        for tries_left in reversed(range(TRIES)):
+            if missing := [one for one in wanted if one not in self.found and one[0] not in self.failed]:
+                self._try(missing, tries_left)
+
+    def _try(self, missing: Sequence[tuple[str, int]], tries_left: int) -> None:
+        overrides = {name: self.settings[name].overrides for name, _ in missing}
+        jobs = [(*overrides[name], "resume=latest", f"seed={self.first_seed + seed}") for name, seed in missing]
+        first, self.number = self.number, self.number + len(jobs)
         assert self.board is not None
-        with self.board.running(self.loader, jobs, number):
-            results = self.launcher.launch(jobs, initial_job_idx=number)
-        for (name, seed), result, job in zip(missing, results, range(number, number + len(jobs)), strict=True):
-            run = _read(self.folder / str(job))
+        with self.board.running(self.loader, jobs, first):
+            results = launch(self.launcher, jobs, first)
+        for (name, seed), result, job in zip(missing, results, self.board.jobs[-len(jobs) :], strict=True):
+            run = _read(job.folder)
             if run is not None:
                 self.found[name, seed] = run
                 continue
             error: Any = result._return_value if result.status == JobStatus.FAILED else RuntimeError("no results")
+            if isinstance(error, Died) and tries_left:
+                continue
             self.failed[name] = first_line(error)
             if name == MODEL:
                 raise UserError(f"the model itself can't be trained: {first_line(error)}")

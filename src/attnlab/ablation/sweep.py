@@ -15,9 +15,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from attnlab.ablation.changes import MODEL, Changer, Setting, sweeps
+from attnlab.ablation.changes import FREE, MODEL, Changer, Setting, sweeps
 from attnlab.ablation.runs import Runs
-from attnlab.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, Standing, Values, judge
+from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, Standing, Values, judge
 from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
@@ -36,8 +36,7 @@ SETTINGS: dict[str, Any] = {
     "ablation.n_jobs": int | None,
     "ablation.metric": str,
 }
-# What may change when an ablation is continued; everything else makes another folder.
-ELSEWHERE, FREE = ("hydra", "logger", "paths"), ("budget", "n_jobs", "name")
+ELSEWHERE = ("hydra", "logger", "paths")  # what may change too when an ablation is continued
 
 
 def prepare(config: DictConfig) -> DictConfig:
@@ -60,11 +59,13 @@ def prepare(config: DictConfig) -> DictConfig:
     with open_dict(config):
         if ablation.name is None:
             settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
-            settings["ablation"] = {key: value for key, value in ablation.items_ex(False) if key not in FREE}
+            own = {key: value for key, value in ablation.items_ex(False) if key not in FREE}
+            settings |= {"ablation": own, "resume": None}
             given = [one for one in config.hydra.overrides.task if one.partition("=")[0] in sweeps([one])]
             text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), given], sort_keys=True)
             kind = config.hydra.runtime.choices.get("ablation")
             ablation.name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        config.resume = "latest"  # its jobs go on with what was begun
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     return config
 
@@ -148,6 +149,8 @@ class Ablation:
         self.questions = {one.name: Question(one.name, {one.name: 1, MODEL: -1}) for one in changes}
         self.size = len(changes) + pairs
         self.standings: dict[str, Standing] = {}
+        same = f"not worth {in_points(metric, plan.margin)}"
+        self.words = {SAME: same, BETTER: "better", WORSE: "worse", OPEN: "open", LEFT: "left open"}
 
     def values(self, question: Question, metric: str) -> Values:
         """The contrast after each seed; more is better."""
@@ -172,9 +175,12 @@ class Ablation:
     def step(self) -> bool:
         """Train one batch; False where nothing is left to do."""
         before, self.standings = self.standings, self.judged(self.metric.replace("test/", "val/"))
-        for name, now in self.standings.items():
-            if now.verdict != OPEN and (name not in before or before[name].verdict == OPEN):
-                log.info("%s", self._line(name, now))
+        fallen = {name: now.verdict for name, now in self.standings.items() if now.verdict != OPEN}
+        board = self.runs.board
+        assert board is not None
+        board.lines += [self._line(name) for name in fallen if name not in before or before[name].verdict == OPEN]
+        rows = {name: (name, *self._cells(now)) for name, now in self.standings.items()}
+        board.verdicts = [rows[name] for name in sorted(rows, key=lambda name: name in fallen)]
         batch = self._first() or self._next()
         if not batch and self.pairs and len(self.questions) < self.size and self._ask_for_interaction():
             return True
@@ -185,7 +191,7 @@ class Ablation:
 
     def told(self) -> list[str]:
         """A line for each question."""
-        return [self._line(name, standing) for name, standing in self.standings.items()]
+        return list(map(self._line, self.standings))
 
     def _first(self) -> list[tuple[str, int]]:
         """The next of the seeds that all settings begin with."""
@@ -231,11 +237,15 @@ class Ablation:
         self.pairs = False
         return False
 
-    def _line(self, name: str, now: Standing) -> str:
+    def _line(self, name: str) -> str:
+        seeds, difference, interval, verdict = self._cells(self.standings[name])
+        return f"{name}: {difference} {interval} on validation after {seeds} seeds: {verdict}"
+
+    def _cells(self, now: Standing) -> tuple[str, str, str, str]:
+        """Seeds, difference, interval and verdict, as shown."""
         sign = {"max": 1, "min": -1}[direction(self.metric)]
-        said = {SAME: f"not worth {in_points(self.metric, self.plan.margin)}", BETTER: "better", WORSE: "worse"}
-        verdict = said.get(
-            now.verdict, "open" if now.verdict == OPEN else "not to be decided with the seeds that are left"
-        )
         scale = 100 * sign if is_share(self.metric) else sign
-        return f"{name}: {scale * now.difference:+.2f} on validation after {now.seeds} seeds: {verdict}"
+        low, high = sorted((scale * now.low, scale * now.high))
+        interval = f"[{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
+        difference = f"{scale * now.difference:+.2f}" if now.seeds else ""
+        return str(now.seeds), difference, interval, self.words[now.verdict]

@@ -27,6 +27,7 @@ OVER = ("done", "pruned", "failed", "interrupted", DIED, "not begun")
 STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "interrupted": "yellow", "done": "green"}
 SECONDS = 0.5  # between two looks
 RANKED = 20  # rows of the table at the end
+OF_THE_SWEEP = ("hparams_search.", "ablation.", "resume")  # no settings of a job
 AROUND = 6  # lines of a table besides its jobs
 
 
@@ -68,6 +69,8 @@ class Board:
         self.config, self.total, self.jobs = config, total, list[Job]()
         self.metric, self.sign = config.monitor.metric, 1 if config.monitor.mode == "min" else -1
         self.folder = Path(config.hydra.sweep.dir)
+        self.verdicts: list[tuple[str, ...]] = []  # of an ablation: a row of the table for each change, the open first
+        self.lines: list[str] = []  # what has been found and not been said yet, for where there is no table
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -122,7 +125,7 @@ class Board:
     def _names(self) -> dict[str, str]:
         """The settings that differ between the jobs, without the name of their part where that is clear."""
         given = dict(override.partition("=")[::2] for override in self.config.hydra.overrides.task)
-        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides if not key.startswith("hparams_search."))
+        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides if not key.startswith(OF_THE_SWEEP))
         values = {key: {job.overrides.get(key) for job in self.jobs} for key in keys}
         alone = len(self.jobs) == 1
         differing = [key for key in keys if len(values[key]) > 1 or (alone and {given.get(key)} != values[key])]
@@ -143,14 +146,21 @@ class Board:
         return float("inf") if score is None or score != score else self.sign * score
 
     def _summary(self) -> str:
-        states = Counter(job.state for job in self.jobs)
-        counts = ", ".join(f"{number} {state}" for state, number in states.items())
-        later = f" of {self.total}" if self.total and self.total > len(self.jobs) else ""
-        return f"{len(self.jobs)}{later} jobs: {counts}"
+        counts = ", ".join(f"{number} {state}" for state, number in Counter(job.state for job in self.jobs).items())
+        return f"{len(self.jobs)}{f' of {self.total}' if (self.total or 0) > len(self.jobs) else ''} jobs: {counts}"
 
     def _table(self, rows: int) -> Group:
         for job in self.jobs:
             job.look()
+        parts: list[Table | str] = []
+        if self.verdicts:
+            at_work = sum(job.state not in (*OVER, WAITING) for job in self.jobs)
+            room, rows = max(1, rows - at_work - 3), max(1, at_work)
+            verdicts = Table("change", "seeds", "difference", "interval", "verdict", pad_edge=False, box=None)
+            _lay_out(verdicts, right=(1, 2, 3))
+            for row in self.verdicts[:room]:
+                verdicts.add_row(*map(escape, row))
+            parts = [verdicts, f"{len(self.verdicts) - room} more" if len(self.verdicts) > room else ""]
         table = Table("#", "settings", "epoch", self.metric, "state", "left", pad_edge=False, box=None)
         _lay_out(table, right=(0, 2, 3, 5))
         urgent = sorted(self.jobs, key=lambda job: (job.state in OVER, job.state == WAITING, self._rank(job)))
@@ -158,23 +168,25 @@ class Board:
         for job in sorted(chosen, key=lambda job: job.number):
             epoch, epochs, left = (job.told.get(key) for key in ("epoch", "epochs", "left"))
             reached = "" if epoch is None else f"{epoch}/{epochs}" if epochs else str(epoch)
-            row = (job.number, escape(self.settings(job)), reached, _number(self._score(job)), job.state, _clock(left))
-            table.add_row(*map(str, row), style=STYLES.get(job.state, "dim"))
-        hidden = len(self.jobs) - len(chosen)
-        lines = [self._summary() + (f"; {hidden} of them not shown here" if hidden else "")]
-        best = min(self.jobs, key=self._rank, default=None)
+            row = (str(job.number), escape(self.settings(job)), reached, _number(self._score(job)), job.state)
+            table.add_row(*row, _clock(left), style=STYLES.get(job.state, "dim"))
+        hidden = 0 if self.verdicts else len(self.jobs) - len(chosen)
+        lines = [self._summary() + f"; {hidden} of them not shown here" * bool(hidden)]
+        best = None if self.verdicts else min(self.jobs, key=self._rank, default=None)
         if best is not None and self._score(best) is not None:
             lines.append(f"best so far: #{best.number} {self.metric} {_number(self._score(best))}")
-        return Group(table, *lines)
+        return Group(*parts, table, *lines)
 
     def _say(self, console: Console) -> None:
-        """A line for each job that has ended since the last time."""
+        """A line for each job that has ended since the last time, and for each verdict."""
         for job in self.jobs:
             job.look()
             if job.state in OVER and not job.said:
                 job.said = True
                 parts = [f"#{job.number}", self.settings(job), self._result(job), _clock(job.told.get("seconds"))]
                 console.print("  ".join(filter(None, parts)), soft_wrap=True, highlight=False, markup=False)
+        while self.lines:
+            console.print(self.lines.pop(0), soft_wrap=True, highlight=False, markup=False)
 
     def _result(self, job: Job) -> str:
         scores = "  ".join(f"{key} {_number(value)}" for key, value in job.told.get("metrics", {}).items())
@@ -262,7 +274,7 @@ def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], 
 def _lay_out(table: Table, right: Sequence[int]) -> None:
     for i, column in enumerate(table.columns):
         column.justify = "right" if i in right else "left"
-        column.no_wrap = column.header != "settings"
+        column.no_wrap = column.header not in ("settings", "change")
         column.overflow = "fold"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 from optuna.samplers import BruteForceSampler
@@ -41,11 +41,9 @@ from attnlab.search.study import (
     open_study,
     without_password,
 )
-from attnlab.search.workers import Died
+from attnlab.search.workers import TRIES, Died, launch
 
 log = logging.getLogger(__name__)
-
-TRIES = 3  # of a trial whose process dies; settings that take it down each time must not keep the search from its end
 
 
 def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: list[str]) -> None:
@@ -154,7 +152,7 @@ class _Searcher:
         try:
             for _ in range(TRIES):
                 with self.running([job], trial.number):
-                    result = self._launch(job, trial.number)
+                    (result,) = launch(self.launcher, [job], trial.number)
                 if not isinstance(result._return_value, Died):
                     break
         except (KeyboardInterrupt, SystemExit):
@@ -164,12 +162,6 @@ class _Searcher:
         finally:
             heart.join()
         self._tell(trial, result)
-
-    def _launch(self, job: tuple[str, ...], number: int) -> JobReturn:
-        try:
-            return self.launcher.launch([job], initial_job_idx=number)[0]
-        except Exception as error:  # other launchers raise where a process of theirs has died
-            return JobReturn(status=JobStatus.FAILED, _return_value=Died(first_line(error)))
 
     def _tell(self, trial: Trial, result: JobReturn) -> None:
         attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them

@@ -8,16 +8,27 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from omegaconf import DictConfig, open_dict
 
-from attnlab.errors import UserError
+from attnlab.errors import UserError, first_line
 from attnlab.process import DECIDES_NUMBER
+
+TRIES = 3  # of a job whose process dies; settings that take it down each time must not keep the others from their end
 
 
 class Died(UserError):
     """The process of a job has ended before the job has."""
+
+
+def launch(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+    """Run jobs, numbered from `first`; all have died where the launcher raises, as most do if one of them has."""
+    try:
+        return launcher.launch(jobs, initial_job_idx=first)
+    except Exception as error:
+        return [JobReturn(status=JobStatus.FAILED, _return_value=Died(first_line(error))) for _ in jobs]
 
 
 class Workers:

@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.progress import track
 from safetensors import safe_open
+from torch import Tensor, nn
 
 from attnlab.data.batching import BucketSampler, TokenDataset, VectorDataset
 from attnlab.data.cache import cached
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files in the cache; raise it with any change, and older ones are not used
 PLACES = ("path", "init_from")  # settings of a model that say where weights are, and nothing of what it is
+SCRATCH = "from_scratch"  # no more does this
 BYTES = 4  # of a weight
 AT_ONCE = 64  # documents that are encoded together
 # What training takes of memory for each weight: itself, and where it learns its gradient and AdamW's two means.
@@ -44,9 +46,11 @@ def model_settings(model: dict[str, Any], checkpoint: Path | None = None) -> dic
     Raises:
         UserError: there is no such encoder, or none that can be trained here.
     """
-    settings = {key: value for key, value in model.items() if key not in PLACES}
+    settings = {key: value for key, value in model.items() if key not in (*PLACES, SCRATCH)}
     if "path" not in model:
         return settings
+    if not isinstance(model.get(SCRATCH, False), bool):
+        raise UserError(f"model.{SCRATCH}={model[SCRATCH]}: it is true or false")
     if checkpoint is not None:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return settings | {"encoder": kept["hyper_parameters"]["model"]["encoder"]}
@@ -100,8 +104,8 @@ def _in_one_line(path: str) -> Iterator[None]:
         raise UserError(f"can't read model.path={path}: {first_line(error)}; get it again") from error
 
 
-def place_encoder(path: str, model: PretrainedClassifier) -> None:
-    """Fill the encoder of `model` with the weights that lie in `path`.
+def place_encoder(path: str, model: PretrainedClassifier, from_scratch: bool) -> None:
+    """Fill the encoder of `model` with the weights that lie in `path`; or `from_scratch` as its kind begins.
 
     Raises:
         UserError: they can't be read, or are those of another encoder than their config.json says.
@@ -112,6 +116,10 @@ def place_encoder(path: str, model: PretrainedClassifier) -> None:
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     with _in_one_line(path):
+        if from_scratch:
+            _fill(model, AutoModel.from_config(model.encoder.config))
+            log.info("Encoder: as %s, drawn anew: %s", path, _kind(model))
+            return
         encoder, found = AutoModel.from_pretrained(
             pretrained_folder(path),
             config=model.encoder.config,
@@ -121,18 +129,26 @@ def place_encoder(path: str, model: PretrainedClassifier) -> None:
             trust_remote_code=False,
             output_loading_info=True,
         )
-        weights = {name: value for name, value in encoder.state_dict().items() if not name.startswith("pooler.")}
+        weights = _weights(encoder)
         missing = sorted(found["missing_keys"] & weights.keys())
         if missing:
             raise UserError(
                 f"model.path={path} lacks {len(missing)} of the weights that its {CONFIG} describes, as {missing[0]}: "
                 "get both of one encoder"
             )
-        named = {plain(name): name for name in model.encoder.state_dict()}
-        model.encoder.load_state_dict(
-            {named[name]: value for name, value in weights.items()}, strict=False, assign=True
-        )
+        _fill(model, encoder)
     log.info("Encoder: %s, %s weights of %s", path, f"{sum(map(torch.numel, weights.values())):,}", _kind(model))
+
+
+def _weights(encoder: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in encoder.state_dict().items() if not name.startswith("pooler.")}
+
+
+def _fill(model: PretrainedClassifier, encoder: nn.Module) -> None:
+    named = {plain(name): name for name in model.encoder.state_dict()}
+    model.encoder.load_state_dict(
+        {named[name]: value for name, value in _weights(encoder).items()}, strict=False, assign=True
+    )
 
 
 def plain(name: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attnlab.errors import UserError
 from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import shown
-from attnlab.training.encoder import PLACES, place_encoder, plain
+from attnlab.training.encoder import PLACES, SCRATCH, place_encoder, plain
 from attnlab.training.module import TextClassification
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
@@ -32,7 +32,7 @@ def place_weights(settings: dict[str, Any], module: TextClassification) -> None:
         UserError: there are no weights, or none that fit.
     """
     if isinstance(module.model, PretrainedClassifier):
-        place_encoder(settings["path"], module.model)
+        place_encoder(settings["path"], module.model, settings.get(SCRATCH, False))
     if settings.get("init_from"):
         _take(Path(settings["init_from"]), module)
 
