@@ -50,8 +50,8 @@ test-cluster: .venv/.dev  ## run on a Slurm of two nodes that is set up on this 
 
 test-lowest:  ## run the tests with the lowest versions that pyproject.toml admits, in build/lowest
 	@rm -rf build/lowest && mkdir -p build && $(PYTHON) -m venv build/lowest
-	@grep -oE '"[a-z0-9-]+(\[binary\])?[>~]=[0-9a-z.]+' pyproject.toml | sed -E 's/"|\[.*\]//g; s/[>~]=/==/' > build/lowest.txt
-	@build/lowest/bin/pip install --quiet --constraint build/lowest.txt --editable ".[dev]"
+	@build/lowest/bin/pip install --quiet uv
+	@build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable ".[dev]"
 	@build/lowest/bin/python -m pytest $(ARGS)
 
 lock:  ## renew constraints.txt, the versions that the other targets install

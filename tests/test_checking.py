@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.training.run import SETTINGS, train
+from attnlab.training.run import train
+from attnlab.training.settings import CHECKED
 from tests.conftest import ROOT
 from tests.search.test_study import compose_search
 
@@ -139,7 +140,7 @@ def test_a_flag_that_is_text(key: str) -> None:
 @pytest.mark.parametrize("key", sorted(TEXTS))
 def test_text_that_is_a_list(key: str) -> None:
     with pytest.raises(UserError, match=rf"^{key}=\[1\.5\] should be "):
-        check_config(resolve(changed(key, [1.5])), SETTINGS)
+        check_config(resolve(changed(key, [1.5])), CHECKED)
 
 
 @pytest.mark.parametrize("key", sorted(OUT_OF_RANGE))
@@ -150,7 +151,7 @@ def test_a_number_out_of_range(key: str) -> None:
 
 def test_all_that_ships_is_allowed() -> None:
     for config in COMPOSED.values():
-        check_config(config, SETTINGS)
+        check_config(config, CHECKED)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +164,9 @@ def test_all_that_ships_is_allowed() -> None:
 )
 def test_settings_of_files(override: str, message: str) -> None:
     files = ("data=files", "data.train=a.csv", "data.test=b.csv")
-    check_config(compose_once(*files, "data.text=0", "data.label=1", "data.quoting=none"), SETTINGS)
+    check_config(compose_once(*files, "data.text=0", "data.label=1", "data.quoting=none"), CHECKED)
     with pytest.raises(UserError, match=message):
-        check_config(compose_once(*files, override), SETTINGS)
+        check_config(compose_once(*files, override), CHECKED)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,6 @@ def test_any_value_of_any_setting_is_allowed_or_refused_in_one_line(key: str, va
         node = node[parent]
     node[name] = value
     try:
-        check_config(config, SETTINGS)
+        check_config(config, CHECKED)
     except UserError as error:
         assert str(error).startswith(f"{key}=") and "should be" in str(error)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
 from attnlab.task import MultiLabel, SingleLabel, make_task
-from attnlab.task.thresholds import best_thresholds
+from attnlab.task.multi_label import best_thresholds
 from attnlab.training.run import train
 from tests.conftest import ROOT
 

@@ -42,7 +42,7 @@ def job_dir(resume: str | None, sweep: str, number: int, *, _root_: DictConfig) 
 
 
 def scaled(key: str, factor: float | int, less: int = 0, *, _root_: DictConfig) -> int | None:
-    """The setting `key` of this config, times `factor`, `less` so many; None where it has none."""
+    """`factor` times the setting `key` of this config, minus `less`; None where it has none."""
     value = OmegaConf.select(_root_, key)
     return None if value is None else max(1 - less, int(value * factor) - less)
 

@@ -39,7 +39,7 @@ EXECUTION_WHITELIST = [
     "torchmetrics.*",
 ]
 
-# What a config of a run means that was made before there were other tasks and has none.
+# The task of a run of the time when there was no other, whose config names none.
 SINGLE_LABEL: dict[str, Any] = {
     "_target_": "attnlab.task.single_label.SingleLabel",
     "class_weights": None,

@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +19,29 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """The gist of somebody else's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def as_user_error(before: str, after: str = "", only: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Make what somebody else's code raises a `UserError`: what failed, the gist of the error, what to do.
+
+    What comes from outside (a file, a server, a package) can fail in any way. A `UserError` passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except only as error:
+        raise UserError(f"{before}: {first_line(error)}{after}") from error
+
+
+@contextmanager
+def needs_extra(name: str, what: str) -> Iterator[None]:
+    """Say how to install the extra `name` of pyproject.toml where `what` imports a package that is not there."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f'{what} wants an extra: .venv/bin/pip install -e ".[{name}]"') from error
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

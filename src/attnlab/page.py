@@ -1,4 +1,4 @@
-"""Pages of one file, which need no network: what those of a run and of a comparison have in common."""
+"""Pages of one file, which need no network: what all of them have in common, and the card of an exported model."""
 
 import base64
 from pathlib import Path
@@ -8,12 +8,12 @@ TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def render(template: str, **values: object) -> str:
-    """A page out of a template that lies in this package, e.g. "study/page.html"; values are escaped."""
+    """A page out of a template that lies in this package, e.g. "study/page.html"; in HTML values are escaped."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PACKAGE),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

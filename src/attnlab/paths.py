@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -107,7 +107,7 @@ def _asked(overrides: Iterable[str]) -> list[str]:
     return sorted(text for text in map(str, overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
 
 
-def make_run_dir(config: dict[str, Any]) -> Path:
+def make_run_dir(config: Mapping[str, Any]) -> Path:
     """Make the folder of this run: `paths.run_dir`, or that of Hydra's job, or where there is none a new one.
 
     Raises:
@@ -124,6 +124,13 @@ def make_run_dir(config: dict[str, Any]) -> Path:
     except OSError as error:
         raise UserError(f"paths.run_dir={folder}: no folder can be made there ({error.strerror})") from error
     return folder
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Whole or not at all: who reads the file, or goes on after a kill, never finds a part of it."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def holds_a_run(folder: Path) -> bool:

@@ -29,7 +29,7 @@ def wait_gently() -> None:
 
 
 def waiting() -> str | None:
-    """What the environment says of waiting; None where OpenMP does as it comes."""
+    """What the environment says of waiting; None where OpenMP's own defaults hold."""
     return " ".join(f"{name}={os.environ[name]}" for name in DECIDES_WAITING if name in os.environ) or None
 
 

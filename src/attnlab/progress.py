@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from attnlab.paths import write_whole
+
 FILE = "progress.json"
 OUTPUT = "output.log"  # what a job printed, in its folder; and what the sweep itself did, in the sweep's
 
@@ -37,12 +39,10 @@ def job(folder: Path) -> Iterator[None]:
 
 def tell(**values: Any) -> None:
     """Add to what is known of this process's job: `state`, `epoch`, `epochs`, `best`, `left` (seconds), `metrics`,
-    `reason`. Of a run that is no job nothing is written."""
+    `reason`. Outside a multirun nothing is written."""
     for folder, told in _told.items():
         told |= values
-        partial = folder / f"{FILE}.partial"
-        partial.write_text(json.dumps(told), encoding="utf-8")
-        partial.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(told))
 
 
 def told() -> bool:

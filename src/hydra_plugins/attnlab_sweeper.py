@@ -1,5 +1,6 @@
-"""Makes `hydra/sweeper: attnlab` known to Hydra, which imports this file at every start: nothing heavy here."""
+"""Makes our sweepers known to Hydra, which imports this file at every start: nothing heavy here."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,31 +23,65 @@ class SearchSweeperConfig:
     params: dict[str, str] | None = None
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="attnlab", node=SearchSweeperConfig, provider="attnlab")
+@dataclass
+class AblationSweeperConfig:
+    """All settings of an ablation stand in `conf/ablation`."""
+
+    _target_: str = "hydra_plugins.attnlab_sweeper.AblationSweeper"
 
 
-class SearchSweeper(Sweeper):
+for _name, _node in (("attnlab", SearchSweeperConfig), ("ablation", AblationSweeperConfig)):
+    ConfigStore.instance().store(group="hydra/sweeper", name=_name, node=_node, provider="attnlab")
+
+
+class OwnSweeper(Sweeper):
+    """Has the launcher that the config names made, once the config is found to be usable."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        with one_line():
+            self.prepared = self.prepare(config)
+        self.loader = hydra_context.config_loader
+        self.own_launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    @abstractmethod
+    def prepare(self, config: DictConfig) -> DictConfig:
+        """The config of the multirun, checked. Raises `UserError` where it can't be used."""
+
+
+class SearchSweeper(OwnSweeper):
     """Hands a multirun to `attnlab.search`."""
 
     def __init__(self, params: dict[str, str] | None) -> None:
         self.params = params or {}
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def prepare(self, config: DictConfig) -> DictConfig:
         from attnlab.search.study import prepare
 
-        with one_line():
-            self.search_config = prepare(config)
-        self.search_loader = hydra_context.config_loader
-        self.search_launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        return prepare(config)
 
     def sweep(self, arguments: list[str]) -> None:
         from attnlab.search.sweep import search
 
         with one_line():
             given = [f"{name}={values}" for name, values in self.params.items()]
-            search(self.search_config, self.search_launcher, self.search_loader, [*given, *arguments])
+            search(self.prepared, self.own_launcher, self.loader, [*given, *arguments])
+
+
+class AblationSweeper(OwnSweeper):
+    """Hands a multirun to `attnlab.ablation`."""
+
+    def prepare(self, config: DictConfig) -> DictConfig:
+        from attnlab.ablation.sweep import prepare
+
+        return prepare(config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        from attnlab.ablation.sweep import ablate
+
+        with one_line():
+            ablate(self.prepared, self.own_launcher, self.loader, arguments)
 
 
 @contextmanager

@@ -80,7 +80,10 @@ def test_of_an_ablation_it_shows_how_the_verdicts_stand(board: Board, tmp_path: 
         tell(tmp_path, 0, state="running", epoch=3, epochs=10)
         tell(tmp_path, 1, state="done", metrics={"val/loss": 0.4})
         change = "vocab_size=2500 x scheduler.warmup=0.1"
-        rows = [(change, "3", "-12.34", "[-20.11, +10.54]", "open"), *[("pe=none", "16", "+1.00", "", "better")] * 20]
+        rows: list[tuple[str, ...]] = [
+            (change, "3", "-12.34", "[-20.11, +10.54]", "open"),
+            *[("pe=none", "16", "+1.00", "", "better")] * 20,
+        ]
         board.verdicts = rows
         lines = rendered(board, 18)
         assert lines[0].split() == ["change", "seeds", "difference", "interval", "verdict"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import as_user_error
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
@@ -17,17 +17,13 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     Raises:
         UserError: it can't be written, for want of space or of permission.
     """
-    try:
+    advice = "; free some space, or give another place with paths.cache_dir=<folder>"
+    with as_user_error(f"can't write the cache in {folder.parent}", advice, only=(OSError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _fill(folder, fill)
-    except OSError as error:
-        raise UserError(
-            f"can't write the cache in {folder.parent}: {first_line(error)}; free some space, or give another place "
-            "with paths.cache_dir=<folder>"
-        ) from error
-    return folder
+        return folder
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -87,13 +87,17 @@ class TextDataModule(LightningDataModule):
         }
         if "train" in self.splits:
             self.losses |= self._duplicates(texts)
+        self._log_what_was_read()
+
+    def _log_what_was_read(self) -> None:
+        """Sizes, and what was lost on the way."""
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
-        mean_length = np.concatenate([split.lengths for split in tokens.values()]).mean()
+        mean_length = np.concatenate([dataset.tokens.lengths for dataset in self.datasets.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
         log.info("%s", describe(self.losses))
         for sentence in complaints(self.losses).values():
             log.warning("Data: %s", sentence)
-        repeated, all_of_val = self.losses.get("data/val_duplicates", 0), len(texts.get("val", []))
+        repeated, all_of_val = self.losses.get("data/val_duplicates", 0), len(self.datasets.get("val", ()))
         if repeated > VAL_DUPLICATES * all_of_val and self.source.validation != "test":
             log.warning(
                 "Data: %s of %s validation documents also stand in train, so what is chosen on them learns by heart; "
@@ -130,7 +134,6 @@ class TextDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """As Lightning does it for any nesting of anything, in a tenth of the time."""
-        del dataloader_idx
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
@@ -166,8 +169,7 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
     if not train.texts:
         raise UserError("the training set is empty")
     counts = count_labels(train.labels, len(corpus.label_names))
-    one_each = train.labels.ndim == 1
-    if one_each and np.count_nonzero(counts) < 2:
+    if train.labels.ndim == 1 and np.count_nonzero(counts) < 2:
         raise UserError("the training set has one class only; a classifier needs two or more")
     if source.validation == "test":
         if not corpus.test.texts:
@@ -177,20 +179,7 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
         log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
         val = corpus.test
     elif val is None:
-        lone = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
-        if lone and one_each and train.groups is None:
-            raise UserError(
-                f"{len(lone)} of {len(counts)} classes have one document in the training set, which can't be split for "
-                f"validation ({shortened(lone)}): data.min_label_count=2 leaves them out, or give a validation split "
-                "with data.val"
-            )
-        size = max(1, round(len(train.labels) * source.validation))
-        chosen = set_aside(train.labels, size, source.split_seed, train.groups)
-        if not chosen.any() or chosen.all():
-            raise UserError(
-                f"data.group leaves no part of train to validate on: each has many more documents than {size}"
-            )
-        train, val = train.take(~chosen), train.take(chosen)
+        train, val = _cut_validation(corpus, source.validation, source.split_seed)
     if source.limit is not None and source.limit < len(train.texts):
         train = train.take(stratified(train.labels, source.limit, source.split_seed))
     splits = {"train": train, "val": val, "test": corpus.test}
@@ -201,6 +190,23 @@ def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
         if absent := [corpus.label_names[i] for i in np.flatnonzero(missing)]:
             log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
     return splits
+
+
+def _cut_validation(corpus: Corpus, share: float, seed: int) -> tuple[Split, Split]:
+    """What is left of train, and the part that is set aside."""
+    train, counts = corpus.train, count_labels(corpus.train.labels, len(corpus.label_names))
+    lone = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
+    if lone and train.labels.ndim == 1 and train.groups is None:
+        raise UserError(
+            f"{len(lone)} of {len(counts)} classes have one document in the training set, which can't be split for "
+            f"validation ({shortened(lone)}): data.min_label_count=2 leaves them out, or give a validation split "
+            "with data.val"
+        )
+    size = max(1, round(len(train.labels) * share))
+    chosen = set_aside(train.labels, size, seed, train.groups)
+    if not chosen.any() or chosen.all():
+        raise UserError(f"data.group leaves no part of train to validate on: each has many more documents than {size}")
+    return train.take(~chosen), train.take(chosen)
 
 
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:

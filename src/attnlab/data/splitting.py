@@ -16,7 +16,7 @@ def set_aside(labels: Labels, size: int, seed: int, groups: Sequence[str] | None
 
 
 def stratified(labels: Labels, size: int, seed: int) -> Mask:
-    """A random mask with `size` entries set, each class in proportion to one document or better.
+    """A random mask with `size` entries set, each class in proportion, to within one document.
 
     Systematic sampling: documents sorted by class, at random within a class, and every k-th taken.
     """

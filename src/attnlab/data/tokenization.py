@@ -8,7 +8,7 @@ from typing import ClassVar
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from attnlab.data.pretrained import TOKENIZER, pretrained_folder
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error
 
 UNK, CLS, SEP, PAD, MASK = SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 # What others call them.
@@ -99,10 +99,8 @@ class Pretrained:
                 f"tokenizer.path={self.path} has no {TOKENIZER}, the form of a fast tokenizer; in transformers "
                 "AutoTokenizer.from_pretrained(<it>).save_pretrained(<folder>) makes one where there can be one"
             )
-        try:
+        with as_user_error(f"can't read {file}"):
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # a file from outside can fail in any way
-            raise UserError(f"can't read {file}: {first_line(error)}") from error
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
         pad_id(tokenizer)

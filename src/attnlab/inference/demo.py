@@ -19,7 +19,7 @@ from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
-from attnlab.errors import UserError
+from attnlab.errors import UserError, needs_extra
 from attnlab.inference.explaining import explain
 from attnlab.inference.maps import draw_attention
 from attnlab.inference.predictor import Predictor, is_text
@@ -108,10 +108,8 @@ def build(models: Sequence[Model]) -> "gr.Blocks":
         UserError: gradio is not there, or some models take single texts and others pairs.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # or it calls home when it is imported
-    try:
+    with needs_extra("demo", "the page"):
         import gradio as gr
-    except ImportError as error:
-        raise UserError('the page wants a package: .venv/bin/pip install -e ".[demo]"') from error
     pairs = models[0].predictor.pairs
     if any(model.predictor.pairs != pairs for model in models):
         raise UserError(f"ckpt_path: {models[0].name} is of {'pairs of' if pairs else 'single'} texts and others not")

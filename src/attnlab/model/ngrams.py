@@ -33,7 +33,7 @@ class NgramBag(nn.Module):
         buckets: rows of the table for n-grams of two tokens and more; several n-grams may share one.
         leads: for each number here, a document's first so many tokens also count as tokens of another kind, hashed into
             the same table: the titles of news weigh more than what follows (zone weighting; Manning et al., 2008, 6.1).
-        pooling: "mean", or "attention": each row also learns a score, and the mean is weighted with the softmax of an
+        pooling: "mean", or "attention": each row also learns a score, and the mean is weighted with the softmax of a
             document's scores (Lin et al., 2017, with a score to look up where theirs is computed).
         ngram_dropout: share of a document's tokens and n-grams that a training step leaves out.
         dropout: share of values dropped before the head.
@@ -61,7 +61,6 @@ class NgramBag(nn.Module):
         sep_id: int | None = None,
     ) -> None:
         super().__init__()
-        del pad_id, sep_id  # the mask leaves padding out; of a pair of texts it sees both
         for name, number in (("embed_dim", embed_dim), ("ngrams", ngrams), ("buckets", buckets)):
             if number < 1:
                 raise UserError(f"model.{name}={number} must be at least 1")

@@ -29,7 +29,6 @@ class ClsPooling(Pooling):
     """The first token's vector, that of [CLS]."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        del mask
         return x[:, 0]
 
 

@@ -38,7 +38,6 @@ class PositionalEncoding(nn.Module):
 
     def bias(self, length: int) -> Tensor | None:
         """What is added to the attention scores: [H, T, T], or None for nothing."""
-        del length
         return None
 
 

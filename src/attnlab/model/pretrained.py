@@ -8,16 +8,13 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error, needs_extra
 from attnlab.model.classifier import of_second_text
 from attnlab.model.pooling import make_pooling
 from attnlab.model.positional import PositionalEncoding
 
 # What a config.json may say that would load more than weights: code, kernels, other ways to keep numbers.
 LEFT_OUT = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype")
-
-
-WANTED = 'model=pretrained wants transformers and peft: .venv/bin/pip install -e ".[pretrained]"'
 
 
 class PretrainedClassifier(nn.Module):
@@ -60,7 +57,6 @@ class PretrainedClassifier(nn.Module):
         sep_id: int | None = None,
     ) -> None:
         super().__init__()
-        del pad_id  # the mask leaves padding out
         self.encoder = _make_encoder(encoder)
         width = int(self.encoder.config.hidden_size)
         if type(pe(embed_dim=width, num_heads=1, max_length=max_length)) is not PositionalEncoding:
@@ -88,7 +84,6 @@ class PretrainedClassifier(nn.Module):
 
     def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The embedding of each token: [B, T, D]."""
-        del attention_mask
         return self.encoder.get_input_embeddings()(input_ids)
 
     def classify(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -175,10 +170,8 @@ class PretrainedClassifier(nn.Module):
             for block in blocks[-last_n:]:
                 block.requires_grad_(True)
         if train == "lora":
-            try:
+            with needs_extra("pretrained", "model.train=lora"):
                 from peft import LoraConfig, inject_adapter_in_model
-            except ImportError as error:
-                raise UserError(WANTED) from error
             linear = [name for name, module in self.encoder.named_modules() if isinstance(module, nn.Linear)]
             inject_adapter_in_model(
                 LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules=linear), self.encoder
@@ -187,28 +180,21 @@ class PretrainedClassifier(nn.Module):
 
 def _make_encoder(text: str) -> Any:
     """The encoder that a config.json describes, its weights not filled."""
-    try:
+    with needs_extra("pretrained", "model=pretrained"):
         from transformers import AutoConfig, AutoModel
         from transformers.initialization import no_init_weights
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as KINDS
-    except ImportError as error:
-        raise UserError(WANTED) from error
     settings = {key: value for key, value in json.loads(text).items() if key not in LEFT_OUT}
     if (kind := settings.get("model_type")) not in KINDS or settings.get("is_encoder_decoder"):
         raise UserError(
             f"the encoder's model_type is {kind}; it should be one of text that transformers has, as bert or roberta"
         )
-    try:
-        with no_init_weights():
-            config = AutoConfig.for_model(**settings)
-            try:
-                encoder = AutoModel.from_config(config, add_pooling_layer=False)
-            except TypeError:  # a kind that has none, or always one
-                encoder = AutoModel.from_config(config)
-    except UserError:
-        raise
-    except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"the encoder's {kind} can't be built from its config.json: {first_line(error)}") from error
+    with as_user_error(f"the encoder's {kind} can't be built from its config.json"), no_init_weights():
+        config = AutoConfig.for_model(**settings)
+        try:
+            encoder = AutoModel.from_config(config, add_pooling_layer=False)
+        except TypeError:  # a kind that has none, or always one
+            encoder = AutoModel.from_config(config)
     if hasattr(encoder, "pooler"):
         encoder.pooler = None  # of another kind of pretraining, and its weights are often none
     return encoder

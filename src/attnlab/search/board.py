@@ -2,11 +2,11 @@
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -294,7 +294,5 @@ def _clock(seconds: float | None) -> str:
     """`5.2 s`, `1:05`, `2:00:00`."""
     if seconds is None:
         return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    clock = time.strftime("%M:%S", time.gmtime(seconds)).lstrip("0")
-    return clock if seconds < 3600 else f"{int(seconds // 3600)}:{time.strftime('%M:%S', time.gmtime(seconds))}"
+    clock = str(timedelta(seconds=int(seconds)))
+    return f"{seconds:.1f} s" if seconds < 60 else clock.removeprefix("0:").lstrip("0")

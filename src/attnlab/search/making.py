@@ -15,7 +15,7 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_override
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error
 from attnlab.search.space import WIDTH, Branch, Settings, Space, grid
 
 log = logging.getLogger(__name__)
@@ -46,10 +46,8 @@ def read_ranges(space: Mapping[str, Any], arguments: list[str]) -> tuple[Setting
         UserError: a range can't be searched, or there is none.
     """
     given = [f"{key}={values}" for key, values in space.items() if values is not None]
-    try:
+    with as_user_error("hparams_search.space", only=(AssertionError, HydraException, NotImplementedError, ValueError)):
         drawn, fixed, deletions = create_params_from_overrides([*given, *arguments])
-    except (AssertionError, HydraException, NotImplementedError, ValueError) as error:
-        raise UserError(f"hparams_search.space: {first_line(error)}") from error
     drawn = {name: distribution for name, distribution in drawn.items() if name not in fixed}
     if not drawn:
         raise UserError(f"{NOTHING}: every setting of hparams_search.space was given a value")

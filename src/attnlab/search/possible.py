@@ -100,7 +100,6 @@ class _WithoutMemory(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        del types
         return func(*args, **{name: "meta" if name == "device" else value for name, value in (kwargs or {}).items()})
 
 

@@ -38,7 +38,6 @@ class ReportToStudy(Callback):
         self.trial, self.monitor = Trial(study, trial_id), monitor
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         at_end = trainer.is_last_batch or trainer.should_stop  # of an epoch; validations within one have no number
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not at_end:
             return
@@ -55,7 +54,6 @@ class ReportToStudy(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises `UserError` where the study's earlier trials saw other data."""
-        del pl_module
         data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
         key = f"{DATA} {data.settings}"  # a search may go over these too
         seen = self.trial.study.user_attrs.get(key)
@@ -69,12 +67,10 @@ class ReportToStudy(Callback):
         self._show_state(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         if PRUNED_AFTER not in self.trial.user_attrs:
             self._show_state(trainer, "complete")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        del pl_module, exception
         self._show_state(trainer, "fail")
 
     def _show_state(self, trainer: Trainer, state: str) -> None:

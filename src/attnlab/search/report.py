@@ -48,23 +48,13 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
     ranked = sorted(complete, key=lambda trial: sign * float(trial.value or 0))
     best = ranked[0]
-    importances = _importances(study, len(complete))
     _print_best(console, ranked[:5], config.monitor.metric)
     scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
     groups = set(config.hydra.runtime.choices)
     _write_experiment(
         folder / "experiment" / "best.yaml", best.user_attrs.get(OVERRIDES) or _as_overrides(best), groups
     )
-    found = {
-        "name": "optuna",
-        "study": study.study_name,
-        "best_trial": best.number,
-        "best_value": best.value,
-        "best_params": settings_of(best),
-        "test": scores,
-        "importances": importances,
-        "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
-    }
+    found = _found(study, best, scores, _importances(study, len(complete)))
     OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
     _draw(folder / "figures", study)
     write_page(folder, study, ranked, config.monitor.metric, counts, found)
@@ -75,6 +65,22 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
         console.print(f"Best: #{best.number} {first}; more of it in {shown(folder / 'best')}", highlight=False)
     for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}; search.html shows it"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _found(
+    study: optuna.Study, best: FrozenTrial, scores: dict[str, float], importances: dict[str, float]
+) -> dict[str, Any]:
+    """What optimization_results.yaml holds."""
+    return {
+        "name": "optuna",
+        "study": study.study_name,
+        "best_trial": best.number,
+        "best_value": best.value,
+        "best_params": settings_of(best),
+        "test": scores,
+        "importances": importances,
+        "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
+    }
 
 
 def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> None:

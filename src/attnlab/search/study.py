@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error, first_line
 from attnlab.search.space import Space
 
 HEARTBEAT_SECONDS = 2
@@ -85,17 +85,15 @@ def open_study(settings: dict[str, Any], mode: str, space: Space) -> optuna.Stud
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
     direction: Literal["minimize", "maximize"] = "minimize" if mode == "min" else "maximize"
     _rehearse(settings, space)
-    try:
+    pruner, url = make_pruner(settings), settings["storage"]
+    with as_user_error(f"hparams_search.storage={without_password(url)} can't be opened"):
         study = optuna.create_study(
             study_name=settings["study_name"],
-            storage=_open_storage(settings["storage"]),
-            pruner=make_pruner(settings),
+            storage=_open_storage(url),
+            pruner=pruner,
             direction=direction,
             load_if_exists=True,
         )
-    except Exception as error:  # a database fails in its driver's ways
-        url = without_password(settings["storage"])
-        raise UserError(f"hparams_search.storage={url} can't be opened: {first_line(error)}") from error
     if study.direction.name.lower() != direction:
         raise UserError(
             f"the study {study.study_name} is there and wants to {study.direction.name.lower()}, but this search to "

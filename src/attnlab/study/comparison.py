@@ -77,23 +77,12 @@ def make_study(
         margin: what difference counts as none, in points of a share, else as the metric is.
         planned: whether to say how many runs would show the margin, or differences of several sizes.
     """
-    if not 0 < alpha < 1:
-        raise UserError(f"alpha={alpha} is a probability: give a number between 0 and 1, such as 0.05")
-    if margin is not None and margin <= 0:
-        raise UserError(
-            f"margin={margin} is a difference that counts as none: give a number above 0, such as 0.5 (points)"
-        )
+    _check_numbers(alpha, margin)
     runs, warnings = read_runs(folders)
     if not any(name == "data" or name.startswith("data.") for name in by or []):
         runs, others = _newest_data(runs)
         warnings += others
-    if lacking := [run for run in runs if metric not in run.metrics]:
-        known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
-        raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
-    if planned and margin is None and not is_share(metric):
-        raise UserError(
-            f"plan=true of {metric} wants to know which difference is of interest: give margin=<difference>"
-        )
+    _check_metric(metric, runs, planned and margin is None)
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
 
@@ -117,6 +106,25 @@ def make_study(
         warnings.append(f"{len(scores) - len(main.names)} runs have no counterpart that differs in {names[0]} alone")
     warnings += _caveats(runs, factors, main)
     return Study(runs, metric, [main, *(part for part in parts if part is not None)], warnings)
+
+
+def _check_numbers(alpha: float, margin: float | None) -> None:
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha={alpha} is a probability: give a number between 0 and 1, such as 0.05")
+    if margin is not None and margin <= 0:
+        raise UserError(
+            f"margin={margin} is a difference that counts as none: give a number above 0, such as 0.5 (points)"
+        )
+
+
+def _check_metric(metric: str, runs: list[Run], planned_by_points: bool) -> None:
+    if lacking := [run for run in runs if metric not in run.metrics]:
+        known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
+        raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
+    if planned_by_points and not is_share(metric):
+        raise UserError(
+            f"plan=true of {metric} wants to know which difference is of interest: give margin=<difference>"
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,7 @@ class _Comparer:
         rows = pd.DataFrame.from_dict(table, orient="index")
         rows = rows.join(compare_settings(values, reference, correct, self.alpha, self.margin))
         others = self.factors.values.loc[names.index].drop(columns=by)
-        alone = len(set(others.itertuples(index=False, name=None))) == 1
+        alone = len(set(others.itertuples(index=False, name=None))) <= 1
         noun = "seed" if alone and not folds.any() else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"

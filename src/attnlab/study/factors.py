@@ -27,14 +27,14 @@ class Factors:
 
     Attributes:
         values: a row for each run, a column for each factor, named and valued as on the command line.
-        companions: for a factor, the settings that always change together with it, which one it was can't be told.
+        companions: for a factor, the settings that always change with it: which of them mattered can't be told.
     """
 
     values: pd.DataFrame
     companions: dict[str, list[str]]
 
     def named(self, name: str) -> str:
-        """The factor of this name, in full or its last part, or with this companion. Raises `UserError` for no one."""
+        """The factor of this name, in full or its last part, or with this companion. Raises `UserError` for none."""
         for factor in self.values:
             if name in (factor, short_name(factor, list(self.values)), *self.companions[factor]):
                 return str(factor)

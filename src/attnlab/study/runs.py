@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from attnlab.config import SINGLE_LABEL
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     """As it stands: `config.yaml` is resolved, and Hydra's own files refer to what only a running job knows."""
-    try:
+    with as_user_error(f"{file} can't be read", only=(OSError, ValueError, YAMLError, OmegaConfBaseException)):
         config = OmegaConf.load(file)
         if not isinstance(config, DictConfig):
             raise ValueError("no settings in it")
         return cast(dict[str, Any], OmegaConf.to_container(config))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{file} can't be read: {first_line(error)}") from error
 
 
 def _read_metrics(file: Path) -> dict[str, float] | None:

@@ -155,7 +155,6 @@ class Task(nn.Module, ABC):
 
     def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The metrics of all that was counted, by their names; logits: [N, C], of the same documents."""
-        del logits, labels
         return metrics.compute()
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:

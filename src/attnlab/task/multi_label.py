@@ -95,8 +95,6 @@ class MultiLabel(Task):
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
         """And choose thresholds, of the probabilities with the temperature."""
-        from attnlab.task.thresholds import best_thresholds
-
         super().calibrate(logits, labels)
         if self.threshold is None:
             self.thresholds.copy_(best_thresholds(self.probabilities(logits), labels.long()))
@@ -131,4 +129,22 @@ class MultiLabel(Task):
         return multilabel_stat_scores(answers.long(), labels.long(), len(self.label_names), average=None)
 
     def confusion(self, answers: Tensor, labels: Tensor) -> None:
-        del answers, labels
+        return None
+
+
+def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """For each class the probability from which on answering it gives the best F1: [C], 0.5 where no document has it.
+
+    probabilities, labels: [N, C]
+    """
+    from torchmetrics.functional.classification import multilabel_precision_recall_curve
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive samples")
+        curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
+    best = probabilities.new_full(labels.shape[1:], 0.5)
+    for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
+        if labels[:, index].any():
+            f1 = 2 * precision * recall / (precision + recall)
+            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point has no threshold: nothing answered
+    return best

@@ -66,7 +66,6 @@ class EMA(WeightAverage):
         self.update_every_n_steps, self.update_starting_at_step = update_every_n_steps, update_starting_at_step
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        del epoch_idx
         return (
             step_idx is not None
             and step_idx >= self.update_starting_at_step
@@ -91,7 +90,6 @@ class SWA(WeightAverage):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises `UserError` where the first epoch can't be told, or would not come."""
-        del pl_module
         start, last = self.swa_epoch_start, trainer.max_epochs
         if isinstance(start, float) and (last is None or last < 0):
             raise UserError(f"swa_epoch_start={start} is a share of trainer.max_epochs={last}: give a number of epochs")
@@ -105,5 +103,4 @@ class SWA(WeightAverage):
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        del epoch_idx
         return step_idx is not None and self.at_epoch_end

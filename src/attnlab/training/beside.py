@@ -56,7 +56,6 @@ class TellProgress(Callback):
         self.next = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         self.start, self.first_step = time.monotonic(), trainer.global_step
         self.last_step = trainer.estimated_stepping_batches
         self._tell(trainer)
@@ -66,14 +65,12 @@ class TellProgress(Callback):
             self._tell(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         value = trainer.callback_metrics.get(self.metric)
         if value is not None and not trainer.sanity_checking:
             self.best = self.better(float(value), self.best if self.best is not None else float(value))
             self._tell(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         progress.tell(state="testing", left=None)
 
     def _tell(self, trainer: Trainer) -> None:

@@ -25,11 +25,9 @@ class PlainProgress(ProgressBar):
         self.on_train_epoch_start(trainer, pl_module)  # a run that is resumed in mid-epoch has no other start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.epoch_start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         if not self.enabled:
             return
         metrics, seconds = trainer.callback_metrics, time.monotonic() - self.epoch_start
@@ -56,23 +54,19 @@ class Stopwatch(Callback):
 
     @property
     def elapsed(self) -> float:
-        """So far."""
+        """Seconds so far."""
         return self.seconds if self.since is None else self.seconds + time.monotonic() - self.since
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.since, self.began = time.monotonic(), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.seconds, self.paused, self.since = self.elapsed, self.since is not None, None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.since = time.monotonic() if self.paused else None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self.seconds, self.since = self.elapsed, None
 
     def state_dict(self) -> dict[str, float]:
@@ -89,5 +83,4 @@ class NoProfiler(PassThroughProfiler):
     """Lightning's own way to measure nothing makes a new context for each callback's every hook, 50 times a step."""
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        del action_name
         return NOTHING

@@ -58,7 +58,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
         Lightning deletes the files that a checkpoint names as older ones, so it must not name others.
         """
-        del weights_only
         checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
         for state in checkpoint.get("callbacks", {}).values():
             if "best_model_path" in state:
@@ -102,7 +101,6 @@ class LastCheckpoint(Checkpoint):
         self.saved_step, self.saved_time = -1, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         for callback in trainer.early_stopping_callbacks:
             # A run that was killed after its last epoch would otherwise train another one.
@@ -119,7 +117,6 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        del pl_module, outputs, batch
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.global_step == self.saved_step:
             return
         # Where a validation follows, the checkpoint waits for it, so as not to come between the two.
@@ -129,26 +126,21 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del pl_module
         self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        del trainer, pl_module
         self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        del trainer, pl_module, exception
         self._restore_handlers()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """How far the curves have come, so that a run that goes on has no gap and no step twice."""
-        del pl_module
         for logger in trainer.loggers:
             if isinstance(logger, CurvesLogger):
                 checkpoint[CURVES] = logger.mark()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        del pl_module
         if trainer.state.fn != TrainerFn.FITTING:  # testing the best epoch must not take away what came after it
             return
         for logger in trainer.loggers:
@@ -202,7 +194,6 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(file)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
         self.signal = number
         self._restore_handlers()  # the next one is not waited for
         log.warning("%s: stopping after this step, with a checkpoint", signal.Signals(number).name)
@@ -223,7 +214,7 @@ def _highest(trainer: Trainer, *numbers: int) -> list[int]:
 
 
 def keep_calibration(run_dir: Path, task: Task) -> None:
-    """Have last.ckpt answer by the validation of its weights, where that came after it was written."""
+    """Put into last.ckpt what a validation after it was written has chosen: the temperature, and thresholds."""
     file = run_dir / "checkpoints" / LAST
     if file.exists():  # a debug run keeps none
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from attnlab.config import resolve
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error, needs_extra
 from attnlab.training.tracking import CONFUSION, MISTAKES, SETTING, has_key
 
 SEARCHED = (
@@ -30,18 +30,13 @@ def dashboard(cfg: DictConfig) -> list[str]:
     config = resolve(cfg)
     if not has_key():
         raise UserError("W&B has no key here: set WANDB_API_KEY, as .env.example has it, or call `wandb login` once")
-    try:
+    with needs_extra("dashboard", "a dashboard"):
         import wandb
         import wandb_workspaces  # noqa: F401
-    except ImportError as error:
-        raise UserError('a dashboard wants an extra: .venv/bin/pip install -e ".[dashboard]"') from error
-    try:
+    with as_user_error("W&B"):
         entity = config["entity"] or wandb.Api().default_entity
         pages = (report(entity, config["project"]), view(entity, config["project"]))
-        urls = [page.save().url for page in pages]
-    except Exception as error:  # whatever its server says
-        raise UserError(f"W&B: {first_line(error)}") from error
-    return urls
+        return [page.save().url for page in pages]
 
 
 def view(entity: str, project: str) -> Any:

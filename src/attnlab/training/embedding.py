@@ -13,13 +13,14 @@ from attnlab.data.sources import located
 from attnlab.data.tokenization import SPECIAL_TOKENS, UNK
 from attnlab.data.vectors import StaticVectors, Vectors, vector_width
 from attnlab.errors import UserError
+from attnlab.training.settings import Settings
 
 log = logging.getLogger(__name__)
 
 RANDOM: dict[str, Any] = {"path": None}  # what a config without embedding means
 
 
-def settle_embedding(config: dict[str, Any]) -> None:
+def settle_embedding(config: Settings) -> None:
     """Make a relative `embedding.path` absolute, and look whether the model is as wide as the vectors.
 
     Raises:

@@ -5,8 +5,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from attnlab.data.cache import cached
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.pretrained import CONFIG, PICKLE, pretrained_folder
 from attnlab.data.tokens import fingerprint
-from attnlab.errors import UserError, first_line
-from attnlab.model.pretrained import WANTED, PretrainedClassifier
+from attnlab.errors import UserError, as_user_error, needs_extra
+from attnlab.model.pretrained import PretrainedClassifier
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +68,15 @@ def _encoder_config(path: str) -> str:
             f"model.path={path} has {found}, and *.safetensors is wanted: in transformers "
             "AutoModel.from_pretrained(<it>).save_pretrained(<folder>) makes one"
         )
-    try:
+    with as_user_error(f"{file} is no JSON", only=(ValueError,)):
         return json.dumps(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON: {first_line(error)}") from error
 
 
 def _check_memory(path: str, train: str) -> None:
-    try:
+    with needs_extra("pretrained", "model=pretrained"):
         import psutil
-    except ImportError as error:
-        raise UserError(WANTED) from error
     weights = 0
-    with _in_one_line(path):
+    with as_user_error(f"can't read model.path={path}", "; get it again"):
         for file in pretrained_folder(path).glob("*.safetensors"):
             with safe_open(file, framework="pt") as tensors:
                 weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
@@ -94,17 +88,7 @@ def _check_memory(path: str, train: str) -> None:
         )
 
 
-@contextmanager
-def _in_one_line(path: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"can't read model.path={path}: {first_line(error)}; get it again") from error
-
-
-def place_encoder(path: str, model: PretrainedClassifier, from_scratch: bool) -> None:
+def place_encoder(path: str, model: PretrainedClassifier, from_scratch: bool = False) -> None:
     """Fill the encoder of `model` with the weights that lie in `path`; or `from_scratch` as its kind begins.
 
     Raises:
@@ -115,7 +99,7 @@ def place_encoder(path: str, model: PretrainedClassifier, from_scratch: bool) ->
 
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
-    with _in_one_line(path):
+    with as_user_error(f"can't read model.path={path}", "; get it again"):
         if from_scratch:
             _fill(model, AutoModel.from_config(model.encoder.config))
             log.info("Encoder: as %s, drawn anew: %s", path, _kind(model))

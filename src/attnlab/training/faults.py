@@ -1,6 +1,6 @@
 """What goes wrong in mid-run, said in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import extract_tb
@@ -21,7 +21,7 @@ class OutOfMemory(UserError):
 
 
 @contextmanager
-def in_one_line(config: dict[str, Any]) -> Iterator[None]:
+def in_one_line(config: Mapping[str, Any]) -> Iterator[None]:
     """Say what the user can do where a run ends for want of memory, of a worker, a server or sensible settings."""
     try:
         yield

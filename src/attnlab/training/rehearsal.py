@@ -8,9 +8,10 @@ import torch
 from attnlab.config import instantiate
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
+from attnlab.training.settings import Settings
 
 
-def check_settings(config: dict[str, Any], model_settings: dict[str, Any]) -> None:
+def check_settings(config: Settings, model_settings: dict[str, Any]) -> None:
     """Build model and optimizer once at the smallest size, so that their mistakes show before data is read."""
     settings = config["trainer"]
     for key in ("max_epochs", "max_steps", "limit_train_batches"):

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ RESAMPLES = 1000
 
 def report(
     folder: Path,
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     metrics: dict[str, float],
     classifier: Classifier,
     predictions: Predictions | None,

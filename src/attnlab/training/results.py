@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from attnlab.errors import first_line
 from attnlab.metrics import written
-from attnlab.paths import CONFIG, holds_a_run, shown, taken
+from attnlab.paths import CONFIG, holds_a_run, shown, taken, write_whole
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
@@ -28,19 +29,19 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
-    _write_whole(folder / CONFIG, _config_text(config))
+    write_whole(folder / CONFIG, _config_text(config))
 
 
-def _config_text(config: dict[str, Any]) -> str:
-    config = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
+def _config_text(config: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
     if config.get("callbacks"):
-        config["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    return OmegaConf.to_yaml(OmegaConf.create(config))
+        kept["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
+    return OmegaConf.to_yaml(OmegaConf.create(kept))
 
 
-def claim(folder: Path, config: dict[str, Any]) -> None:
+def claim(folder: Path, config: Mapping[str, Any]) -> None:
     """Make the folder this new run's by writing its config there.
 
     Raises:
@@ -60,22 +61,16 @@ def claim(folder: Path, config: dict[str, Any]) -> None:
         partial.unlink()
 
 
-def go_on(folder: Path, config: dict[str, Any]) -> None:
+def go_on(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a run that goes on; of one that had finished, no old result stays beside it."""
-    for name in (
-        "metrics.json",
-        "predictions.parquet",
-        "per_class.csv",
-        "confused_pairs.csv",
-        "mistakes.csv",
-        "report.html",
-    ):
+    tables = ("predictions.parquet", "per_class.csv", "confused_pairs.csv", "mistakes.csv")
+    for name in ("metrics.json", *tables, "report.html"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     write_config(folder, config)
 
 
-def begin_again(folder: Path, config: dict[str, Any]) -> None:
+def begin_again(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a run that starts again from its first step, without its checkpoints and curves so far."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "metrics.csv").unlink(missing_ok=True)
@@ -103,18 +98,11 @@ def write_results(
         if confusion is not None:
             counts = confusion.numpy()
             _write_confused_pairs(folder / "confused_pairs.csv", counts, task.label_names)
-    _write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     try:
         draw_figures(folder, task, predictions, counts, scores)
     except Exception as error:  # whatever a plot can't do, the results are there
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Whole or not at all: a run that is killed is resumed by its config, and has finished where it has metrics."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def _write_predictions(path: Path, predictions: Predictions, task: Task, places: npt.NDArray[np.int64] | None) -> None:

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, cast
 
 import torch
-from annotated_types import Interval
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import (
-    Timer,
-)
+from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
@@ -31,9 +28,9 @@ from attnlab.errors import UserError, first_line
 from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
-from attnlab.progress import in_multirun
+from attnlab.progress import in_multirun, told
 from attnlab.training import results, tracking
-from attnlab.training.beside import own_output
+from attnlab.training.beside import TellProgress, own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
 from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
@@ -44,7 +41,8 @@ from attnlab.training.module import TextClassification
 from attnlab.training.rehearsal import check_settings
 from attnlab.training.report import report
 from attnlab.training.resume import resumed_config, resumed_folder
-from attnlab.training.selection import MONITORED, check_selection, name_the_best
+from attnlab.training.selection import check_selection, name_the_best
+from attnlab.training.settings import CHECKED, Settings
 from attnlab.training.trainer import make_trainer
 from attnlab.training.warm_start import place_weights, with_whole_paths
 
@@ -57,23 +55,6 @@ HARMLESS_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
 )
-
-# The settings of `conf/train.yaml` that belong to no part.
-SETTINGS: dict[str, Any] = {
-    "task_name": str,
-    "seed": Annotated[int, Interval(ge=0, lt=2**32)],
-    "monitor.metric": Literal[MONITORED],
-    "monitor.mode": Literal["min", "max"],
-    "test": bool,
-    "preview": bool,
-    "halve_batch_on_oom": bool,
-    "tags": list[str],
-    "model.path": str,
-    "model.init_from": str | None,
-    "paths.log_dir": str,
-    "paths.cache_dir": str,
-    "paths.run_dir": str | None,
-}
 
 
 @dataclass(frozen=True)
@@ -110,12 +91,8 @@ def _finished_before(cfg: DictConfig) -> results.Metrics:
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     # A job of a multirun is found by its settings: they are those of the run that it goes on with.
-    config = resolve(cfg if resumed is None or in_multirun() else resumed_config(resumed, cfg))
-    config = {"task": SINGLE_LABEL, "embedding": RANDOM} | config  # of a run of the version before
-    config.pop("hydra", None)  # of a config that was composed with it
-    check_parts(config)
-    check_config(config, SETTINGS)
-    check_selection(config)
+    given = resolve(cfg if resumed is None or in_multirun() else resumed_config(resumed, cfg))
+    config = _checked({"task": SINGLE_LABEL, "embedding": RANDOM} | given)  # these of a run of the version before
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
         config["tokenizer"], config["model"] = located(config["tokenizer"]), with_whole_paths(config["model"])
@@ -130,7 +107,16 @@ def _train(cfg: DictConfig) -> results.Metrics:
         return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
 
 
-def _fit_or_halve(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitted:
+def _checked(config: dict[str, Any]) -> Settings:
+    """Raises `UserError` for a value that can't be, or that does not go with another."""
+    config.pop("hydra", None)  # of a config that was composed with it
+    check_parts(config)
+    check_config(config, CHECKED)
+    check_selection(cast(Settings, config))
+    return cast(Settings, config)
+
+
+def _fit_or_halve(config: Settings, run_dir: Path, resumed: bool) -> Fitted:
     """With `halve_batch_on_oom` start again with half of the batch as often as memory does not suffice."""
     begin = results.go_on if resumed else results.claim
     while True:
@@ -145,14 +131,14 @@ def _fit_or_halve(config: dict[str, Any], run_dir: Path, resumed: bool) -> Fitte
             begin = results.write_config if resumed else results.begin_again
 
 
-def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[Path, dict[str, Any]], None]) -> Fitted:
+def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, Settings], None]) -> Fitted:
     """Train and test. Once the settings are found to fit each other, `begin` writes them into the folder."""
     checkpoint = find_last(run_dir) if resumed else None
-    trainer = make_trainer(config, run_dir, stopwatch := Stopwatch())
+    teller = [TellProgress(**config["monitor"])] if told() else []
+    trainer = make_trainer(config, run_dir, *teller, stopwatch := Stopwatch())
     if trainer.is_global_zero:  # the other processes of a distributed run share its folder
         begin(run_dir, config)
     datamodule = _make_datamodule(config, run_dir if resumed else None)
-
     module = _make_module(config, datamodule, checkpoint)
     use_threads(config["trainer"].get("threads"), module.model)
     encoding = {}
@@ -162,18 +148,9 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
         datamodule.tokenizer.save(str(run_dir / TOKENIZER))
         write_environment(run_dir, trainer)
     for logger in trainer.loggers:
-        logger.log_hyperparams(config | {tracking.SETTING: tracking.setting()})
-    try:
+        logger.log_hyperparams({**config, tracking.SETTING: tracking.setting()})
+    with _fitting_checkpoint(checkpoint, stopwatch):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    except UserError:
-        raise
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        if checkpoint and not stopwatch.began and not isinstance(error, torch.OutOfMemoryError):
-            raise UserError(
-                f"{shown(checkpoint)} is no checkpoint of this run ({type(error).__name__}: {first_line(error)}); "
-                "put the run's own there, or remove it to go on from an older one"
-            ) from error
-        raise
     _say_where_it_ended(trainer, config["trainer"])
     if trainer.global_step == 0:
         raise UserError("no step was trained: trainer.max_time or a limit of the Trainer's is too small for one")
@@ -191,7 +168,23 @@ def _fit(config: dict[str, Any], run_dir: Path, resumed: bool, begin: Callable[[
     return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
 
 
-def _make_datamodule(config: dict[str, Any], resumed: Path | None) -> TextDataModule:
+@contextmanager
+def _fitting_checkpoint(checkpoint: Path | None, stopwatch: Stopwatch) -> Iterator[None]:
+    """Raises `UserError` for what goes wrong with a checkpoint before training goes on: it is another run's."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if checkpoint is None or stopwatch.began or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{shown(checkpoint)} is no checkpoint of this run ({type(error).__name__}: {first_line(error)}); "
+            "put the run's own there, or remove it to go on from an older one"
+        ) from error
+
+
+def _make_datamodule(config: Settings, resumed: Path | None) -> TextDataModule:
     source, recipe = instantiate(config["data"]), instantiate(config["tokenizer"])
     if resumed is not None and isinstance(recipe, Pretrained) and (resumed / TOKENIZER).is_file():
         recipe = replace(recipe, path=str(resumed))  # the run's own copy
@@ -200,7 +193,7 @@ def _make_datamodule(config: dict[str, Any], resumed: Path | None) -> TextDataMo
     return datamodule
 
 
-def _make_module(config: dict[str, Any], datamodule: TextDataModule, checkpoint: Path | None) -> TextClassification:
+def _make_module(config: Settings, datamodule: TextDataModule, checkpoint: Path | None) -> TextClassification:
     seed_everything(config["seed"], workers=True, verbose=False)
     module = TextClassification(
         model=model_settings(config["model"], checkpoint),
@@ -226,7 +219,7 @@ def _frozen(module: TextClassification) -> PretrainedClassifier | None:
     return module.model if isinstance(module.model, PretrainedClassifier) and module.model.frozen else None
 
 
-def _is_tested(config: dict[str, Any], datamodule: TextDataModule) -> bool:
+def _is_tested(config: Settings, datamodule: TextDataModule) -> bool:
     return config["test"] and "test" in datamodule.splits  # which has none where it has no labels
 
 
@@ -257,7 +250,7 @@ def _training_metrics(
     } | datamodule.losses
 
 
-def _finish(config: dict[str, Any], run_dir: Path, fitted: Fitted) -> results.Metrics:
+def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
     """Write everything down."""
     trainer, metrics, task = fitted.trainer, fitted.metrics, fitted.module.task
     tested = _is_tested(config, fitted.datamodule)

@@ -60,7 +60,7 @@ def check_format(checkpoint: dict[str, Any]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Makes a model whose weights follow: draws none, which takes seconds, and allocates no more than `size` numbers.
+    """Within it a model is made without first weights, which take seconds to draw, and of `size` numbers at most.
 
     Raises:
         UserError: `refusal`, where the model takes more.

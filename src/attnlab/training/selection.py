@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import get_object
 from lightning.pytorch import LightningModule, Trainer
@@ -15,16 +14,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from attnlab.errors import UserError
 from attnlab.metrics import direction
 from attnlab.paths import BEST
-from attnlab.task import METRICS, make_task
+from attnlab.task import make_task
+from attnlab.training.settings import MONITORED, Settings
 
 log = logging.getLogger(__name__)
 
-# What the module logs on validation; train/loss is the mean since the validation before.
-MONITORED = tuple(f"val/{name}" for name in METRICS)  # of any task
-LOGGED = (*MONITORED, "train/loss")
+LOGGED = (*MONITORED, "train/loss")  # which is the mean since the validation before
 
 
-def check_selection(config: dict[str, Any]) -> None:
+def check_selection(config: Settings) -> None:
     """Make sure that everything which goes by a metric goes by one that there is, and in its direction.
 
     A callback that takes a `mode` and was given none gets the metric's.
@@ -46,9 +44,8 @@ def check_selection(config: dict[str, Any]) -> None:
             task.BALANCED,
         )
     _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
-    for name, callback in (config["callbacks"] or {}).items():
-        metric = (callback or {}).get("monitor")
-        if metric is None:
+    for name, callback in config["callbacks"].items():
+        if callback is None or (metric := callback.get("monitor")) is None:
             continue
         if metric not in (logged := (*measured, "train/loss")):
             raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(logged)}")

@@ -1,6 +1,7 @@
 """The Trainer of a run: the config's callbacks and loggers, less what would work against this program."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from attnlab import progress
 from attnlab.config import instantiate
 from attnlab.errors import UserError, first_line
 from attnlab.training.averaging import WeightAverage
-from attnlab.training.beside import TellProgress
 from attnlab.training.callbacks import NoProfiler
 from attnlab.training.checkpoints import WholeCheckpointIO
 
@@ -53,7 +53,7 @@ REFUSED: dict[type[Callback], str] = {
 KINDS = {"checkpointing": Checkpoint, "model_summary": ModelSummary, "progress_bar": ProgressBar}
 
 
-def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
+def make_trainer(config: Mapping[str, Any], run_dir: Path, *callbacks: Callback) -> Trainer:
     """The Trainer with the config's callbacks and loggers, and with `callbacks`.
 
     Raises:
@@ -66,8 +66,6 @@ def make_trainer(config: dict[str, Any], run_dir: Path, *callbacks: Callback) ->
     for flag, kind in KINDS.items():  # null takes a part away, where Lightning would put its own
         if not any(isinstance(callback, kind) for callback in named.values()):
             settings[f"enable_{flag}"] = False
-    if progress.told():
-        named["progress_told"] = TellProgress(**config["monitor"])
     timers = [name for name, callback in named.items() if isinstance(callback, Timer)]
     if timers and settings.get("max_time") is not None:
         raise UserError(f"callbacks.{timers[0]} would switch trainer.max_time off: leave one of them out")

@@ -7,7 +7,7 @@ from pathlib import Path
 from attnlab.data.forms import Form
 from attnlab.data.sources.base import Labelled
 from attnlab.data.tables import Columns, Table
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error
 from attnlab.paths import shown
 
 
@@ -54,17 +54,14 @@ class Folders(Labelled):
     def _read(self, folder: Path) -> Table:
         """Every file below a class's folder but hidden ones, in the order of their names."""
         texts, labels, parts, form = [], [], [], Form(encoding=self.encoding)
+        advice = "; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
         for label in _below(folder):
             for file in sorted(path for path in label.rglob("[!.]*") if path.is_file()):
-                try:
-                    with file.open("rb") as opened:
-                        encoding = form.encoding_of(opened)
-                        texts.append(opened.read().decode(encoding))
-                except (OSError, UnicodeError) as error:
-                    raise UserError(
-                        f"can't read {file}: {first_line(error)}; if it is not in UTF-8 say in what with "
-                        "data.encoding=, such as cp1252 or latin-1"
-                    ) from error
+                with (
+                    as_user_error(f"can't read {file}", advice, only=(OSError, UnicodeError)),
+                    file.open("rb") as opened,
+                ):
+                    texts.append(opened.read().decode(form.encoding_of(opened)))
                 labels.append(label.name)
                 parts.append((str(shown(file)), 1))
         if not texts:

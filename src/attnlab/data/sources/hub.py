@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attnlab.data.separated import is_quoted
 from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.tables import Columns, Table
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -86,10 +86,8 @@ def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool
         raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
     feature = dataset.features.get(columns.label)
     classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or a list of them
-    try:
+    with as_user_error(f"can't read {name}", ". Mend the set or get it again"):  # some damage shows only here
         values = {column: dataset[column][:] for column in needed}
-    except Exception as error:  # damage that shows only when the values are read
-        raise UserError(f"can't read {name}: {first_line(error)}. Mend the set or get it again") from error
     return replace(columns.table(name, values, classes, dataset.column_names), quoted=quoted)
 
 

@@ -2,16 +2,15 @@
 
 import json
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from torch import nn
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import as_user_error
 from attnlab.inference.export.check import name_of
 from attnlab.model.classifier import TextClassifier
+from attnlab.page import render
 from attnlab.paths import shown
 from attnlab.training.saved import data_of_run
 
@@ -27,9 +26,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
         "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},
         "mean": facts["format"] == "safetensors" and _is_mean(model),
     }
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("attnlab.inference.export").joinpath("readme.md").read_text("utf-8"))
-    readme = f"---\n{_front_matter(facts)}\n---\n\n{template.render(facts)}"
+    readme = f"---\n{_front_matter(facts)}\n---\n\n{render('inference/export/readme.md', **facts)}"
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
 
 
@@ -73,12 +70,11 @@ def push(folder: Path, name: str) -> str:
     """
     from huggingface_hub import HfApi
 
-    try:
+    advice = (
+        f"; the folder {shown(folder)} is whole, and with network and token (hf auth login) this sends it: "
+        f"hf upload {name} {shown(folder)}"
+    )
+    with as_user_error(f"hub={name}: not pushed", advice):
         address = HfApi().create_repo(name, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Export of attnlab")
-    except Exception as error:  # the network, the server and the account can fail in any way
-        raise UserError(
-            f"hub={name}: not pushed: {first_line(error)}; the folder {shown(folder)} is whole, and with network and "
-            f"token (hf auth login) this sends it: hf upload {name} {shown(folder)}"
-        ) from error
-    return str(address)
+        return str(address)

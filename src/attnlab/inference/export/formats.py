@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error
 from attnlab.task import Task
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # input_ids [B, T] int64, attention_mask [B, T] bool -> [B, C]
@@ -64,12 +64,9 @@ def traced(answers: Answers) -> ExportedProgram:
     documents, length = 3, 2
     mask = torch.ones(documents, length, dtype=torch.bool)
     sizes = {0: Dim("documents"), 1: Dim("length", max=answers.max_length)}
-    try:
-        with _quiet(), torch.no_grad():
-            return torch.export.export(answers, (mask.long(), mask), dynamic_shapes=(sizes, sizes))
-    except Exception as error:  # a model of the user's own can fail in any way
-        name = type(answers.model).__name__
-        raise UserError(f"{name} can't be exported as a graph: {first_line(error)}; format=safetensors can") from error
+    what = f"{type(answers.model).__name__} can't be exported as a graph"
+    with as_user_error(what, "; format=safetensors can"), _quiet(), torch.no_grad():
+        return torch.export.export(answers, (mask.long(), mask), dynamic_shapes=(sizes, sizes))
 
 
 def _write_onnx(answers: Answers, path: Path) -> None:
@@ -90,7 +87,7 @@ def _open_onnx(path: Path, _: Answers) -> Answer:
 
 
 def quantize(path: Path) -> None:
-    """Make the weights of an ONNX file numbers of eight bits, and round what they are multiplied with as it comes."""
+    """Dynamic quantisation of an ONNX file: weights of eight bits, and activations rounded to eight when they come."""
     from onnxruntime.quantization import quantize_dynamic
 
     whole = path.rename(path.with_suffix(".whole"))
