@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 from attnlab.metrics import is_share
 from attnlab.study.figures import ACCENT, QUIET, STYLE
@@ -25,7 +26,8 @@ def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, own: float) -> Non
         axes = figure.add_subplot(
             xlabel=f"worth{', points' if scale == 100 else ''}: {metric} of the model less that of the change"
         )
-        widest = max(0.3, 1.6 * float(rows["worth"].abs().max()) * scale)
+        sizes = rows["worth"].abs() * scale
+        widest, usual = max(0.3, 1.6 * float(sizes.max())), max(0.3, float(sizes.median()))
         for y, (_, row) in enumerate(rows.iterrows()):
             color = ACCENT if row["low"] > 0 or row["high"] < 0 else QUIET
             low, high = np.clip([scale * row["low"], scale * row["high"]], -widest, widest)
@@ -36,4 +38,8 @@ def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, own: float) -> Non
         labels = [f"{row['part']}: {row['instead']}" if row["instead"] else row["part"] for _, row in rows.iterrows()]
         axes.set_yticks(range(len(rows)), labels, fontsize=8)
         axes.set(ylim=(len(rows) - 0.5, -1.0), xlim=(-1.05 * widest, 1.05 * widest))
+        if widest > 20 * usual:  # one part without which nothing works would leave no room for the others
+            axes.set_xscale("symlog", linthresh=2 * usual)
+            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=2 * usual, subs=[1, 3]))
+            axes.xaxis.set_major_formatter("{x:g}")
         save(figure, folder, "ablation")
