@@ -69,7 +69,7 @@ format: .venv/.dev  ## rewrite the code in the project's style
 	$(INSTALL) ".[bench]"
 	@touch $@
 
-bench: .venv/.bench  ## measure against peers: speed busy sweep accuracy costs scaling predict pretrained; AG_NEWS_PATH=<folder> on real data
+bench: .venv/.bench  ## measure against peers: speed busy sweep sweeps accuracy costs scaling predict pretrained; AG_NEWS_PATH=<folder> on real data
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-search: .venv/.run  ## what pruning saves a search (an hour or more)

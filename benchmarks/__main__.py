@@ -1,6 +1,6 @@
 """`make bench`: every measurement beside its peers, into `benchmarks/results/`.
 
-    make bench                          # all: speed busy sweep accuracy costs scaling predict pretrained ablation
+    make bench                          # all of PARTS
     make bench ARGS="speed costs"       # some
     AG_NEWS_PATH=<folder> make bench    # on the AG News part rather than the built-in corpus
 
@@ -17,7 +17,7 @@ os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARAL
 from benchmarks.common import THREADS
 from benchmarks.report import write
 
-PARTS = ("speed", "busy", "sweep", "accuracy", "costs", "scaling", "predict", "pretrained", "ablation")
+PARTS = ("speed", "busy", "sweep", "sweeps", "accuracy", "costs", "scaling", "predict", "pretrained", "ablation")
 
 
 def main(parts: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,9 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, TINY
+from tests.search.test_workers import kill_job
 from tests.training.test_resume import LONG, assert_same_run
 
 pytestmark = pytest.mark.cluster
@@ -49,14 +50,14 @@ def wait_for(pattern: str, folder: Path) -> Path:
     return found[0]
 
 
-def start_again(folder: Path) -> None:
+def start_again(folder: Path, job: str) -> None:
     """Not after the two minutes that Slurm waits with a job that it starts again."""
-    end = time.monotonic() + 60
-    while not (jobs := run("squeue", "-h", "-t", "pending", "-o", "%i", folder=folder).split()):
+    end = time.monotonic() + 120
+    while run("squeue", "-h", "-j", job, "-o", "%T", folder=folder).strip() != "PENDING":
         assert time.monotonic() < end
         time.sleep(0.5)
-    for job in jobs:
-        run("scontrol", "update", f"jobid={job}", "StartTime=now", folder=folder)
+    time.sleep(10)  # at once, Slurm would refuse it: "Job credential revoked"
+    run("scontrol", "update", f"jobid={job}", "StartTime=now", folder=folder)
 
 
 def test_two_nodes_train_one_model_in_one_folder(tmp_path: Path) -> None:
@@ -77,24 +78,50 @@ def test_a_job_at_its_time_limit_is_started_again_and_goes_on_exactly(tmp_path: 
     job = run("sbatch", "--parsable", str(ROOT / "docs" / "slurm.sh"), *arguments, folder=tmp_path).strip()
     wait_for("logs/train/runs/*/checkpoints/last.ckpt", tmp_path)
     run("scancel", "--signal=TERM", job, folder=tmp_path)  # what Slurm sends two minutes before the limit
-    start_again(tmp_path)
+    start_again(tmp_path, job)
     file = wait_for("logs/train/runs/*/metrics.json", tmp_path)
     time.sleep(5)
     assert_same_run(tmp_path / "whole", file.parent)
     assert len(list((tmp_path / "logs" / "train" / "runs").iterdir())) == 1
 
 
-def test_a_preempted_job_of_a_sweep_goes_on_exactly(tmp_path: Path) -> None:
+def start_on_slurm(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.partition=debug", "hydra.launcher.cpus_per_task=1"]
+    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *slurm, *TINY, *LONG, *PLAIN, *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def preempt_and_kill(folder: Path) -> None:
+    """Of the jobs of the first two, once both have a checkpoint; `scancel --signal=KILL` would be gentle before."""
+    kill_job(wait_for("logs/train/*/*/1/checkpoints/last.ckpt", folder).parents[1])
+    wait_for("logs/train/*/*/0/checkpoints/last.ckpt", folder)
+    preempted = sorted(run("squeue", "-h", "-r", "-t", "running", "-o", "%i", folder=folder).split())[0]
+    run("scancel", "--signal=USR2", preempted, folder=folder)
+    start_again(folder, preempted)
+
+
+def test_a_preempted_job_of_a_sweep_goes_on_exactly_and_a_killed_one_costs_one(tmp_path: Path) -> None:
     arguments = [*TINY, *LONG, *PLAIN]
     run("srun", "python", str(ROOT / "src" / "train.py"), *arguments, "hydra.run.dir=whole", folder=tmp_path)
-    slurm = "hydra/launcher=slurm hydra.launcher.partition=debug hydra.launcher.cpus_per_task=1"
-    command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", *shlex.split(slurm), "seed=0,1", *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as sweep:
-        wait_for("logs/train/multiruns/*/0/checkpoints/last.ckpt", tmp_path)
-        jobs = run("squeue", "-h", "-r", "-t", "running", "-o", "%i", folder=tmp_path).split()
-        run("scancel", "--signal=USR2", sorted(jobs)[0], folder=tmp_path)
-        start_again(tmp_path)
-        assert sweep.wait(400) == 0
+    with start_on_slurm("seed=0,1,2", "hydra.launcher.array_parallelism=2", folder=tmp_path) as sweep:
+        preempt_and_kill(tmp_path)
+        said = sweep.communicate(timeout=400)[0]
+    assert sweep.returncode == 1 and "1 of 3 jobs failed; #1" in said and "Traceback" not in said, said
     (folder,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
-    assert "requeue" in "".join(file.read_text() for file in (folder / ".submitit").rglob("*_0_log.err"))
+    assert "DUE TO JOB REQUEUE" in "".join(file.read_text() for file in (folder / ".submitit").rglob("*_0_log.err"))
     assert_same_run(tmp_path / "whole", folder / "0")
+    assert {file.parent.name for file in folder.glob("*/metrics.json")} == {"0", "2"}
+
+
+def test_a_search_goes_on_over_a_preempted_and_a_killed_job(tmp_path: Path) -> None:
+    settings = ["hparams_search=random", "hparams_search/pruner=none", "hparams_search.n_trials=4"]
+    space = ["hparams_search.space=null", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
+    with start_on_slurm(*settings, *space, "hparams_search.n_jobs=2", folder=tmp_path) as search:
+        preempt_and_kill(tmp_path)
+        said = search.communicate(timeout=500)[0]
+    assert search.returncode == 0, said
+    (folder,) = (tmp_path / "logs" / "train" / "searches").iterdir()
+    assert {file.parent.name for file in folder.glob("[0-9]*/metrics.json")} == {"0", "1", "2", "3"}
+    for job in "01":
+        curve = pd.read_csv(folder / job / "metrics.csv")
+        assert curve["val/loss"].notna().sum() == 3 and curve["step"].is_monotonic_increasing

@@ -115,6 +115,28 @@ def test_a_trial_whose_process_died_is_tried_again(tmp_path: Path, monkeypatch: 
     assert len(retried) == 1 and retried[0]["hparams_search.trial"] != "1"
 
 
+def test_a_trial_that_died_before_its_first_heartbeat_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnlab.search.sweep.get_heartbeat_thread", die)
+        dying = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2")
+        with pytest.raises(Killed):
+            dying.run()
+    monkeypatch.setattr("attnlab.search.sweep.GRACE_SECONDS", 0.5)
+    assert make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2").run().states() == [
+        "FAIL",
+        "COMPLETE",
+        "COMPLETE",
+    ]
+
+
 @pytest.mark.parametrize(("interrupt", "states"), [(KeyboardInterrupt, 2), (SystemExit, 2)])
 def test_an_interrupt_ends_cleanly(
     interrupt: type[BaseException], states: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

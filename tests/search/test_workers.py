@@ -21,13 +21,17 @@ def start(*overrides: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def kill_job(folder: Path) -> None:
+    os.kill(process_of(folder), signal.SIGKILL)
+
+
+def process_of(folder: Path) -> int:
     """The process that writes into this job's output.log, once the job has a checkpoint."""
     output, end = folder / "output.log", time.monotonic() + 120
     while time.monotonic() < end:
         if (folder / "checkpoints" / "last.ckpt").exists():
             for process in Path("/proc").glob("[0-9]*"):
                 if int(process.name) != os.getpid() and _writes(process, output):
-                    return os.kill(int(process.name), signal.SIGKILL)
+                    return int(process.name)
         time.sleep(0.05)
     raise AssertionError(f"nobody trained in {folder}")
 
@@ -70,6 +74,20 @@ def test_a_killed_job_costs_one_job_and_a_sweep_goes_on(tmp_path: Path) -> None:
             read = pd.read_csv if name.endswith("csv") else pd.read_parquet
             ours, theirs = (read(place / job / name) for place in (folder, tmp_path / "undisturbed"))
             pd.testing.assert_frame_equal(ours.filter(regex="^(?!.*second)"), theirs.filter(regex="^(?!.*second)"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a job's process in /proc")
+def test_jobs_do_not_outlive_their_sweep(tmp_path: Path) -> None:
+    """One that did would train in a folder in which the sweep that goes on trains too."""
+    sweep = start("seed=0,1", "hydra.launcher.jobs=2", "trainer.max_epochs=1000", folder=tmp_path)
+    folder = found(tmp_path / "logs" / "train" / "multiruns")
+    jobs = [process_of(folder / name) for name in "01"]
+    sweep.kill()
+    end = time.monotonic() + 30
+    while alive := [job for job in jobs if Path(f"/proc/{job}/fd/1").exists()]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -262,9 +262,13 @@ def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[s
 
 def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], number: int) -> Path:
     """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
-    if str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]).startswith("${job_dir:"):  # type: ignore[index,call-overload]
-        name = choose_job_dir(config.get("resume"), config.hydra.sweep.dir, number, overrides)
-        return Path(config.hydra.sweep.dir, name)
+    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    if subdir == "${hparams_search.trial}":
+        return Path(config.hydra.sweep.dir, str(number))
+    if subdir.startswith("${job_dir:"):
+        return Path(
+            config.hydra.sweep.dir, choose_job_dir(config.get("resume"), config.hydra.sweep.dir, number, overrides)
+        )
     composed = loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.num = number

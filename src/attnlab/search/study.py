@@ -32,6 +32,7 @@ REASON = "search/reason"  # attribute of a failed trial: what its job raised
 DATA = "search/data"  # attribute of a study: the fingerprint of its trials' data
 SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
 GOES_ON_WITH = "search/goes_on_with"  # attribute of a trial that was interrupted under this number
+HEARD = "search/heard"  # attribute of a trial that has had a heartbeat: its number
 OVERRIDES = "search/overrides"  # attribute of every trial: the command line of its job
 
 # What may change when a search is continued; everything else makes another study.

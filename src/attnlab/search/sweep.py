@@ -31,6 +31,8 @@ from attnlab.search.report import report
 from attnlab.search.space import Space
 from attnlab.search.study import (
     GOES_ON_WITH,
+    GRACE_SECONDS,
+    HEARD,
     OVERRIDES,
     PRUNED_AFTER,
     REASON,
@@ -91,6 +93,7 @@ class _Searcher:
         self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
         self.folder, self.running = folder, running
         self.asking, self.over = Lock(), False
+        self.first_seen: dict[int, float] = {}  # trials at work without a heartbeat
 
     def run(self, n_trials: int) -> None:
         slots = self.settings["n_jobs"] if self.settings["n_jobs"] > 0 else available()
@@ -108,6 +111,8 @@ class _Searcher:
     def _fill_slot(self, n_trials: int) -> None:
         while not self.over:
             fail_stale_trials(self.study)
+            with self.asking:
+                self._fail_unheard()
             started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
             if len(started) < n_trials:
                 with self.asking:
@@ -119,6 +124,14 @@ class _Searcher:
                 time.sleep(1)  # others are at them, or have died at them and will be found out
             else:
                 return
+
+    def _fail_unheard(self) -> None:
+        """Queue trials again that died before their first heartbeat: Optuna would take them to be at work for ever."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            since = self.first_seen.setdefault(trial.number, time.monotonic())
+            if trial.user_attrs.get(HEARD) != trial.number and time.monotonic() - since > 2 * GRACE_SECONDS:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: trial.number})
 
     def _ask(self, n_trials: int) -> tuple[Trial, list[str]]:
         """A trial and what to train for it; nothing where it is one too many, or its settings were trained before."""
@@ -149,6 +162,7 @@ class _Searcher:
         job = (*overrides, study, f"hparams_search.trial={trial.number}")
         heart = get_heartbeat_thread(trial._trial_id, self.study._storage)
         heart.start()
+        trial.set_user_attr(HEARD, trial.number)  # its second try has the attributes of its first
         try:
             for _ in range(TRIES):
                 with self.running([job], trial.number):

@@ -1,8 +1,12 @@
 """Jobs of a multirun in processes beside this one, of which each may die alone."""
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -16,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from attnlab.errors import UserError, first_line
 from attnlab.process import DECIDES_NUMBER
 
+GRACE_SECONDS = 60  # in which an orphan writes its checkpoint
 TRIES = 3  # of a job whose process dies; settings that take it down each time must not keep the others from their end
 
 
@@ -77,16 +82,36 @@ def _run(
     state: dict[Any, Any],
 ) -> JobReturn:
     """One job, in a process of its own."""
+    parent = os.getppid()
+    _end_with(parent)
     setup_globals()
     Singleton.set_state(state)
     own = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(own):
         own.hydra.job.id = f"{own.hydra.job.name}_{number}"
         own.hydra.job.num = number
-    return run_job(
-        hydra_context=context,
-        config=own,
-        task_function=task,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    try:
+        return run_job(
+            hydra_context=context,
+            config=own,
+            task_function=task,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    finally:
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)  # nobody is left to take the result
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Have this process stop once `parent` is gone: it would train in a folder in which the resumed multirun does."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
