@@ -232,7 +232,7 @@ def test_a_search_runs_through_submitit(tmp_path: Path) -> None:
 
 def test_slurm_composes(tmp_path: Path) -> None:
     result = run("train.py", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "--cfg=hydra", folder=tmp_path)
-    assert result.returncode == 0 and "submitit_launcher.SlurmLauncher" in result.stdout, result.stderr
+    assert result.returncode == 0 and "attnlab_slurm.WatchedSlurmLauncher" in result.stdout, result.stderr
 
 
 def test_a_mistake_in_a_search_is_one_line(tmp_path: Path) -> None:

@@ -317,7 +317,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 def test_ctrl_c_keeps_what_is_done_and_names_it(trained: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "src" / "predict.py"), f"ckpt_path={trained}", "input=-", "output=out.csv"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell's background job ignores Ctrl-C, and so would all that it starts.
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdin is not None and process.stderr is not None
     with process, process.stdin as lines, contextlib.suppress(BrokenPipeError):
         lines.write(b"oil prices fall\n" * 20_000)
