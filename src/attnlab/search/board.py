@@ -77,8 +77,7 @@ class Board:
         """While this lasts, nothing else is on the terminal: what this process prints goes to its output.log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress.output_into(self.folder / progress.OUTPUT) as terminal:
-            console, over = Console(file=terminal), threading.Event()
-            live = None
+            console, over, live = Console(file=terminal), threading.Event(), None
             if terminal.isatty() and not console.is_dumb_terminal:
                 live = Live(
                     console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
@@ -263,12 +262,11 @@ def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[s
 def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], number: int) -> Path:
     """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
     subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    folder = config.hydra.sweep.dir
     if subdir == "${hparams_search.trial}":
-        return Path(config.hydra.sweep.dir, str(number))
+        return Path(folder, str(number))
     if subdir.startswith("${job_dir:"):
-        return Path(
-            config.hydra.sweep.dir, choose_job_dir(config.get("resume"), config.hydra.sweep.dir, number, overrides)
-        )
+        return Path(folder, choose_job_dir(config.get("resume"), folder, number, overrides))
     composed = loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.num = number
