@@ -340,6 +340,17 @@ def test_ctrl_c_keeps_what_is_done_and_names_it(trained: Path, tmp_path: Path) -
     assert len(rows) and len(rows) % BLOCK == 0 and not (tmp_path / "out.csv").exists()
 
 
+def test_ctrl_c_within_rows_leaves_none_of_them(tmp_path: Path) -> None:
+    class Interrupted(dict[str, Any]):
+        def get(self, *_: object) -> Any:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), tables.Writer(str(tmp_path / "out.csv"), None, {}) as writer:
+        writer.write([{"text": "whole"}])
+        writer.write([{"text": "half"}, Interrupted(text="of it")])
+    assert (tmp_path / "out.csv.partial").read_text() == "text\nwhole\n"
+
+
 def test_a_reader_that_has_seen_enough_is_no_fault(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("oil prices fall\n" * 20_000)
     predicted = f"{sys.executable} {ROOT}/src/predict.py ckpt_path={trained} input=lines.txt output=- format=jsonl"

@@ -158,7 +158,7 @@ class Writer:
         self.binary: Any = None
         self.file: Any = None
         self.columns: list[str] = []
-        self.rows = 0
+        self.rows, self.end = 0, 0  # that are written, and where in the file they end
 
     def __enter__(self) -> "Writer":
         return self
@@ -184,7 +184,8 @@ class Writer:
                 raise
             place = f"rows {self.rows:,} to {self.rows + len(rows) - 1:,} do not fit into output={self.path}"
             raise UserError(f"{place} ({first_line(error)}); a .jsonl file holds whatever there is") from error
-        self.rows += len(rows)
+        end = 0 if str(self.path) == STREAM else self.binary.tell()
+        self.rows, self.end = self.rows + len(rows), end
 
     def _open(self, rows: list[Row], schema: Any) -> None:
         self.columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -230,6 +231,8 @@ class Writer:
             self.file.detach()
         if str(self.path) == STREAM:
             return
+        if kind is KeyboardInterrupt and self.kind != "parquet":
+            self.binary.truncate(self.end)  # no part of rows that were being written
         self.binary.close()
         if kind is None:
             self.partial.replace(self.path)
