@@ -39,7 +39,7 @@ study: .venv/.run  ## what each part is worth, with statistics: make study ARGS=
 dashboard: .venv/.dashboard  ## a view and a report in W&B: make dashboard PROJECT=attnlab
 	@$(BIN)/python src/dashboard.py project=$(or $(PROJECT),attnlab) $(ARGS)
 
-test: .venv/.dev  ## run the tests (about 6 minutes on 2 cores)
+test: .venv/.dev  ## run the tests (about 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
