@@ -3,7 +3,7 @@
 import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from scipy import stats
 
 from attnlab.ablation.changes import MODEL
 from attnlab.ablation.figures import draw_worth
+from attnlab.ablation.parts import Ablation
 from attnlab.ablation.sequential import bounds
 from attnlab.metrics import direction, is_share
 from attnlab.page import embedded, render
@@ -22,13 +23,10 @@ from attnlab.study.result import in_points
 from attnlab.study.runs import correctness
 from attnlab.study.statistics import compare_settings
 
-if TYPE_CHECKING:
-    from attnlab.ablation.sweep import Ablation
-
 MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better without", "not worth it", "not worth it here", "open"
 
 
-def report(work: "Ablation") -> None:
+def report(work: Ablation) -> None:
     """Write ablation.csv, .md, .tex, .png, .svg and .html into the sweep's folder, and print what they say."""
     folder = work.runs.folder
     rows = worth(work)
@@ -57,7 +55,7 @@ def report(work: "Ablation") -> None:
     _print(folder, title, table, sentences, command)
 
 
-def worth(work: "Ablation") -> pd.DataFrame:
+def worth(work: Ablation) -> pd.DataFrame:
     """A row for each change, the most valuable part first: `worth`, `low` and `high` (what the model's own choice is
     worth against the change, a share where the metric is one), `low_here` and `high_here` (on these documents alone),
     `verdict`, `seeds`, `score`, `seconds`, `parameters` and, of the model's own, `seconds_ratio`.
@@ -88,7 +86,7 @@ def worth(work: "Ablation") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("worth", ascending=False)
 
 
-def _with_documents(work: "Ablation") -> dict[str, tuple[float, float]]:
+def _with_documents(work: Ablation) -> dict[str, tuple[float, float]]:
     """Intervals for other seeds and other test documents, at the level of the look at which each setting stopped."""
     runs = [(name, seed, run) for (name, seed), run in sorted(work.runs.found.items()) if work.metric in run.metrics]
     runs = [one for one in runs if one[0] not in work.runs.failed]
@@ -120,7 +118,7 @@ def _verdict(row: dict[str, Any], margin: float) -> str:
     return SAME_HERE if max(-row["low_here"], row["high_here"]) < margin else OPEN
 
 
-def in_words(work: "Ablation", rows: pd.DataFrame) -> str:
+def in_words(work: Ablation, rows: pd.DataFrame) -> str:
     """One paragraph."""
     by = {verdict: rows[rows["verdict"] == verdict] for verdict in (MATTERS, HURTS, SAME, SAME_HERE, OPEN)}
     said = [f"Of {len(rows)} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
@@ -143,7 +141,7 @@ def in_words(work: "Ablation", rows: pd.DataFrame) -> str:
     return " ".join(said)
 
 
-def methods(work: "Ablation", rows: pd.DataFrame) -> str:
+def methods(work: Ablation, rows: pd.DataFrame) -> str:
     """A paragraph to paste."""
     plan, seeds = work.plan, rows["seeds"]
     documents = (
@@ -161,7 +159,7 @@ def methods(work: "Ablation", rows: pd.DataFrame) -> str:
     )
 
 
-def smallest(work: "Ablation", rows: pd.DataFrame) -> str:
+def smallest(work: Ablation, rows: pd.DataFrame) -> str:
     """The command of the smallest model that is not worse by more than the margin: its own, or with one change."""
     single = rows[rows["score"].notna()] if "score" in rows else rows
     fine = single[(single["high"] < max(work.plan.margin, 0)) | single["verdict"].isin([SAME, SAME_HERE, HURTS])]
@@ -172,11 +170,11 @@ def smallest(work: "Ablation", rows: pd.DataFrame) -> str:
     return shlex.join(["python", "src/train.py", *kept])
 
 
-def _of(work: "Ablation", name: str) -> list[Any]:
+def _of(work: Ablation, name: str) -> list[Any]:
     return [run for (setting, _), run in work.runs.found.items() if setting == name]
 
 
-def _mean(work: "Ablation", name: str, key: str) -> float:
+def _mean(work: Ablation, name: str, key: str) -> float:
     return float(np.mean([run.metrics[key] for run in _of(work, name)]))
 
 
@@ -198,7 +196,7 @@ def _time(row: pd.Series) -> str:
     return f" and takes {ratio:.1f} times the time" if ratio > 1.5 else ""
 
 
-def _cells(work: "Ablation", name: object, row: pd.Series) -> dict[str, str]:
+def _cells(work: Ablation, name: object, row: pd.Series) -> dict[str, str]:
     scale, unit = (100, ", points") if is_share(work.metric) else (1, "")
     cells = {"part": str(row["part"]), "model": str(row["model"]), "instead": str(row["instead"])}
     cells[f"worth{unit}"] = f"{scale * row['worth']:+.1f} [{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
