@@ -33,6 +33,6 @@ class SettingsSweeper(BasicSweeper):
         varied = {override.partition("=")[0] for setting in self.settings for override in setting}
         if both := sorted(varied & {override.get_key_element() for override in overrides}):
             raise CompactHydraException(f"error: {', '.join(both)}: this sweep has values of its own for that")
-        ((*jobs,),) = super().split_arguments(overrides, None)
+        (jobs,) = super().split_arguments(overrides, None)
         every = [[*setting, *job] for setting in self.settings for job in jobs]
         return list(self.split_overrides_to_chunks(every, max_batch_size))

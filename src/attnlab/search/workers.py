@@ -20,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 from attnlab.errors import UserError, first_line
 from attnlab.process import DECIDES_NUMBER
 
-GRACE_SECONDS = 60  # in which an orphan writes its checkpoint
+ORPHAN_SECONDS = 60  # in which a job whose multirun is gone writes its checkpoint
 TRIES = 3  # of a job whose process dies; settings that take it down each time must not keep the others from their end
 
 
@@ -111,7 +111,7 @@ def _end_with(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)
+        time.sleep(ORPHAN_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
