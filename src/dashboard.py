@@ -6,12 +6,14 @@ from omegaconf import DictConfig
 import attnlab.composing  # noqa: F401  (the resolvers that the config uses)
 from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import report_in_one_line
+from attnlab.process import large_imports
 
 
 @hydra.main(config_path="../conf", config_name="dashboard", execution_whitelist=EXECUTION_WHITELIST)
 def main(cfg: DictConfig) -> None:
     # Imported here so that --help does not wait for torch.
-    from attnlab.training.dashboard import dashboard
+    with large_imports():
+        from attnlab.training.dashboard import dashboard
 
     dashboard(cfg)
 

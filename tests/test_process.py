@@ -1,6 +1,7 @@
 """How many threads compute and how they wait, decided where nobody else has."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from attnlab import process
-from attnlab.process import DECIDES_NUMBER, DECIDES_WAITING, WAITING, available, share, use_threads
+from attnlab.process import DECIDES_NUMBER, DECIDES_WAITING, WAITING, available, large_imports, share, use_threads
 
 
 @pytest.fixture
@@ -51,6 +52,36 @@ def test_after_torch_it_is_too_late_and_said(untouched: pytest.MonkeyPatch, capl
     untouched.setenv("OMP_WAIT_POLICY", "ACTIVE")
     use_threads(2)
     assert caplog.text == ""
+
+
+@pytest.fixture
+def unfrozen() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_the_collector_sleeps_while_large_imports_run_and_leaves_them_alone_afterwards() -> None:
+    with pytest.raises(ImportError), large_imports():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    assert (frozen := gc.get_freeze_count()) > 0
+    with large_imports():  # of the next job in this process: what the one before has left is garbage
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+
+
+@pytest.mark.usefixtures("unfrozen")
+def test_who_has_switched_the_collector_off_keeps_it_off() -> None:
+    gc.disable()
+    try:
+        with large_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("untouched")
