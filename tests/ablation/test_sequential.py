@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, bounds, judge
+from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, bounds, judge, spreads_to_show
 
 PLAN = Plan(alpha=0.05, margin=0.003, first=3, last=10)
 
@@ -44,6 +46,13 @@ def test_what_is_clearer_falls_sooner_and_a_spent_budget_leaves_what_is_open() -
     standings = judge(asked, PLAN, 2)
     assert standings["clear"].further < standings["dim"].further
     assert {standing.verdict for standing in judge(asked, PLAN, 2, left=0).values()} <= {BETTER, LEFT}
+
+
+def test_so_many_spreads_show_and_no_fewer() -> None:
+    needed = spreads_to_show(PLAN, 2, 6)
+    for spreads, verdict in ((1.001 * needed, BETTER), (0.999 * needed, OPEN)):
+        assert judge({"one": values(spreads * 0.01, 0.01, 6)}, PLAN, 2)["one"].verdict == verdict
+    assert spreads_to_show(replace(PLAN, last=6), 2, 6) < needed < spreads_to_show(PLAN, 2, 5)
 
 
 def test_one_that_has_fallen_leaves_the_others_its_part_of_alpha() -> None:

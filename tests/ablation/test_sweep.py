@@ -158,8 +158,11 @@ def test_an_ablation_runs_through_submitit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_budget_in_runs_is_kept(tmp_path: Path) -> None:
+def test_a_budget_in_runs_is_kept_and_what_it_suffices_for_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert len(run(configured(tmp_path, "ablation.budget=17runs")).jobs) <= 17
+    assert "The budget gives each setting 3 seeds" in caplog.text and "ablation.max_seeds=3" in caplog.text
     with pytest.raises(UserError, match="3 seeds of 5 settings take 15 runs"):
         run(configured(tmp_path / "other", "ablation.budget=9runs"))
 

@@ -97,6 +97,11 @@ def bounds(level: float, first: int, last: int) -> Values:
     return found
 
 
+def spreads_to_show(plan: Plan, size: int, seeds: int) -> float:
+    """How many times its spread over seeds a difference has to be to show after so many, if it is the first to."""
+    return float(bounds(plan.alpha / size, plan.first, plan.last)[seeds] / np.sqrt(seeds))
+
+
 def judge(questions: Mapping[str, Values], plan: Plan, size: int, left: float = np.inf) -> dict[str, Standing]:
     """How each question stands.
 

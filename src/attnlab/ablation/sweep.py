@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from attnlab.ablation.changes import FREE, Changer, sweeps
 from attnlab.ablation.parts import Ablation
 from attnlab.ablation.runs import Runs
-from attnlab.ablation.sequential import Plan
+from attnlab.ablation.sequential import Plan, spreads_to_show
 from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
@@ -101,9 +102,22 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
             f"ablation.budget={settings['budget']}: {plan.first} seeds of {1 + len(changes)} settings take {minimum} "
             "runs; give more, or a shorter ablation.change"
         )
+    _say_what_suffices(plan, work.size, runs.budget.runs / (1 + len(changes)))
     known = len(runs.found)
     log.info("%d settings, %d runs are there already, in %s", 1 + len(changes), known, runs.folder)
     finish(work)
+
+
+def _say_what_suffices(plan: Plan, size: int, mean_seeds: float) -> None:
+    """Of a budget in runs that gives each setting fewer seeds than it may have: what can be decided with them."""
+    if mean_seeds < plan.last:
+        seeds = int(mean_seeds)
+        fewer = replace(plan, last=seeds)
+        log.warning(
+            "The budget gives each setting %d seeds, and bounds are made for %d: to show then, a difference has to be "
+            "%.1f times its spread over seeds; with ablation.max_seeds=%d it would be %.1f times",
+            *(seeds, plan.last, spreads_to_show(plan, size, seeds), seeds, spreads_to_show(fewer, size, seeds)),
+        )
 
 
 def finish(work: Ablation) -> None:
