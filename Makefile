@@ -45,7 +45,8 @@ test: .venv/.dev  ## run the tests (about 4 minutes on 2 cores)
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
 	@$(BIN)/python -m pytest -m "not cluster" $(ARGS)
 
-test-cluster: .venv/.dev  ## run on a Slurm of two nodes that is set up on this machine, as root; see docs/clusters.md
+test-cluster: .venv/.dev  ## run on a Slurm and a Ray of two nodes, set up on this machine, as root; see docs/clusters.md
+	@$(INSTALL) ".[ray]"
 	@$(BIN)/python -m pytest -n 0 -m cluster tests/cluster $(ARGS)
 
 test-lowest:  ## run the tests with the lowest versions that pyproject.toml admits, in build/lowest
@@ -56,7 +57,7 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml admi
 
 lock:  ## renew constraints.txt, the versions that the other targets install
 	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock
-	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights,dashboard]"
+	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights,dashboard,ray]"
 	@build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 lint: .venv/.dev  ## check style and types

@@ -11,6 +11,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,16 @@ def test_a_search_runs_through_submitit(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "3 trials: " in result.stdout
     assert len(list(tmp_path.glob("logs/train/searches/*/[012]/metrics.json"))) == 3
+
+
+def test_ray_composes_and_names_its_extra_where_that_is_missing(tmp_path: Path) -> None:
+    ray = ["hydra/launcher=ray", "hydra.launcher.ray.init.address=auto"]
+    result = run("train.py", *ray, "--cfg=hydra", folder=tmp_path)
+    assert result.returncode == 0 and "attnlab_ray.WatchedRayLauncher" in result.stdout, result.stderr
+    if find_spec("ray") is None:
+        result = run("train.py", "-m", "seed=0,1", *ray, folder=tmp_path)
+        assert result.returncode == 1 and 'pip install -e ".[ray]"' in result.stderr, result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_slurm_composes(tmp_path: Path) -> None:
