@@ -51,8 +51,8 @@ def hold_memory_together() -> None:
 def large_imports() -> Iterator[None]:
     """Import without the garbage collector, which would go through all of torch and Lightning over and over.
 
-    It costs a quarter of the imports' time, and a second when the process ends. What is there afterwards counts as
-    imported, so in the next job of the same process, to which that one's garbage would belong, it does nothing.
+    It takes a quarter of the imports' time, and a second when the process ends. What is in memory afterwards is left
+    alone for good; so only the first call in a process does it, before a run has left anything behind.
     """
     if gc.get_freeze_count() or not gc.isenabled():
         yield
