@@ -31,7 +31,7 @@ RUNS = ROOT / "logs" / "bench" / "pretrained"
 KEPT = "cost.json"
 ALL = 62_336  # all but 2 % of the AG News part
 EPOCHS = {100: 60, 1000: 30, 10_000: 10, ALL: 4}
-TUNED = {100: 10, 1000: 3, 10_000: 1, ALL: 1}  # epochs of an encoder that learns
+TUNED = {100: 10, 1000: 3, 10_000: 1, ALL: 2}  # epochs of an encoder that learns
 SCALES = {100: None, 1000: None, 10_000: 0.3, ALL: 0.03}  # chosen on validation at 1,000 documents and all
 ANSWERED = 512  # documents, by which the speed of answering is told
 
