@@ -114,3 +114,15 @@ def test_a_killed_trial_goes_on_and_the_search_does_not_notice(tmp_path: Path) -
     assert {path.parent.name for path in folder.glob("[0-9]/metrics.json")} == {"0", "1", "2", "3"}
     curve = pd.read_csv(folder / "1" / "metrics.csv")
     assert curve["epoch"].dropna().nunique() == 12 and curve["val/loss"].notna().sum() == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "null"])
+def test_trials_that_have_no_process_of_their_own_take_turns(jobs: str, tmp_path: Path) -> None:
+    """Side by side in one process they would share its folder and its seeds."""
+    settings = ["hparams_search=random", "hparams_search/pruner=none", "hparams_search.n_trials=4"]
+    short = ["hparams_search.n_jobs=2", f"hydra.launcher.jobs={jobs}", "trainer.max_epochs=1"]
+    said = start(*settings, *short, folder=tmp_path).communicate(timeout=300)[0]
+    assert "4 trials: 4 complete" in said, said
+    (folder,) = (tmp_path / "logs" / "train" / "searches").iterdir()
+    assert len({file.read_text() for file in folder.glob("[0-9]/metrics.json")}) == 4
