@@ -55,7 +55,4 @@ class WatchedRayLauncher(Launcher):
             ThreadPoolExecutor(len(job_overrides)) as waiting,  # one job a call: a call fails as a whole
         ):
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-            return [
-                one
-                for (one,) in waiting.map(lambda job, number: launch(self.plain, [job], number), job_overrides, numbers)
-            ]
+            return list(waiting.map(lambda job, number: launch(self.plain, [job], number)[0], job_overrides, numbers))

@@ -21,7 +21,7 @@ import torch
 
 from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import Documents, Tokens
+from attnlab.data.tokens import Documents, Tokens, ids_of
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
@@ -89,11 +89,9 @@ class Predictor:
         present = [row for row, document in enumerate(documents) if is_text(document)]
         texts: Any = documents if len(present) == len(documents) else [documents[row] for row in present]
         encodings = self.trained.tokenizer.encode_batch_fast(texts)
-        lengths, ids = np.array([len(encoding) for encoding in encodings], dtype=np.int64), list[int]()
-        for encoding in encodings:  # one array of all is made in two thirds of the time that an array each takes
-            ids += encoding.ids
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return len(documents), present, Tokens(np.array(ids, dtype=np.int32), offsets, lengths, self.pairs)
+        return len(documents), present, Tokens(ids_of(encodings), offsets, lengths, self.pairs)
 
     def _predictions(self, size: int, present: list[int], tokens: Tokens) -> Predictions:
         probabilities = np.full((size, len(self.label_names)), np.nan, dtype=np.float32)
