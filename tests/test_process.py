@@ -74,6 +74,13 @@ def test_the_collector_sleeps_while_large_imports_run_and_leaves_them_alone_afte
 
 
 @pytest.mark.usefixtures("unfrozen")
+def test_in_a_process_of_somebody_else_nothing_is_left_out_of_the_collectors_sight() -> None:
+    with large_imports(our_process=False):
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("unfrozen")
 def test_who_has_switched_the_collector_off_keeps_it_off() -> None:
     gc.disable()
     try:
@@ -86,20 +93,20 @@ def test_who_has_switched_the_collector_off_keeps_it_off() -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_a_setting_counts_and_without_one_all_cores() -> None:
-    use_threads(3)
+    assert use_threads(3) == 1
     assert torch.get_num_threads() == 3
-    use_threads(None)
+    assert use_threads(None) == 1
     assert torch.get_num_threads() == 4
-    use_threads(None, Mock(threads=1))
+    assert use_threads(None, Mock(threads=1)) == 4
     assert torch.get_num_threads() == 1
-    use_threads(3, Mock(threads=1))
+    assert use_threads(3, Mock(threads=1)) == 1
     assert torch.get_num_threads() == 3
 
 
 def test_the_environment_counts_more_than_the_cores(untouched: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)  # as OpenMP does by what the environment says
     untouched.setenv("OMP_NUM_THREADS", "2")
-    use_threads(None, Mock(threads=1))
+    assert use_threads(None, Mock(threads=1)) == 1
     assert torch.get_num_threads() == 2
 
 

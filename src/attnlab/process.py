@@ -48,11 +48,11 @@ def hold_memory_together() -> None:
 
 
 @contextmanager
-def large_imports() -> Iterator[None]:
+def large_imports(our_process: bool = True) -> Iterator[None]:
     """Import without the garbage collector, which would go through all of torch and Lightning over and over.
 
-    It takes a quarter of the imports' time, and a second when the process ends. What is in memory afterwards is left
-    alone for good; so only the first call in a process does it, before a run has left anything behind.
+    It takes a quarter of the imports' time, and a second when the process ends. In a process of ours what is in memory
+    afterwards is left alone for good; so only the first call does it, before a run has left anything behind.
     """
     if gc.get_freeze_count() or not gc.isenabled():
         yield
@@ -62,6 +62,8 @@ def large_imports() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        if not our_process:
+            gc.unfreeze()  # to where it looks most rarely
         gc.enable()
 
 
@@ -73,17 +75,22 @@ def available() -> int:
     return min(cpu_count(only_physical_cores=True), int(share) if share else sys.maxsize)
 
 
-def use_threads(number: int | None, model: object = None) -> None:
+def use_threads(number: int | None, model: object = None) -> int:
     """Compute with so many threads; None: with what the environment says, or else one for each core at hand.
 
     A `model` that has no use for so many says so with an attribute `threads`.
+
+    Returns:
+        How many such computations there are cores for; one where the number was given.
     """
     import torch
 
     most = getattr(model, "threads", None)
-    torch.set_num_threads(number or _from_environment() or (1 if most == 1 else min(available(), most or sys.maxsize)))
+    given = number or _from_environment()
+    torch.set_num_threads(given or (1 if most == 1 else min(available(), most or sys.maxsize)))
     if waiting() is None and torch.get_num_threads() > 1:
         log.warning("torch was imported before attnlab: beside other processes it will be slow; import attnlab first")
+    return 1 if given else max(1, available() // torch.get_num_threads())
 
 
 def share(number: int, jobs: int | None, trainer: Mapping[str, Any]) -> tuple[int, int]:

@@ -59,6 +59,16 @@ def test_probabilities_are_those_of_the_test(parts: list[str], compose_config: C
     assert predictor([documents[row] for row in some]).probabilities == pytest.approx(expected[some], abs=1e-6)
 
 
+def test_blocks_that_are_answered_side_by_side_come_in_order(tiny_config: Compose, tmp_path: Path) -> None:
+    train(tiny_config("model=bag", f"paths.run_dir={tmp_path}/run"))
+    predictor = Predictor.load(tmp_path / "run", threads=1)
+    blocks = [[f"oil {n} of the moon " * (n % 7 + 1) for n in range(start, start + 50)] for start in range(0, 600, 50)]
+    found = list(Predictor(predictor.trained, at_once=3).stream(iter(blocks)))
+    assert len(found) == len(blocks)
+    for block, predictions in zip(blocks, found, strict=True):
+        assert predictions.probabilities == pytest.approx(predictor(block).probabilities, abs=1e-6)
+
+
 def test_an_empty_text_has_no_answer(tiny_config: Compose, tmp_path: Path) -> None:
     train(tiny_config("model=bag", f"paths.run_dir={tmp_path}/run"))
     predictor = Predictor.load(tmp_path / "run" / "checkpoints" / "best.ckpt")

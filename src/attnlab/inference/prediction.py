@@ -59,6 +59,8 @@ def predict(cfg: DictConfig) -> None:
         raise UserError('give either text="..." or input=<file>, or input=- for standard input')
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     predictor = Predictor.load(checkpoint, config["threads"])
+    if predictor.at_once > 1:  # each block of rows has a thread of its own, and the tokenizer needs no more
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config["text"] is not None:
         if predictor.pairs != (config["text_pair"] is not None):
             raise UserError(

@@ -26,7 +26,7 @@ from attnlab.process import use_threads
 from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
-BLOCK = 1024  # documents that are tokenised while those before them are answered
+BLOCK = 1024  # documents that a thread tokenises and answers at a time
 TOKENS_AT_ONCE = 1 << 14  # of a batch, padding included: enough to keep the processor busy
 
 
@@ -46,8 +46,9 @@ class Predictions:
 class Predictor:
     """Answers for texts, out of a checkpoint alone."""
 
-    def __init__(self, trained: Trained) -> None:
-        self.trained = trained.eval()
+    def __init__(self, trained: Trained, at_once: int = 1) -> None:
+        """`at_once` blocks of documents are answered side by side."""
+        self.trained, self.at_once = trained.eval(), at_once
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
         self.several = isinstance(trained.task, MultiLabel)  # classes a document
 
@@ -62,8 +63,7 @@ class Predictor:
             UserError: there is none, or it is no checkpoint of this program.
         """
         trained = load_weights(find_checkpoint(Path(path)), Trained)
-        use_threads(threads, trained.model)
-        return cls(trained)
+        return cls(trained, use_threads(threads, trained.model))
 
     def __call__(self, documents: Documents) -> Predictions:
         """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone."""
@@ -74,38 +74,34 @@ class Predictor:
         return Predictions(labels, np.concatenate([nothing, *(part.probabilities for part in answers)]))
 
     def stream(self, parts: Iterable[Documents]) -> Iterator[Predictions]:
-        """Of each part in turn, while the next one is tokenised: neither tokenizer nor model holds Python's lock."""
-        with ThreadPoolExecutor(1) as beside:
-            ahead: deque[Future[tuple[int, list[int], Tokens]]] = deque()
+        """Of each part in turn, the next ones beside it: neither tokenizer nor model holds Python's lock."""
+        threads = self.at_once + 1 if self.at_once > 1 else 1  # one may wait for Python's lock
+        with ThreadPoolExecutor(threads) as pool:
+            ahead: deque[Future[Predictions]] = deque()
             for documents in parts:
-                ahead.append(beside.submit(self._tokenize, documents))
-                if len(ahead) > 1:
-                    yield self._predictions(*ahead.popleft().result())
+                ahead.append(pool.submit(self._predictions, documents))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
             while ahead:
-                yield self._predictions(*ahead.popleft().result())
+                yield ahead.popleft().result()
 
-    def _tokenize(self, documents: Documents) -> tuple[int, list[int], Tokens]:
-        """How many documents these are, which of them have a text, and their tokens."""
+    def _predictions(self, documents: Documents) -> Predictions:
+        probabilities = np.full((len(documents), len(self.label_names)), np.nan, dtype=np.float32)
+        labels: list[Any] = [None] * len(documents)
         present = [row for row, document in enumerate(documents) if is_text(document)]
-        texts: Any = documents if len(present) == len(documents) else [documents[row] for row in present]
-        encodings = self.trained.tokenizer.encode_batch_fast(texts)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return len(documents), present, Tokens(ids_of(encodings), offsets, lengths, self.pairs)
-
-    def _predictions(self, size: int, present: list[int], tokens: Tokens) -> Predictions:
-        probabilities = np.full((size, len(self.label_names)), np.nan, dtype=np.float32)
-        labels: list[Any] = [None] * size
-        answers = self._answer(tokens)
+        answers = self._answer([documents[row] for row in present])
         probabilities[present] = answers.numpy()
         for row, name in zip(present, self.trained.task.names(self.trained.task.decide(answers)), strict=True):
             labels[row] = name
         return Predictions(labels, probabilities)
 
     @torch.inference_mode()
-    def _answer(self, tokens: Tokens) -> torch.Tensor:
+    def _answer(self, texts: Any) -> torch.Tensor:
         """[N, C] probabilities, computed in batches of like length."""
-        lengths = tokens.full_lengths
+        encodings = self.trained.tokenizer.encode_batch_fast(texts)
+        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = Tokens(ids_of(encodings), offsets, lengths, self.pairs)
         data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(self.trained.tokenizer))
         probabilities = torch.empty(len(lengths), len(self.label_names))
         for rows in batches(lengths):
