@@ -29,7 +29,7 @@ study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max
 study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
 	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); \
 	echo "if it is interrupted: make study RESUME=$$study"; \
-	$(BIN)/python src/train.py -m study=notebook seed=0,1,2 hydra.sweep.dir=$$study resume=latest $(ARGS); \
+	$(BIN)/python src/train.py -m study=notebook seed=0,1,2,3,4 hydra.sweep.dir=$$study resume=latest $(ARGS); \
 	$(BIN)/python src/compare.py runs=$$study hydra.run.dir=$$study/comparison
 
 .venv/.dashboard: .venv/.run
@@ -45,7 +45,7 @@ test: .venv/.dev  ## run the tests (about 4 minutes on 2 cores)
 test-all: .venv/.dev  ## run every test, the slow ones too; AG_NEWS_PATH=<folder> adds real data
 	@$(BIN)/python -m pytest -m "not cluster" $(ARGS)
 
-test-cluster: .venv/.dev  ## run on a Slurm and a Ray of two nodes, set up on this machine, as root; see docs/clusters.md
+test-cluster: .venv/.dev  ## run on a Slurm and a Ray of two nodes and a PostgreSQL, set up here, as root; see docs/clusters.md
 	@$(INSTALL) ".[ray]"
 	@$(BIN)/python -m pytest -n 0 -m cluster tests/cluster $(ARGS)
 

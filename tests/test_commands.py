@@ -266,7 +266,7 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (study,) = (tmp_path / "logs" / "study").iterdir()
     table = (study / "comparison" / "comparison.csv").read_text()
-    assert len(list(study.glob("*/metrics.json"))) == 54 and table.count("All settings") == 18
+    assert len(list(study.glob("*/metrics.json"))) == 90 and table.count("All settings") == 18
     for factor in ("model.pooling", "model.num_heads", "model.layer_norm", "pe", "tokenizer.vocab_size"):
         assert f"Only {factor} differs" in table
 

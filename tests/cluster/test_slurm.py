@@ -95,7 +95,8 @@ def preempt_and_kill(folder: Path) -> None:
     """Of the jobs of the first two, once both have a checkpoint; `scancel --signal=KILL` would be gentle before."""
     kill_job(wait_for("logs/train/*/*/1/checkpoints/last.ckpt", folder).parents[1])
     wait_for("logs/train/*/*/0/checkpoints/last.ckpt", folder)
-    preempted = sorted(run("squeue", "-h", "-r", "-t", "running", "-o", "%i", folder=folder).split())[0]
+    running = run("squeue", "-h", "-r", "-t", "running", "-o", "%i", folder=folder).split()
+    preempted = min(running, key=lambda job: [int(number) for number in job.split("_")])
     run("scancel", "--signal=USR2", preempted, folder=folder)
     start_again(folder, preempted)
 
@@ -125,3 +126,13 @@ def test_a_search_goes_on_over_a_preempted_and_a_killed_job(tmp_path: Path) -> N
     for job in "01":
         curve = pd.read_csv(folder / job / "metrics.csv")
         assert curve["val/loss"].notna().sum() == 3 and curve["step"].is_monotonic_increasing
+
+
+def test_an_ablation_trains_there_too(tmp_path: Path) -> None:
+    settings = ["ablation=parts", "ablation.change={pe: [none]}", "ablation.seeds=2", "ablation.max_seeds=3"]
+    with start_on_slurm(*settings, "ablation.n_jobs=2", folder=tmp_path) as ablation:
+        said = ablation.communicate(timeout=500)[0]
+    assert ablation.returncode == 0, said
+    (folder,) = (tmp_path / "logs" / "train" / "ablations").iterdir()
+    assert (folder / "ablation.html").is_file() and list((folder / ".submitit").rglob("*_log.out"))
+    assert len(list(folder.glob("*/metrics.json"))) >= 4

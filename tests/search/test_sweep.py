@@ -115,6 +115,37 @@ def test_a_trial_whose_process_died_is_tried_again(tmp_path: Path, monkeypatch: 
     assert len(retried) == 1 and retried[0]["hparams_search.trial"] != "1"
 
 
+@pytest.mark.slow  # each death takes some seconds to be found out
+@pytest.mark.parametrize(("gets_further", "deaths"), [(True, 4), (False, 3)])
+def test_a_trial_goes_on_where_it_was_as_often_as_its_search_dies_while_it_gets_further(
+    gets_further: bool, deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnlab.search.study.GRACE_SECONDS", 2)
+    monkeypatch.setattr("attnlab.search.study.HEARTBEAT_SECONDS", 1)
+    found = list[str]()
+
+    class Killed(BaseException):
+        pass
+
+    def die(settings: Settings) -> float:
+        file = Path(dying.config.hydra.sweep.dir, settings["hparams_search.trial"], "checkpoints", "last.ckpt")
+        found.append(file.read_text() if file.exists() else "nothing")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if gets_further or not file.exists():
+            file.write_text(f"as it was after {len(found)}")
+        raise Killed
+
+    for _ in range(deaths):
+        dying = make(tmp_path, die, "hparams_search.n_trials=1")
+        with pytest.raises(Killed):
+            dying.run()
+    last = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=1").run()
+    assert last.states() == ["FAIL"] * deaths + (["COMPLETE"] if gets_further else ["FAIL"])
+    assert found == ["nothing", *(f"as it was after {n if gets_further else 1}" for n in range(1, deaths))]
+    reason = last.study.trials[-1].user_attrs.get(REASON)
+    assert reason == (None if gets_further else "its process died 3 times without getting any further")
+
+
 def test_a_trial_that_died_before_its_first_heartbeat_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ REASON = "search/reason"  # attribute of a failed trial: what its job raised
 DATA = "search/data"  # attribute of a study: the fingerprint of its trials' data
 SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
 GOES_ON_WITH = "search/goes_on_with"  # attribute of a trial that was interrupted under this number
+DEATHS = "search/deaths"  # attribute of a trial begun before: how far it was, how often its search died there
 HEARD = "search/heard"  # attribute of a trial that has had a heartbeat: its number
 OVERRIDES = "search/overrides"  # attribute of every trial: the command line of its job
 
@@ -111,8 +112,7 @@ def _open_storage(url: str) -> RDBStorage:
                 url,
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
-                # Not for ever: settings that take the process down each time would keep the search from its end.
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
             )
         except (IntegrityError, OperationalError, ProgrammingError):
             # Another search may be making the same tables at this moment; then they are there the next time.

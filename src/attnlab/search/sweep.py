@@ -30,6 +30,7 @@ from attnlab.search.making import make_space
 from attnlab.search.report import report
 from attnlab.search.space import Space
 from attnlab.search.study import (
+    DEATHS,
     GOES_ON_WITH,
     GRACE_SECONDS,
     HEARD,
@@ -146,16 +147,30 @@ class _Searcher:
             with exhausted_is_fine():
                 self.study.tell(trial, same.value)
             return trial, []
-        self._take_over(trial)
+        if self._take_over(trial) == TRIES:  # settings that take all down each time would keep the search from its end
+            self._fail(trial, f"its process died {TRIES} times without getting any further")
+            return trial, []
         return trial, overrides
 
-    def _take_over(self, trial: Trial) -> None:
-        """Of a trial that was begun before under another number, the run goes on where it was."""
+    def _take_over(self, trial: Trial) -> int:
+        """Of a trial that was begun before under another number, the run goes on where it was.
+
+        Returns:
+            How often its search has died without its getting any further.
+        """
         record = self.study.get_trials(deepcopy=False)[trial.number]
-        before = RetryHeartbeatStaleTrialCallback.retried_trial_number(record)
-        before = trial.user_attrs.get(GOES_ON_WITH) if before is None else before
+        died = RetryHeartbeatStaleTrialCallback.retry_history(record)
+        before, folder = died[-1] if died else record.user_attrs.get(GOES_ON_WITH), self.folder / str(trial.number)
         if before is not None and (begun := self.folder / str(before)).is_dir():
-            begun.rename(self.folder / str(trial.number))
+            begun.rename(folder)
+        if not died:
+            return 0
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        reached = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+        earlier, deaths = record.user_attrs.get(DEATHS, (None, 0))
+        deaths = deaths + 1 if reached == earlier else 1
+        trial.set_user_attr(DEATHS, (reached, deaths))
+        return deaths
 
     def _run(self, trial: Trial, overrides: list[str]) -> None:
         study = f"hparams_search.study_name={_quoted(self.study.study_name)}"
@@ -186,15 +201,18 @@ class _Searcher:
         except Exception as error:  # whatever the job raised, the search goes on
             reason = f"{type(error).__name__}: {first_line(error)}"
         if reason is not None:
-            trial.set_user_attr(REASON, reason)
-            log.warning("Trial %d failed: %s", trial.number, reason)
+            return self._fail(trial, reason)
         with exhausted_is_fine():
-            if reason is not None:
-                self.study.tell(trial, state=TrialState.FAIL)
-            elif PRUNED_AFTER in attributes:
+            if PRUNED_AFTER in attributes:
                 self.study.tell(trial, state=TrialState.PRUNED)
             else:
                 self.study.tell(trial, value)
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        trial.set_user_attr(REASON, reason)
+        log.warning("Trial %d failed: %s", trial.number, reason)
+        with exhausted_is_fine():
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _check_failures(self, n_trials: int) -> None:
         failed = [trial for trial in counted(self.study) if trial.state == TrialState.FAIL]

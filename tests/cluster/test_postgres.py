@@ -1,4 +1,4 @@
-"""Two searches at once on one study, in a PostgreSQL server that the test starts."""
+"""Two searches of two workers each on one study, in a PostgreSQL server that the test starts."""
 
 import getpass
 import os
@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT, TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 def server_programs() -> Path:
@@ -60,7 +60,7 @@ def test_two_searches_share_one_study(postgres: str, tmp_path: Path) -> None:
     n_trials = 10
     command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", "hparams_search=optuna", *TINY]
     command += [f"hparams_search.storage={postgres}", "hparams_search.study_name=shared", "model.num_heads=1"]
-    command += [f"hparams_search.n_trials={n_trials}", "trainer.max_epochs=1"]
+    command += [f"hparams_search.n_trials={n_trials}", "hparams_search.n_jobs=2", "trainer.max_epochs=1"]
     searches = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [search.communicate(timeout=300)[0] for search in searches]
     assert [search.returncode for search in searches] == [0, 0]
