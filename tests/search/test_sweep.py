@@ -1,5 +1,6 @@
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.search.possible import refusal
-from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS
+from attnlab.search.space import Space
+from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS, counted
 from attnlab.search.sweep import search
 from tests.conftest import ROOT
 from tests.search.test_study import compose_search, config_loader
@@ -166,6 +169,51 @@ def test_a_trial_that_died_before_its_first_heartbeat_is_tried_again(
         "COMPLETE",
         "COMPLETE",
     ]
+
+
+def test_a_grid_goes_on_over_a_trial_that_died_before_it_had_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    suggest = Space.suggest
+
+    def die(space: Space, trial: BaseTrial) -> list[str]:
+        if isinstance(trial, Trial) and trial.study.study_name.startswith("search"):
+            raise Killed
+        return suggest(space, trial)  # in the rehearsal
+
+    four = ["hparams_search.n_trials=4", "hparams_search.space=null", "pe=choice(none,learned)", "optimizer.lr=1,2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "suggest", die)
+        with pytest.raises(Killed):
+            make(tmp_path, lr_is_the_loss, *four[:2], search="grid").run(*four[2:])
+    monkeypatch.setattr("attnlab.search.sweep.GRACE_SECONDS", 0.5)
+    again = make(tmp_path, lr_is_the_loss, *four[:2], search="grid").run(*four[2:])
+    assert sorted(again.states()) == ["COMPLETE"] * 4 + ["FAIL"]
+    assert len({(job["pe"], job["optimizer.lr"]) for job in again.jobs}) == 4
+
+
+def test_slots_do_not_ask_for_the_last_trial_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(study: optuna.Study) -> list[FrozenTrial]:
+        found = counted(study)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr("attnlab.search.sweep.counted", slowly)
+    four = ["hparams_search.n_trials=4", "hparams_search.space=null", "hparams_search.n_jobs=3"]
+    fake = make(tmp_path, lr_is_the_loss, *four, search="grid").run("pe=choice(none,learned)", "optimizer.lr=1,2")
+    assert fake.states() == ["COMPLETE"] * 4 and len(fake.jobs) == 4
+
+
+def test_what_two_have_found_dead_is_tried_again_once(tmp_path: Path) -> None:
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2").run()
+    dead = fake.study.trials[1]
+    for _ in range(2):
+        RetryHeartbeatStaleTrialCallback()(fake.study, dead)
+    again = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=4").run()
+    assert again.states() == ["COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
 
 
 @pytest.mark.parametrize(("interrupt", "states"), [(KeyboardInterrupt, 2), (SystemExit, 2)])

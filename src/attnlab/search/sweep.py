@@ -111,16 +111,16 @@ class _Searcher:
 
     def _fill_slot(self, n_trials: int) -> None:
         while not self.over:
-            fail_stale_trials(self.study)
             with self.asking:
+                fail_stale_trials(self.study)
                 self._fail_unheard()
-            started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
-            if len(started) < n_trials:
-                with self.asking:
-                    trial, overrides = self._ask(n_trials)
-                if overrides:
-                    self._run(trial, overrides)
-                    self._check_failures(n_trials)
+                started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
+                asked = self._ask(n_trials) if len(started) < n_trials else None
+            if asked is not None:
+                self._run(*asked)
+                self._check_failures(n_trials)
+            elif len(started) < n_trials:
+                continue
             elif any(trial.state == TrialState.RUNNING for trial in started):
                 time.sleep(1)  # others are at them, or have died at them and will be found out
             else:
@@ -131,26 +131,46 @@ class _Searcher:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             since = self.first_seen.setdefault(trial.number, time.monotonic())
             if trial.user_attrs.get(HEARD) != trial.number and time.monotonic() - since > 2 * GRACE_SECONDS:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: trial.number})
+                half_asked = Trial(self.study, trial._trial_id)
+                self.space.suggest(half_asked)
+                self._queue_again(half_asked)
 
-    def _ask(self, n_trials: int) -> tuple[Trial, list[str]]:
-        """A trial and what to train for it; nothing where it is one too many, or its settings were trained before."""
+    def _ask(self, n_trials: int) -> tuple[Trial, list[str]] | None:
+        """A trial and what to train for it; None where it is one too many, or its settings were trained before."""
         trial = self.study.ask()
-        if _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
-            self.study.tell(trial, state=TrialState.FAIL)
-            return trial, []
-        overrides = self.space.suggest(trial)
+        overrides = self.space.suggest(trial)  # of one too many too: a grid takes none that has failed without settings
         trial.set_user_attr(OVERRIDES, overrides)
-        if same := find_same(self.study, trial):
+        if self._is_copy(trial):
+            self._fail(trial)
+        elif _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
+            self._queue_again(trial)
+        elif same := find_same(self.study, trial):
             trial.set_user_attr(SAME_AS, same.number)
             with exhausted_is_fine():
                 self.study.tell(trial, same.value)
-            return trial, []
-        if self._take_over(trial) == TRIES:  # settings that take all down each time would keep the search from its end
+        elif self._take_over(trial) == TRIES:  # what takes all down each time would keep the search from its end
             self._fail(trial, f"its process died {TRIES} times without getting any further")
-            return trial, []
-        return trial, overrides
+        else:
+            return trial, overrides
+        return None
+
+    def _is_copy(self, trial: Trial) -> bool:
+        """Whether two processes have found the same trial dead at the same time, and each has queued it again."""
+        trials, history = self.study.get_trials(deepcopy=False), RetryHeartbeatStaleTrialCallback.retry_history
+        died = history(trials[trial.number])
+        return bool(died) and any(history(other) == died for other in trials[: trial.number])
+
+    def _before(self, trial: Trial) -> int | None:
+        """The number under which it was begun."""
+        record = self.study.get_trials(deepcopy=False)[trial.number]
+        died = RetryHeartbeatStaleTrialCallback.retry_history(record)
+        return died[-1] if died else record.user_attrs.get(GOES_ON_WITH)
+
+    def _queue_again(self, trial: Trial) -> None:
+        """It has another number when it goes on, in the folder that it has now."""
+        begun = trial.number if (self.folder / str(trial.number)).is_dir() else self._before(trial)
+        self._fail(trial)
+        self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: begun})
 
     def _take_over(self, trial: Trial) -> int:
         """Of a trial that was begun before under another number, the run goes on where it was.
@@ -158,12 +178,11 @@ class _Searcher:
         Returns:
             How often its search has died without its getting any further.
         """
-        record = self.study.get_trials(deepcopy=False)[trial.number]
-        died = RetryHeartbeatStaleTrialCallback.retry_history(record)
-        before, folder = died[-1] if died else record.user_attrs.get(GOES_ON_WITH), self.folder / str(trial.number)
+        before, folder = self._before(trial), self.folder / str(trial.number)
         if before is not None and (begun := self.folder / str(before)).is_dir():
             begun.rename(folder)
-        if not died:
+        record = self.study.get_trials(deepcopy=False)[trial.number]
+        if not RetryHeartbeatStaleTrialCallback.retry_history(record):
             return 0
         checkpoint = folder / "checkpoints" / "last.ckpt"
         reached = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
@@ -185,8 +204,7 @@ class _Searcher:
                 if not isinstance(result._return_value, Died):
                     break
         except (KeyboardInterrupt, SystemExit):
-            self.study.tell(trial, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: trial.number})
+            self._queue_again(trial)
             raise
         finally:
             heart.join()
@@ -208,9 +226,11 @@ class _Searcher:
             else:
                 self.study.tell(trial, value)
 
-    def _fail(self, trial: Trial, reason: str) -> None:
-        trial.set_user_attr(REASON, reason)
-        log.warning("Trial %d failed: %s", trial.number, reason)
+    def _fail(self, trial: Trial, reason: str | None = None) -> None:
+        """Without a reason it doesn't count."""
+        if reason is not None:
+            trial.set_user_attr(REASON, reason)
+            log.warning("Trial %d failed: %s", trial.number, reason)
         with exhausted_is_fine():
             self.study.tell(trial, state=TrialState.FAIL)
 
