@@ -51,8 +51,8 @@ NGRAMS, ATTENTION = ("experiment=pretrained/ngram_bag", "model.buckets={buckets}
 SETTINGS = (
     Setting("words and pairs", (*NGRAMS, "embedding=random", "model.embed_dim=64"), EVERY),
     Setting("words and pairs with vectors", (*NGRAMS, "embedding.scale={scale}"), EVERY),
-    Setting("attention", (ATTENTION, "embedding=random"), SOME),
-    Setting("attention with vectors", (ATTENTION,), SOME),
+    Setting("attention", (ATTENTION, "embedding=random"), SOME | {ALL: 1}),
+    Setting("attention with vectors", (ATTENTION,), SOME | {ALL: 1}),
     Setting("frozen encoder", ("experiment=pretrained/frozen",), EVERY),
     Setting("LoRA", ("experiment=pretrained/lora",), SOME, TUNED.__getitem__),
     Setting("whole encoder", ("experiment=pretrained/finetune",), SOME | {ALL: 1}, TUNED.__getitem__),
