@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.errors import CONF, UserError
-from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, hydra_subdir, log_file
+from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, console_level, hydra_subdir, log_file
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
@@ -53,4 +53,5 @@ OmegaConf.register_resolver("scaled", scaled, replace=True)
 OmegaConf.register_resolver("run_dir", choose_run_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("hydra_subdir", hydra_subdir, replace=True)
 OmegaConf.register_resolver("log_file", log_file, replace=True)
+OmegaConf.register_resolver("console_level", console_level, replace=True)
 OmegaConf.register_resolver("vector_width", vector_width, replace=True)

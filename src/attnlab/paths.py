@@ -160,6 +160,11 @@ def log_file(file: str) -> str:
     return os.devnull if rank() else file
 
 
+def console_level() -> str:
+    """What is worth the terminal: of other ranks, which would say all once more, what only they can know."""
+    return "ERROR" if rank() else "NOTSET"
+
+
 def shown(folder: Path) -> Path:
     """The folder as a user who stands in the working directory would name it."""
     here = Path.cwd()

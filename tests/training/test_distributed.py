@@ -63,7 +63,8 @@ def test_a_run_of_two_processes_goes_on_exactly(number: signal.Signals, whole: P
     states = torch.load(the_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
     assert len(states) == 2 and not torch.equal(*(state["train_loss"][0] for state in states))
     again = start(tmp_path, "resume=latest")
-    _, errors = again.communicate(timeout=300)
+    said, errors = again.communicate(timeout=300)
+    assert said.count("4 classes;") == 1  # rank 0 alone says it
     assert again.returncode == 0, errors
     assert_same_run(whole, the_run(tmp_path))
     assert len(list(the_run(tmp_path).glob("*.log"))) == 1  # rank 0's

@@ -276,6 +276,8 @@ def tidy_process() -> Iterator[None]:
             for message in HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # its threads would meet the end of the process, and abort it
         exit_code = 0
     finally:
         tracking.finish(exit_code)
