@@ -13,12 +13,14 @@ which are equally large, are worth nothing.
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from omegaconf import OmegaConf
 from scipy import stats
 
 from attnlab.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
-from benchmarks.common import RESULTS, Row, folder, run
+from benchmarks.common import RESULTS, ROOT, Row, folder, run
 
-PLAN = Plan(alpha=0.05, margin=0.003, first=3, last=20)  # that of `conf/ablation/parts.yaml`
+PARTS = OmegaConf.load(ROOT / "conf" / "ablation" / "parts.yaml").ablation
+PLAN = Plan(PARTS.alpha, PARTS.margin / 100, PARTS.seeds, PARTS.max_seeds)
 STUDIES = {
     "no effect": (0.0,) * 9,
     "mixed": (0, 0, 0, 0, 0.7, -1, 1.5, -2.5, 4),

@@ -27,7 +27,8 @@ def imports(path: Path, known: dict[str, Path], at_start: bool) -> set[str]:
     """The project's own modules that a file imports: at its start, or anywhere in it."""
     tree = parsed(path)
     found = set()
-    for node in tree.body if at_start else ast.walk(tree):
+    first = [inner for node in tree.body for inner in (node.body if isinstance(node, ast.With) else [node])]
+    for node in first if at_start else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):

@@ -99,8 +99,8 @@ class Predictor:
     def _answer(self, texts: Any) -> torch.Tensor:
         """[N, C] probabilities, computed in batches of like length."""
         encodings = self.trained.tokenizer.encode_batch_fast(texts)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        offsets = np.cumsum([0, *map(len, encodings)])
+        lengths = np.diff(offsets)
         tokens = Tokens(ids_of(encodings), offsets, lengths, self.pairs)
         data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(self.trained.tokenizer))
         probabilities = torch.empty(len(lengths), len(self.label_names))

@@ -47,6 +47,7 @@ from attnlab.search.study import (
 from attnlab.search.workers import TRIES, Died, launch
 
 log = logging.getLogger(__name__)
+retry_history = RetryHeartbeatStaleTrialCallback.retry_history
 
 
 def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: list[str]) -> None:
@@ -119,12 +120,10 @@ class _Searcher:
             if asked is not None:
                 self._run(*asked)
                 self._check_failures(n_trials)
-            elif len(started) < n_trials:
-                continue
-            elif any(trial.state == TrialState.RUNNING for trial in started):
+            elif len(started) >= n_trials:
+                if all(trial.state != TrialState.RUNNING for trial in started):
+                    return
                 time.sleep(1)  # others are at them, or have died at them and will be found out
-            else:
-                return
 
     def _fail_unheard(self) -> None:
         """Queue trials again that died before their first heartbeat: Optuna would take them to be at work for ever."""
@@ -156,15 +155,17 @@ class _Searcher:
 
     def _is_copy(self, trial: Trial) -> bool:
         """Whether two processes have found the same trial dead at the same time, and each has queued it again."""
-        trials, history = self.study.get_trials(deepcopy=False), RetryHeartbeatStaleTrialCallback.retry_history
-        died = history(trials[trial.number])
-        return bool(died) and any(history(other) == died for other in trials[: trial.number])
+        *earlier, own = map(retry_history, self.study.get_trials(deepcopy=False)[: trial.number + 1])
+        return bool(own) and own in earlier
+
+    def _died_as(self, trial: Trial) -> list[int]:
+        """The numbers under which its search has died."""
+        return retry_history(self.study.get_trials(deepcopy=False)[trial.number])
 
     def _before(self, trial: Trial) -> int | None:
         """The number under which it was begun."""
-        record = self.study.get_trials(deepcopy=False)[trial.number]
-        died = RetryHeartbeatStaleTrialCallback.retry_history(record)
-        return died[-1] if died else record.user_attrs.get(GOES_ON_WITH)
+        died = self._died_as(trial)
+        return died[-1] if died else trial.user_attrs.get(GOES_ON_WITH)
 
     def _queue_again(self, trial: Trial) -> None:
         """It has another number when it goes on, in the folder that it has now."""
@@ -181,12 +182,11 @@ class _Searcher:
         before, folder = self._before(trial), self.folder / str(trial.number)
         if before is not None and (begun := self.folder / str(before)).is_dir():
             begun.rename(folder)
-        record = self.study.get_trials(deepcopy=False)[trial.number]
-        if not RetryHeartbeatStaleTrialCallback.retry_history(record):
+        if not self._died_as(trial):
             return 0
         checkpoint = folder / "checkpoints" / "last.ckpt"
         reached = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
-        earlier, deaths = record.user_attrs.get(DEATHS, (None, 0))
+        earlier, deaths = trial.user_attrs.get(DEATHS, (None, 0))
         deaths = deaths + 1 if reached == earlier else 1
         trial.set_user_attr(DEATHS, (reached, deaths))
         return deaths

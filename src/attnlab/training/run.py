@@ -277,7 +277,7 @@ def tidy_process() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # its threads would meet the end of the process, and abort it
+            torch.distributed.destroy_process_group()  # as torch asks for: its threads must not outlive the run
         exit_code = 0
     finally:
         tracking.finish(exit_code)
