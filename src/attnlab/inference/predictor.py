@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class Predictor:
     def __init__(self, trained: Trained, at_once: int = 1) -> None:
         """`at_once` blocks of documents are answered side by side."""
         self.trained, self.at_once = trained.eval(), at_once
+        self.computing = Semaphore(at_once)  # others may tokenise
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
         self.several = isinstance(trained.task, MultiLabel)  # classes a document
 
@@ -75,7 +77,7 @@ class Predictor:
 
     def stream(self, parts: Iterable[Documents]) -> Iterator[Predictions]:
         """Of each part in turn, the next ones beside it: neither tokenizer nor model holds Python's lock."""
-        threads = self.at_once + 1 if self.at_once > 1 else 1  # one may wait for Python's lock
+        threads = self.at_once + 1  # one waits for Python's lock, or tokenises while the others compute
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Predictions]] = deque()
             for documents in parts:
@@ -104,10 +106,11 @@ class Predictor:
         tokens = Tokens(ids_of(encodings), offsets, lengths, self.pairs)
         data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(self.trained.tokenizer))
         probabilities = torch.empty(len(lengths), len(self.label_names))
-        for rows in batches(lengths):
-            batch = data[rows]
-            logits = self.trained.model(batch.input_ids, batch.attention_mask).float()
-            probabilities[batch.indices] = self.trained.task.probabilities(logits)
+        with self.computing:
+            for rows in batches(lengths):
+                batch = data[rows]
+                logits = self.trained.model(batch.input_ids, batch.attention_mask).float()
+                probabilities[batch.indices] = self.trained.task.probabilities(logits)
         return probabilities
 
 
