@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from omegaconf import DictConfig
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -82,6 +83,15 @@ def test_where_nothing_is_wrong_there_is_no_temperature(task: Task) -> None:
     assert task.temperature == 1
     task.calibrate(-right, labels)  # all wrong: the less is said the better
     assert task.temperature == pytest.approx(TEMPERATURES[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("several", "sureness"), itertools.product((False, True), (0.3, 1.0, 7.0)))
+def test_no_other_temperature_has_a_smaller_loss(several: bool, sureness: float) -> None:
+    task, logits, labels = calibrated_documents(several, number=500)
+    logits = sureness * logits.double()
+    task.calibrate(logits, labels)
+    expected = minimize_scalar(lambda inverse: float(task.losses(inverse * logits, labels).mean()), (0.1, 1.0))
+    assert task.temperature == pytest.approx(1 / expected.x, rel=1e-4)
 
 
 def test_a_limit_that_was_reached_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import pytest
+from scipy.stats import binomtest
 
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import direction, interval, is_share
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,9 @@ from attnlab.metrics import direction, is_share
 )
 def test_each_number_has_a_direction(metric: str, better: str, share: bool) -> None:
     assert direction(metric) == better and is_share(metric) == share
+
+
+@pytest.mark.parametrize(("right", "number"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 2), (7, 20), (7000, 7600)])
+def test_the_interval_of_a_share_is_wilsons(right: int, number: int) -> None:
+    expected = binomtest(right, number).proportion_ci(method="wilson")
+    assert interval(right, number) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -80,6 +80,14 @@ def test_in_a_process_of_somebody_else_nothing_is_left_out_of_the_collectors_sig
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
+def test_torchmetrics_brings_nothing_that_no_run_uses() -> None:
+    code = "with large_imports(): from attnlab.training.run import train"
+    found = "print([name for name in ('scipy', 'transformers', 'datasets', 'wandb') if name in sys.modules])"
+    lines = f"import sys\nfrom attnlab.process import large_imports\n{code}\n{found}"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.usefixtures("unfrozen")
 def test_who_has_switched_the_collector_off_keeps_it_off() -> None:
     gc.disable()

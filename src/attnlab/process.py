@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +18,7 @@ WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
 DECIDES_WAITING = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 M_MMAP_THRESHOLD = -3  # of malloc.h
 MMAP_THRESHOLD = 16 << 20  # bytes
+FOR_OTHER_METRICS = ("scipy", "transformers")
 DECIDES_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -47,6 +48,13 @@ def hold_memory_together() -> None:
             libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
+def give_memory_back() -> None:
+    """Have glibc hand the system what was freed in small pieces, of which it keeps all that it once had."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 @contextmanager
 def large_imports(our_process: bool = True) -> Iterator[None]:
     """Import without the garbage collector, which would go through all of torch and Lightning over and over.
@@ -59,12 +67,37 @@ def large_imports(our_process: bool = True) -> Iterator[None]:
         return
     gc.disable()
     try:
-        yield
+        with _unseen_by_torchmetrics() if our_process else nullcontext():
+            yield
     finally:
         gc.freeze()
         if not our_process:
             gc.unfreeze()  # to where it looks most rarely
         gc.enable()
+
+
+@contextmanager
+def _unseen_by_torchmetrics() -> Iterator[None]:
+    """Let it not find what it imports wherever that is installed, for metrics of sounds and of generated texts.
+
+    They take 90 MB and as long as Lightning itself.
+    """
+    from lightning_utilities.core import imports
+
+    before = {name: getattr(imports, name) for name in ("package_available", "RequirementCache")}
+
+    class Requirement(imports.RequirementCache):
+        def __bool__(self) -> bool:
+            return not str(self.requirement).startswith(FOR_OTHER_METRICS) and super().__bool__()
+
+    def package_available(name: str) -> bool:
+        return name not in FOR_OTHER_METRICS and bool(before["package_available"](name))
+
+    vars(imports).update(package_available=package_available, RequirementCache=Requirement)
+    try:
+        yield
+    finally:
+        vars(imports).update(before)
 
 
 def available() -> int:

@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from attnlab.data.cache import cached
 from attnlab.data.tokenization import UNK, Pretrained, TokenizerRecipe, token_id
+from attnlab.process import give_memory_back
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ Documents = list[str] | list[tuple[str, str]]
 Recipe = TokenizerRecipe | Pretrained
 
 FORMAT = 4  # of the files in the cache; raise it with any change, and older ones are not used
-AT_ONCE = 4096  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
+AT_ONCE = 1024  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def tokenize(
     if isinstance(tokenizer, Pretrained):
         tokenizer = tokenizer.load()
     folder = cached(cache_dir / _key(texts, tokenizer), lambda partial: _fill(partial, texts, tokenizer))
+    give_memory_back()  # of the tokenizer's training and of encodings: a hundred megabytes that training can have
     splits = {
         split: Tokens(
             _mapped(folder / f"{split}.ids"),

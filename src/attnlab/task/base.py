@@ -1,8 +1,8 @@
 """What every task has."""
 
 import logging
-import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 Weights = npt.NDArray[np.float64]
 
 TEMPERATURES = (0.05, 20.0)  # between which one is looked for
+CANDIDATES = 100_000  # of them, each 0.006 % above the one before
 
 
 class Task(nn.Module, ABC):
@@ -162,16 +163,17 @@ class Task(nn.Module, ABC):
 
         Where all of it is answered right there is no such temperature, as the lowest is the best, and it stays at 1.
         """
-        from scipy.optimize import minimize_scalar
+        precise, labels = logits.cpu().double(), labels.cpu()
+        candidates = np.geomspace(*TEMPERATURES, CANDIDATES).tolist()
 
-        precise, labels, (lowest, highest) = logits.cpu().double(), labels.cpu(), TEMPERATURES
+        def rises_from(number: int) -> bool:
+            here, next_ = (self.losses(precise / candidates[i], labels).mean() for i in (number, number + 1))
+            return bool(next_ > here)
 
-        def loss(log_temperature: float) -> float:
-            return float(self.losses(precise / math.exp(log_temperature), labels).mean())
-
+        # The loss is convex in the temperature's inverse, so it rises from the best one on.
+        best = bisect_left(range(CANDIDATES - 1), True, key=rises_from)
         separated = not self.losses(1e6 * precise, labels).any()
-        found = minimize_scalar(loss, bounds=(math.log(lowest), math.log(highest)), method="bounded")
-        self.temperature = 1.0 if separated else math.exp(found.x)
+        self.temperature = 1.0 if separated else candidates[best]
 
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:

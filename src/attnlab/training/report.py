@@ -13,7 +13,7 @@ import numpy.typing as npt
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
-from attnlab.metrics import written
+from attnlab.metrics import interval, written
 from attnlab.page import embedded, render
 from attnlab.paths import CONFIG, shown
 from attnlab.task import Task
@@ -104,10 +104,8 @@ def _intervals(predictions: Predictions, task: Task) -> dict[str, str]:
     Wilson's (1927) of the accuracy; of the others a percentile bootstrap (Efron, 1979), where the confusion matrix
     tells them: to draw documents anew is to draw its counts.
     """
-    from scipy.stats import binomtest
-
     right = task.correct(predictions.answers, predictions.labels)
-    found = {"test/acc": binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")}
+    found: dict[str, Any] = {"test/acc": interval(int(right.sum()), len(right))}
     counts = task.confusion(predictions.answers, predictions.labels)
     if counts is not None and len(counts) <= MATRIX_CLASSES:
         shares = counts.double().numpy() / len(right)

@@ -27,7 +27,7 @@ from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
 from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
-from attnlab.process import use_threads
+from attnlab.process import give_memory_back, use_threads
 from attnlab.progress import in_multirun, told
 from attnlab.training import results, tracking
 from attnlab.training.beside import TellProgress, own_output
@@ -155,6 +155,7 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
     if trainer.global_step == 0:
         raise UserError("no step was trained: trainer.max_time or a limit of the Trainer's is too small for one")
     metrics = _training_metrics(trainer, module, datamodule, stopwatch.elapsed) | encoding
+    give_memory_back()
     best = name_the_best(trainer)
     if best is not None:
         metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
@@ -252,6 +253,7 @@ def _training_metrics(
 
 def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
     """Write everything down."""
+    give_memory_back()
     trainer, metrics, task = fitted.trainer, fitted.metrics, fitted.module.task
     tested = _is_tested(config, fitted.datamodule)
     predictions = fitted.module.predictions() if tested else None

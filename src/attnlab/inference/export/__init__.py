@@ -20,6 +20,7 @@ from attnlab.errors import UserError, first_line
 from attnlab.inference.export.card import push, write_readme
 from attnlab.inference.export.check import Comparison, Documents, compare, find_documents
 from attnlab.inference.export.formats import FORMATS, Answers, quantize
+from attnlab.metrics import interval
 from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
@@ -146,10 +147,8 @@ def _score(file: Path, found: Comparison) -> dict[str, Any]:
     """The size of the file and the accuracy of what is in it, with Wilson's interval of 95 %; None without labels."""
     scores: dict[str, Any] = {"bytes": file.stat().st_size, "accuracy": None, "interval": None}
     if found.right is not None:
-        from scipy.stats import binomtest
-
-        interval = binomtest(found.right, found.documents).proportion_ci(method="wilson")
-        scores |= {"accuracy": found.right / found.documents, "interval": [interval.low, interval.high]}
+        ends = interval(found.right, found.documents)
+        scores |= {"accuracy": found.right / found.documents, "interval": list(ends)}
     return scores
 
 
