@@ -20,7 +20,7 @@ from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, cons
 
 
 def run(name: str, main: TaskFunction) -> None:
-    """Be the program `src/<name>.py`: call `main` with the config that the command line asks for, or with each of them."""
+    """Be the program `src/<name>.py`: call `main` with the config that the command line asks for, or with each one."""
     report_in_one_line()
     hydra.main(config_path=str(CONF), config_name=name, execution_whitelist=EXECUTION_WHITELIST)(main)()
 
