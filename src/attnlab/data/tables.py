@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold what. Names may be given as numbers.
+    """Which columns of a data set hold what.
 
     Attributes:
         texts: of one document, joined by `join`.
@@ -37,23 +37,6 @@ class Columns:
     flags: tuple[str, ...] = ()
     separator: str | None = None
     optional: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        text: Any,
-        label: Any,
-        group: str | int | None = None,
-        join: str = " ",
-        pair: str | int | None = None,
-        separator: str | None = None,
-    ) -> "Columns":
-        """As settings name them: `text` and `label` are one column or a list of them."""
-        texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
-        flags = () if isinstance(label, str | int) else tuple(map(str, label))
-        shown = f"[{','.join(flags)}]" if flags else str(label)
-        named = (None if column is None else str(column) for column in (group, pair))
-        return cls(texts, shown, next(named), join, next(named), flags, separator)
 
     def of_split(self, key: str) -> "Columns":
         """Those that this split needs: a test set may come without labels, and only train is cut."""
@@ -88,11 +71,13 @@ class Columns:
         values: Mapping[str, Sequence[Any]],
         classes: list[str] | None = None,
         present: Sequence[str] = (),
+        how: str = "",
     ) -> "Table":
         """What stands in the columns; integer labels are numbers of `classes`, where these are given.
 
         Args:
             present: all columns that there are, to say which were used.
+            how: they are written, in words.
 
         Raises:
             UserError: something there is no text, or no label.
@@ -103,7 +88,7 @@ class Columns:
         labels, several, classes = self._labels(name, values, classes, len(joined))
         groups = None if self.group is None else ["" if v is None or v != v else str(v) for v in values[self.group]]
         pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
-        form = self._describe(present) if present else ""
+        form = (self._describe(present) if present else "") + how
         parts = [(name, len(joined))]
         return Table(name, self.label, joined, labels, groups, classes, parts, form=form, pairs=pairs, several=several)
 
