@@ -18,15 +18,11 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold what.
+    """Which columns of a data set hold what, as the settings of `attnlab.data.sources.base.Columned` name them.
 
     Attributes:
-        texts: of one document, joined by `join`.
-        label: its class; a set without that column has no labels where `optional`.
-        flags: where a document may have several labels, columns of 0 and 1 that are named after them.
-        separator: or what stands between them in one column; lists need none.
-        group: documents with one value here stay on one side of a split that is cut.
-        pair: the second text, where a document is a pair of texts.
+        label: where there are `flags`, columns of 0 and 1 named after the labels, only how messages call these.
+        optional: a set without labels will do.
     """
 
     texts: tuple[str, ...]
@@ -114,10 +110,11 @@ class Columns:
     def _describe(self, present: Sequence[str]) -> str:
         used = {column for _, column in self.named}
         others = [column for column in present if column not in used]
+        labelled = set(self.flags or [self.label]) <= set(present)
         return (
             f"; text from {' + '.join(self.texts)}"
             + (f", its pair from {self.pair}" if self.pair is not None else "")
-            + (f", label from {self.label}" if self.label in present else ", no labels")
+            + (f", label from {self.label}" if labelled else ", no labels")
             + (f", group from {self.group}" if self.group is not None else "")
             + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
         )
