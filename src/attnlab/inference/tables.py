@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Form, Format, plain_suffix, unpacked
-from attnlab.data.reading import matching, read_lines, split_fasttext, what_is_wrong
+from attnlab.data.reading import matching, read_lines, reading_from, split_fasttext
 from attnlab.data.separated import DELIMITERS, first_lines, open_separated, separates
 from attnlab.data.structured import json_rows
 from attnlab.errors import UserError, first_line
@@ -68,18 +68,13 @@ def read_parts(path: str, texts: Sequence[str], kind: Input | None, form: Form, 
         raise UserError(f"input={path} is no file" + (", but a folder" if Path(path).is_dir() else ""))
     for number, file in enumerate(files):
         name = STREAM if path == STREAM else str(shown(file))
-        try:
-            with sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
-                opened = _open(raw, file, name, texts, kind, form, field)
-                done = 0
-                while rows := list(islice(opened.rows, BLOCK)):
-                    first, done = not done, done + len(rows)
-                    share = _share(raw, file, done / opened.size if opened.size else None)
-                    yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files), first)
-        except UserError:
-            raise
-        except Exception as error:  # a file from outside can fail in any way
-            raise UserError(f"can't read input={name}: {what_is_wrong(error, form)}") from error
+        with reading_from(f"input={name}", form), sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
+            opened = _open(raw, file, name, texts, kind, form, field)
+            done = 0
+            while rows := list(islice(opened.rows, BLOCK)):
+                first, done = not done, done + len(rows)
+                share = _share(raw, file, done / opened.size if opened.size else None)
+                yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files), first)
 
 
 def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
