@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attnlab.errors import UserError
 from attnlab.model.attention import Block, attention_score_mask
-from attnlab.model.pooling import Pooling, mean_of_rows
+from attnlab.model.pooling import make_pooling, mean_of_rows
 from attnlab.model.positional import PositionalEncoding
 
 
@@ -85,7 +85,7 @@ class TextClassifier(nn.Module):
         # A bag would add the same to every document.
         self.segments = nn.Embedding(2, embed_dim) if sep_id is not None and num_layers else None
         self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
-        self.pooling = Pooling(pooling, embed_dim)
+        self.pooling = make_pooling(pooling, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
         self.pools_the_first = pooling == "cls"
         no_positions = type(self.pe) is PositionalEncoding

@@ -1,5 +1,6 @@
 """From one vector a token to one a document; padding never counts."""
 
+from abc import abstractmethod
 from functools import partial
 
 import torch
@@ -8,37 +9,53 @@ from torch.nn import functional as F
 
 from attnlab.errors import UserError
 
-POOLINGS = ("cls", "max", "mean", "attention")
 # Up to about here a product with the whole table is faster than gathering from it, forth and back, on CPU.
 FEW_ROWS = 2048
 
 
 class Pooling(nn.Module):
-    """One vector a document: the first token's ("cls"), or over its tokens the "max" of each dimension or their "mean".
+    """Base of all poolings; `embed_dim` is the width D of a token's vector."""
 
-    Or, with "attention", a mean with a softmax over a learned score as weights (Lin et al., 2017, with one hop).
-
-    Raises:
-        UserError: there is no pooling `kind`.
-    """
-
-    def __init__(self, kind: str, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        if kind not in POOLINGS:
-            raise UserError(f"model.pooling={kind} is unknown; choose one of {', '.join(POOLINGS)}")
-        self.kind = kind
-        self.score = nn.Linear(embed_dim, 1) if kind == "attention" else None
+        self.embed_dim = embed_dim
 
+    @abstractmethod
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: [B, T, D], mask: [B, T] bool, False on padding -> [B, D]."""
-        if self.score is not None:
-            scores = self.score(x).squeeze(-1).masked_fill(~mask, float("-inf"))
-            return mean_of_vectors(x, mask, scores.softmax(dim=1))
-        if self.kind == "cls":
-            return x[:, 0]
-        if self.kind == "max":
-            return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+
+
+class ClsPooling(Pooling):
+    """The first token's vector, that of [CLS]."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+class MaxPooling(Pooling):
+    """The largest value of each dimension over the document's tokens."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x.masked_fill(~mask[..., None], float("-inf")).amax(dim=1)
+
+
+class MeanPooling(Pooling):
+    """The mean over the document's tokens."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return mean_of_vectors(x, mask)
+
+
+class AttentionPooling(Pooling):
+    """A weighted mean, each token's weight a softmax over a learned score (Lin et al., 2017, with one hop)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__(embed_dim)
+        self.score = nn.Linear(embed_dim, 1)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        scores = self.score(x).squeeze(-1).masked_fill(~mask, float("-inf"))
+        return torch.einsum("btd,bt->bd", x, scores.softmax(dim=1))
 
 
 def mean_of_vectors(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -52,7 +69,7 @@ def mean_of_vectors(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> T
 def mean_of_rows(
     table: Tensor, rows: Tensor, mask: Tensor, weights: Tensor | None = None, sparse: bool = False
 ) -> Tensor:
-    """`mean_of_vectors` of `table[rows]` without making the latter, many times as fast on CPU.
+    """`MeanPooling` of `table[rows]` without making the latter, many times as fast on CPU.
 
     table: [V, D], rows: [B, N] int64, mask: [B, N] bool, False on what does not count -> [B, D]. With
     `weights`, [B, N], it is the rows' sum so weighted; with `sparse` the table's gradient is sparse.
@@ -68,3 +85,18 @@ def mean_of_rows(
     counts = mask.sum(dim=1)
     bag = partial(F.embedding_bag, rows[mask], table, counts.cumsum(0) - counts, sparse=sparse)
     return bag(mode="mean") if weights is None else bag(mode="sum", per_sample_weights=weights[mask])
+
+
+POOLINGS: dict[str, type[Pooling]] = {
+    "cls": ClsPooling,
+    "max": MaxPooling,
+    "mean": MeanPooling,
+    "attention": AttentionPooling,
+}
+
+
+def make_pooling(name: str, embed_dim: int) -> Pooling:
+    """The pooling of this name. Raises `UserError` where there is none."""
+    if name not in POOLINGS:
+        raise UserError(f"model.pooling={name} is unknown; choose one of {', '.join(POOLINGS)}")
+    return POOLINGS[name](embed_dim)

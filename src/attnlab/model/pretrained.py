@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnlab.errors import UserError, as_user_error, needs_extra
 from attnlab.model.classifier import of_second_text
-from attnlab.model.pooling import Pooling
+from attnlab.model.pooling import make_pooling
 from attnlab.model.positional import PositionalEncoding
 
 # What a config.json may say that would load more than weights: code, kernels, other ways to keep numbers.
@@ -69,7 +69,7 @@ class PretrainedClassifier(nn.Module):
             )
         self.frozen, self.layer_decay, self.sep_id = train == "head", layer_decay, sep_id
         self._choose_trained(train, last_n, lora_rank)
-        self.pooling = Pooling(pooling, width)
+        self.pooling = make_pooling(pooling, width)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
 

@@ -156,7 +156,7 @@ def keep_vectors(model: PretrainedClassifier, data: TextDataModule, trainer: Tra
     Raises:
         UserError: the cache can't be written.
     """
-    start = [str(FORMAT), _digest(model), model.pooling.kind, str(trainer.precision), data.tokenizer.to_str()]
+    start = [str(FORMAT), _digest(model), type(model.pooling).__name__, str(trainer.precision), data.tokenizer.to_str()]
     seconds = {}
     for split, dataset in data.datasets.items():
         documents = fingerprint({"": data.splits[split].documents})
