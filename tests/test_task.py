@@ -93,9 +93,11 @@ def test_unequal_classes_are_said_where_nothing_is_set(caplog: pytest.LogCapture
 
 def test_balanced_accuracy_is_the_mean_over_classes() -> None:
     task = SingleLabel(NAMES)
+    metrics = task.metrics()
     labels = torch.tensor([0, 0, 0, 1, 2])
     logits = F.one_hot(torch.tensor([0, 0, 0, 1, 0]), 3).float()
-    scores = task.scores(task.losses(logits, labels).mean(), logits, labels)
+    task.update(metrics, logits, labels)
+    scores = task.scores(metrics, logits, labels)
     assert scores["acc"].item() == pytest.approx(4 / 5) and scores["acc_balanced"].item() == pytest.approx(2 / 3)
     assert set(scores) == set(task.METRICS)
 
@@ -128,16 +130,17 @@ def test_a_threshold_is_the_probability_with_the_best_f1() -> None:
 
 def test_scores_of_several_labels() -> None:
     task = MultiLabel(["a", "b"])
+    metrics = task.metrics()
     probabilities = torch.tensor([[0.9, 0.3], [0.2, 0.1], [0.4, 0.8]])
     labels = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
     logits = probabilities.logit()
-    loss = task.losses(logits, labels).mean()
-    before = task.scores(loss, logits, labels)
+    task.update(metrics, logits, labels)
+    before = task.scores(metrics, logits, labels)
     assert before["acc"].item() == pytest.approx(2 / 3) and before["f1_micro"].item() == pytest.approx(0.8)
     assert before["map"].item() == 1 and task.thresholds.tolist() == [0.5, 0.5]
     task.calibrate(logits, labels)
     assert task.thresholds.tolist() == task.probabilities(logits)[0].tolist()
-    after = task.scores(loss, logits, labels)
+    after = task.scores(metrics, logits, labels)
     assert after["acc"].item() == 1 and after["map"].item() == 1
     fixed = MultiLabel(["a", "b"], threshold=0.25)
     fixed.calibrate(logits, labels)

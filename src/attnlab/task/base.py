@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from attnlab.data.labels import Counts, Labels, count_labels
 from attnlab.errors import UserError
+
+if TYPE_CHECKING:  # torchmetrics takes a second to import, and answering needs none
+    from torchmetrics import MetricCollection
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +104,8 @@ class Task(nn.Module, ABC):
         """What is reported as loss of each document: [B]."""
 
     @abstractmethod
-    def scores(self, loss: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The metrics of N documents, by their names; logits: [N, C], `loss`: the mean of `losses`."""
+    def metrics(self) -> "MetricCollection":
+        """What `update` fills over a split and `scores` reads."""
 
     @abstractmethod
     def uncalibrated(self, logits: Tensor) -> Tensor:
@@ -146,6 +149,14 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def confusion(self, answers: Tensor, labels: Tensor) -> Tensor | None:
         """[C, C]: documents by class and answer; None where a class is not taken for another."""
+
+    def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
+        """Count a batch."""
+        metrics.update(preds=logits, target=labels, value=self.losses(logits, labels))
+
+    def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The metrics of all that was counted, by their names; logits: [N, C], of the same documents."""
+        return metrics.compute()
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
         """Fit the temperature to a validation set: the least mean of `losses`; logits: [N, C].

@@ -1,7 +1,7 @@
 """Any number of classes a document."""
 
 import warnings
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from annotated_types import Ge, Interval
@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
 from attnlab.task.base import Task, Weights
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 class MultiLabel(Task):
@@ -68,8 +71,12 @@ class MultiLabel(Task):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
 
-    def scores(self, loss: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        # Imported here, as torchmetrics takes a second and answering needs none of it.
+    def metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanMetric, MetricCollection
+
+        return MetricCollection({"loss": MeanMetric(nan_strategy="disable")})
+
+    def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
 
         labels, size = labels.long(), len(self.label_names)
@@ -79,7 +86,7 @@ class MultiLabel(Task):
             # Of the order of documents, which is the same at any temperature.
             precision = multilabel_average_precision(plain, labels, size, "macro", validate_args=False)
         return {
-            "loss": loss,
+            "loss": metrics["loss"].compute(),
             "acc": self.correct(answers, labels).float().mean(),
             "f1_micro": multilabel_f1_score(answers.long(), labels, size, average="micro", validate_args=False),
             "f1_macro": multilabel_f1_score(answers.long(), labels, size, average="macro", validate_args=False),

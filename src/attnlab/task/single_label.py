@@ -1,6 +1,7 @@
 """One class a document."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
 from attnlab.task.base import Task, Weights
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +57,20 @@ class SingleLabel(Task):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="none")
 
-    def scores(self, loss: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        tp, fp, _, fn, support = self.stat_scores(self.decide(logits), labels).to(loss.dtype).T
-        recall, f1 = tp / support.clamp(min=1), 2 * tp / (2 * tp + fp + fn).clamp(min=1)
-        there = (tp + fp + fn > 0).to(loss.dtype)  # a class that has no document and was no answer does not count
-        return {
-            "loss": loss,
-            "acc": tp.sum() / support.sum(),
-            "acc_balanced": (there * recall / there.sum()).sum(),
-            "f1": (support * f1 / support.sum()).sum(),
-            "f1_macro": (there * f1 / there.sum()).sum(),
-        }
+    def metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        size = len(self.label_names)
+        return MetricCollection(
+            {
+                "loss": MeanMetric(nan_strategy="disable"),
+                "acc": MulticlassAccuracy(size, average="micro", validate_args=False),
+                "acc_balanced": MulticlassAccuracy(size, average="macro", validate_args=False),
+                "f1": MulticlassF1Score(size, average="weighted", validate_args=False),
+                "f1_macro": MulticlassF1Score(size, average="macro", validate_args=False),
+            }
+        )
 
     def uncalibrated(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
@@ -92,7 +99,7 @@ class SingleLabel(Task):
     def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
         from torchmetrics.functional.classification import multiclass_stat_scores
 
-        return multiclass_stat_scores(answers, labels, len(self.label_names), average=None, validate_args=False)
+        return multiclass_stat_scores(answers, labels, num_classes=len(self.label_names), average=None)
 
     def confusion(self, answers: Tensor, labels: Tensor) -> Tensor:
         from torchmetrics.functional.classification import multiclass_confusion_matrix

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MetricCollection
 
 from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
@@ -67,7 +67,7 @@ class TextClassification(LightningModule):
         self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
         parts = Trained(model, label_names, tokenizer, pairs, task)
         self.pairs, self.tokenizer, self.model, self.task = pairs, parts.tokenizer, parts.model, parts.task
-        self.mean_loss = MeanMetric(nan_strategy="disable")  # of the split that is being judged
+        self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
         # costs a tenth of a small step; a buffer would take on the weights' precision.
         self.loss_sum, self.num_losses = torch.zeros(()), 0
@@ -126,15 +126,13 @@ class TextClassification(LightningModule):
         )
 
     def on_validation_epoch_start(self) -> None:
-        self._begin(self.trainer.val_dataloaders)
+        self._begin("val", self.trainer.val_dataloaders)
         if self.num_losses:
             self.log("train/loss", self.loss_sum / self.num_losses, sync_dist=True)
             self.loss_sum, self.num_losses = torch.zeros_like(self.loss_sum), 0
 
     def validation_step(self, batch: Batch) -> None:
-        logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
-        self.mean_loss.update(self.task.losses(logits, batch.labels))
-        self.collected.add(batch, logits)
+        self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         _, logits, labels = self.collected.gather()
@@ -142,10 +140,10 @@ class TextClassification(LightningModule):
         self._log_metrics("val", logits, labels)
 
     def on_test_epoch_start(self) -> None:
-        self._begin(self.trainer.test_dataloaders)
+        self._begin("test", self.trainer.test_dataloaders)
 
     def test_step(self, batch: Batch) -> None:
-        self.validation_step(batch)
+        self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         index, logits, labels = self.collected.gather()
@@ -154,18 +152,28 @@ class TextClassification(LightningModule):
         self.tested = Predictions(*(part.cpu() for part in parts))
         self._log_metrics("test", logits, labels)
 
-    def _begin(self, loader: Any) -> None:
+    def _begin(self, stage: str, loader: Any) -> None:
         self.collected = Collected(loader.dataset.labels, len(self.label_names), self.device)
         # Weights may be of half the usual precision; the mean of a thousand losses should not be.
         self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
-        self.mean_loss.set_dtype(self.measured_in)
-        self.mean_loss.reset()
+        for metric in self.metrics[stage].values():  # type: ignore[operator]
+            metric.set_dtype(self.measured_in)
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
+        self.task.update(metrics, logits, batch.labels)
+        self.collected.add(batch, logits)
 
     def _log_metrics(self, stage: str, logits: Tensor, labels: Tensor) -> None:
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
-        scores = self.task.scores(self.mean_loss.compute(), logits, labels)
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
+        scores = self.task.scores(metrics, logits, labels)
         if stage == "test":
             scores |= calibration(self.task, logits, labels)
+        metrics.reset()
         del self.collected
         for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
             # Already of all processes: their mean is the same.
