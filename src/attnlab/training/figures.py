@@ -4,7 +4,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from attnlab.task import Task
 from attnlab.task.calibration import reliability
-
-if TYPE_CHECKING:
-    from attnlab.training.module import Predictions
+from attnlab.training.module import Predictions
 
 Counts = npt.NDArray[np.int64]
 
@@ -29,7 +26,7 @@ DPI = 100
 def draw_figures(
     folder: Path,
     task: Task,
-    predictions: "Predictions | None" = None,
+    predictions: Predictions | None = None,
     counts: Counts | None = None,
     scores: Tensor | None = None,
 ) -> None:
