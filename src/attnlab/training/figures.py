@@ -59,12 +59,8 @@ def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
 
     counts: [C, C], rows are the classes, columns the predicted ones.
     """
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    rows, columns = np.nonzero(mistakes)
-    numbers = mistakes[rows, columns]
-    order = np.lexsort((columns, rows, -numbers))
-    return list(zip(*(array[order].tolist() for array in (rows, columns, numbers)), strict=True))
+    pairs = [(row, column, int(counts[row, column])) for row, column in np.argwhere(counts).tolist() if row != column]
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -> None:

@@ -32,13 +32,10 @@ def resumed_folder(config: DictConfig) -> Path | None:
         UserError: there is no such run.
     """
     here = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
-    begun = here is not None and (here / CONFIG).is_file()
-    if here and in_multirun():
-        goes_on = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
-        return here.absolute() if (goes_on or started_again()) and begun else None
-    if here and started_again() and begun:
+    asked = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
+    if here and (here / CONFIG).is_file() and (started_again() or (in_multirun() and asked)):
         return here.absolute()
-    if not config.get("resume"):
+    if in_multirun() or not config.get("resume"):
         return None
     runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
     in_python = "hydra" in config  # of a job of Hydra's its folder was chosen so
