@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -160,12 +160,15 @@ class TextClassification(LightningModule):
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         logits = self(batch.input_ids, batch.attention_mask).to(self.measured_in)
-        self.task.update(cast(MetricCollection, self.metrics[stage]), logits, batch.labels)
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
+        self.task.update(metrics, logits, batch.labels)
         self.collected.add(batch, logits)
 
     def _log_metrics(self, stage: str, logits: Tensor, labels: Tensor) -> None:
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
-        metrics = cast(MetricCollection, self.metrics[stage])
+        metrics = self.metrics[stage]
+        assert isinstance(metrics, MetricCollection)
         scores = self.task.scores(metrics, logits, labels)
         if stage == "test":
             scores |= calibration(self.task, logits, labels)
