@@ -18,7 +18,7 @@ from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
-from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, plan, summarise
+from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, summarise
 
 if TYPE_CHECKING:
     from attnlab.study.ranks import Ranks
@@ -175,16 +175,15 @@ class _Comparer:
             found[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
         rows = pd.DataFrame.from_dict(found, orient="index")
         correct = table.set_index(["setting", "block"])["right"].to_dict() if "right" in table else None
-        rows = rows.join(compare_settings(table, reference, correct, self.alpha, self.margin))
+        effects = ([self.margin] if self.margin else list(PLANNED)) if self.planned else []
+        judged = compare_settings(table, reference, correct, self.alpha, self.margin, effects)
+        rows = rows.join(judged.drop(columns=effects))
         alone = not (self.factors.loc[table.index].drop(columns=by).nunique() > 1).any()
         folds = table["fold"].any()
         noun = "seed" if alone and not folds else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
-        if self.planned:
-            planned = plan(table, reference, correct, self.alpha, [self.margin] if self.margin else PLANNED)
-            rows = rows.join(planned.rename(columns=lambda effect: f"{PLAN}{in_points(self.metric, effect)}"))
-        return rows
+        return rows.join(judged[effects].rename(columns=lambda effect: f"{PLAN}{in_points(self.metric, effect)}"))
 
     def _verdict(self, row: pd.Series, noun: str) -> str:
         if pd.isna(row.get("p")):
