@@ -52,7 +52,8 @@ test-cluster: .venv/.dev  ## run on a Slurm and a Ray of two nodes and a Postgre
 test-lowest:  ## run the tests with the lowest versions that pyproject.toml admits, in build/lowest
 	@rm -rf build/lowest && mkdir -p build && $(PYTHON) -m venv build/lowest
 	@build/lowest/bin/pip install --quiet uv
-	@build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable ".[dev]"
+	@build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml --output-file build/lowest.txt
+	@build/lowest/bin/pip install --quiet --constraint build/lowest.txt --editable ".[dev]"
 	@build/lowest/bin/python -m pytest $(ARGS)
 
 lock:  ## renew constraints.txt, the versions that the other targets install
