@@ -1,15 +1,11 @@
 """A page to try trained models on: `python src/demo.py ckpt_path=<run folder or .ckpt>`."""
 
-import hydra
 from omegaconf import DictConfig
 
-import attnlab.composing  # noqa: F401  (what the config may compute)
-from attnlab.config import EXECUTION_WHITELIST
-from attnlab.errors import report_in_one_line
+from attnlab.composing import run
 from attnlab.process import large_imports
 
 
-@hydra.main(config_path="../conf", config_name="demo", execution_whitelist=EXECUTION_WHITELIST)
 def main(cfg: DictConfig) -> None:
     # Imported here so that --help and mistakes in the config do not wait for torch.
     with large_imports():
@@ -19,5 +15,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    report_in_one_line()
-    main()
+    run("demo", main)

@@ -19,9 +19,10 @@ from attnlab.task import MultiLabel, SingleLabel, Task
 from attnlab.task.base import TEMPERATURES
 from attnlab.task.calibration import calibration, reliability
 from attnlab.training.evaluation import evaluate
-from attnlab.training.module import load_checkpoint
+from attnlab.training.module import TextClassification
 from attnlab.training.results import print_summary
 from attnlab.training.run import train
+from attnlab.training.saved import load_weights
 
 Compose = Callable[..., DictConfig]
 NAMES = ["a", "b", "c"]
@@ -151,7 +152,7 @@ def test_a_run_keeps_the_temperature_of_the_weights_that_it_tests(
     fast = ["model=bag", "optimizer.lr=0.02", "data.train_size=600", "callbacks.progress=null"]
     config = tiny_config(*fast, *parts, "data.validation=test", f"paths.run_dir={run}")  # to have its labels here
     metrics = train(config)
-    module = load_checkpoint(run / "checkpoints" / "best.ckpt")
+    module = load_weights(run / "checkpoints" / "best.ckpt", TextClassification)
     kept = module.task.temperature
     assert kept != 1 and metrics["test/temperature"] == pytest.approx(kept)
     test = instantiate(resolve(config)["data"]).load().test

@@ -1,4 +1,4 @@
-"""Configs composed from Python, and what `conf/` may compute: importing this registers it, as every entry point does.
+"""Configs composed for a program or from Python, and what `conf/` may compute: importing this registers it.
 
 from attnlab.composing import compose
 from attnlab.training.run import train
@@ -10,11 +10,19 @@ import sys
 from functools import cache
 
 import hydra
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 import attnlab.metrics  # noqa: F401  (registers `direction`)
-from attnlab.errors import CONF, UserError
+from attnlab.config import EXECUTION_WHITELIST
+from attnlab.errors import CONF, UserError, report_in_one_line
 from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, console_level, hydra_subdir, log_file
+
+
+def run(name: str, main: TaskFunction) -> None:
+    """Be the program `src/<name>.py`: call `main` with the config that the command line asks for, or with each one."""
+    report_in_one_line()
+    hydra.main(config_path=str(CONF), config_name=name, execution_whitelist=EXECUTION_WHITELIST)(main)()
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:

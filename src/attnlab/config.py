@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, as_user_error, first_line
 
 # Add your own package here to name its classes in a config. Narrow on purpose: configs also come out of checkpoints
 # that others made, and a package listed whole would let them call anything in it.
@@ -72,10 +72,6 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     Raises:
         UserError: the target is not on the whitelist, or refuses its arguments.
     """
-    try:
+    name = config.get("_target_") if isinstance(config, Mapping) else config
+    with as_user_error(str(name), only=(InstantiationException, ImportError, TypeError, ValueError)):
         return hydra.utils.instantiate(config, **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
-    except UserError:
-        raise
-    except (InstantiationException, ImportError, TypeError, ValueError) as error:
-        name = config.get("_target_") if isinstance(config, Mapping) else config
-        raise UserError(f"{name}: {first_line(error)}") from error

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import normalizers
 
 from attnlab.data.datamodule import TextDataModule, split_corpus
-from attnlab.data.losses import count_known, keys_of
+from attnlab.data.losses import keys_of
 from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
 from attnlab.data.tokenization import BPE, TokenizerRecipe, WordLevel
 from attnlab.errors import UserError
@@ -78,7 +78,7 @@ def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
 
 def test_duplicates_are_counted_but_for_case_and_space() -> None:
     asked, known = keys_of(["a  CAT", "a cat", "a cow"]), keys_of(["A cat", "a dog"])
-    assert count_known(asked, known) == 2
+    assert np.isin(asked, known).sum() == 2
 
 
 @pytest.fixture

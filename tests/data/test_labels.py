@@ -1,6 +1,7 @@
 """Several labels a document, in each of the forms in which they are written."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def test_every_form_is_the_same_labels(write: Callable[[Path], Files | Hub], tmp
     assert corpus.label_names == ["rude", "threat"]
     for split in (corpus.train, corpus.test):
         assert split.labels.dtype == np.float32 and split.labels.tolist() == EXPECTED
+
+
+def test_columns_of_flags_are_said_to_be_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "attnlab"):
+        write_flags(tmp_path).load()
+    assert "text from text, label from [rude,threat]" in " ".join(caplog.text.split())
 
 
 def test_a_class_that_train_lacks_and_a_flag_that_is_none_are_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from attnlab.errors import UserError
 from attnlab.inference import Explanation, Predictor
 from attnlab.inference.demo import LIMIT, Model, build, serve
-from attnlab.inference.maps import MAPS, draw_attention
+from attnlab.inference.explaining import MAPS, draw_attention
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 

@@ -220,7 +220,7 @@ def test_less_time_or_error_is_better_and_no_points(metric: str, tmp_path: Path)
     study = make_study([tmp_path], reference="cls", metric=metric)
     rows = study.comparisons[0].rows
     assert rows.loc["max", "difference"] == pytest.approx(-10) and rows.loc["max", "verdict"] == "better"
-    assert "points" not in display_rows(study, study.comparisons[0])[1]["verdict"]
+    assert "points" not in display_rows(study.comparisons[0])[1]["verdict"]
 
 
 def test_runs_that_validated_within_epochs_have_a_curve(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from attnlab.study.statistics import compare_settings, detectable, documents_test, plan, summarise
+from attnlab.study.statistics import compare_settings, detectable, documents_test, summarise
 
 ALPHA = 0.05
 
@@ -104,11 +104,12 @@ def test_a_plan_says_how_many_runs_show_a_difference() -> None:
     rng = np.random.default_rng(0)
     scores = scores_of(rng.normal(size=(2, 50)))
     sd = compare_settings(scores, "s0", None, ALPHA).loc["s1", "error"] * np.sqrt(50)
-    planned = plan(scores, "s0", None, ALPHA, [sd, 3 * sd, sd / 100]).loc["s1"]
+    effects = [sd, 3 * sd, sd / 100]
+    planned = compare_settings(scores, "s0", None, ALPHA, effects=effects).loc["s1", effects]
     assert planned.iloc[0] == np.ceil(TTestPower().solve_power(effect_size=1, alpha=ALPHA, power=0.8))
     assert planned.iloc[1] < planned.iloc[0] and np.isinf(planned.iloc[2])
     few = crossed(rng, 2, 5, 60)  # of which no number of runs can say anything finer
-    assert np.isinf(plan(few[0], "s0", few[1], ALPHA, [0.005]).iloc[0, 0])
+    assert np.isinf(compare_settings(few[0], "s0", few[1], ALPHA, effects=[0.005]).loc["s1", 0.005])
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from attnlab.data.sources import Headlines
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
 from attnlab.training.clipping import clip_grad_norm
-from attnlab.training.module import TextClassification, load_checkpoint
+from attnlab.training.module import TextClassification
+from attnlab.training.saved import load_weights
 from attnlab.training.schedules import linear
 
 MODEL = {
@@ -58,7 +59,7 @@ def test_a_checkpoint_is_all_that_predicting_needs(data: TextDataModule, tmp_pat
     trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
-    loaded = load_checkpoint(tmp_path / "model.ckpt").eval()
+    loaded = load_weights(tmp_path / "model.ckpt", TextClassification).eval()
     assert loaded.label_names == data.label_names and loaded.tokenizer.to_str() == data.tokenizer.to_str()
     batch = next(iter(data.test_dataloader()))
     assert torch.equal(loaded(batch.input_ids, batch.attention_mask), module.eval()(*batch[:2]))
@@ -169,7 +170,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(
 def test_predictions_come_in_the_order_of_the_split(data: TextDataModule, tmp_path: Path) -> None:
     module = make_module(data)
     metrics = make_trainer(tmp_path).test(module, data, verbose=False)[0]
-    predictions = module.predictions()
+    predictions = module.predictions
+    assert predictions is not None
     assert predictions.index.tolist() == list(range(30))
     assert predictions.labels.tolist() == data.splits["test"].labels.tolist()
     torch.testing.assert_close(predictions.probabilities.sum(dim=1), torch.ones(30))
@@ -194,7 +196,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Payload(marker)}, tmp_path / "payload.ckpt")
     for name in ("text", "other", "payload"):
         with pytest.raises(UserError, match=rf"{name}\.ckpt is no checkpoint"):
-            load_checkpoint(tmp_path / f"{name}.ckpt")
+            load_weights(tmp_path / f"{name}.ckpt", TextClassification)
     assert not marker.exists()
 
 
@@ -207,7 +209,7 @@ def test_a_checkpoint_cannot_name_code_to_run(data: TextDataModule, tmp_path: Pa
         checkpoint["hyper_parameters"]["model"] = {"_target_": target}
         torch.save(checkpoint, tmp_path / "hostile.ckpt")
         with pytest.raises(UserError, match=rf"{target}: Target"):
-            load_checkpoint(tmp_path / "hostile.ckpt")
+            load_weights(tmp_path / "hostile.ckpt", TextClassification)
 
 
 def test_a_checkpoint_cannot_ask_for_more_memory_than_it_holds(data: TextDataModule, tmp_path: Path) -> None:
@@ -225,4 +227,4 @@ def test_a_checkpoint_cannot_ask_for_more_memory_than_it_holds(data: TextDataMod
     torch.save(checkpoint, tmp_path / "weights.ckpt")
     for kind in ("settings", "weights"):
         with pytest.raises(UserError, match=rf"{kind}\.ckpt holds other weights than its model has"):
-            load_checkpoint(tmp_path / f"{kind}.ckpt")
+            load_weights(tmp_path / f"{kind}.ckpt", TextClassification)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from attnlab.errors import UserError
 from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
-from attnlab.training.module import load_checkpoint
+from attnlab.training.module import TextClassification
 from attnlab.training.run import train
+from attnlab.training.saved import load_weights
 
 Compose = Callable[..., DictConfig]
 SEVERAL = "task=multi_label", "data.topics=all", "model=bag", "optimizer.lr=0.02"
@@ -29,7 +30,8 @@ def test_a_run_leaves_what_a_run_leaves(tiny_config: Compose, compose_config: Co
     assert set(table["label"].map(len)) == {1, 2} and table["correct"].mean() == pytest.approx(metrics["test/acc"])
     right = [set(row.label) == set(row.predicted) for row in table.itertuples()]
     assert right == table["correct"].tolist()
-    thresholds = dict(load_checkpoint(run / "checkpoints" / "best.ckpt").task.named_buffers())["thresholds"]
+    module = load_weights(run / "checkpoints" / "best.ckpt", TextClassification)
+    thresholds = dict(module.task.named_buffers())["thresholds"]
     predicted = table[[f"p({name})" for name in ("World", "Sports", "Business", "Sci/Tech")]].to_numpy()
     assert ((predicted >= thresholds.numpy()).sum(axis=1) == table["predicted"].map(len)).all()
     with (run / "per_class.csv").open() as file:

@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from attnlab.errors import UserError
 from attnlab.training.evaluation import evaluate
-from attnlab.training.module import load_checkpoint
+from attnlab.training.module import TextClassification
 from attnlab.training.run import train
+from attnlab.training.saved import load_weights
 
 Compose = Callable[..., DictConfig]
 
@@ -49,7 +50,7 @@ def test_a_pair_is_learned_by_who_says_what(
     pair = [*duels, "data.text_pair=yours", *LEARNS, *model, f"paths.run_dir={tmp_path}/pair"]
     metrics = train(compose_config(*pair))
     assert metrics["test/acc"] > 0.95
-    module = load_checkpoint(tmp_path / "pair" / "checkpoints" / "best.ckpt")
+    module = load_weights(tmp_path / "pair" / "checkpoints" / "best.ckpt", TextClassification)
     assert module.pairs and module.model.segments is not None
     again = evaluate(compose_config("trainer=cpu", f"ckpt_path={tmp_path}/pair", name="evaluate"))
     assert again["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)

@@ -68,7 +68,7 @@ def test_an_encoder_may_begin_from_scratch(encoder: Path, pretrained_config: Com
     name = "encoder.embeddings.word_embeddings.weight"
     assert own[name].shape == theirs[name].shape and not torch.allclose(own[name], theirs[name], atol=0.01)
     assert own[name].std() == pytest.approx(0.02, rel=0.1)  # as BERT begins
-    with pytest.raises(UserError, match="it is true or false"):
+    with pytest.raises(UserError, match=r"model\.from_scratch=2 should be a valid boolean"):
         train(pretrained_config(encoder, "model.from_scratch=2"))
 
 

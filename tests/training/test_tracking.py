@@ -176,7 +176,11 @@ def test_online_exactly_where_there_is_a_key(
 def test_runs_are_grouped_by_sweep_or_experiment(
     context: tuple[bool, str | None], group: str | None, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tracking, "_hydra_context", lambda: context)
+    in_sweep, experiment = context
+    hydra = Mock()
+    hydra.get.return_value.runtime.choices = {"experiment": experiment}
+    monkeypatch.setattr(tracking, "HydraConfig", hydra)
+    monkeypatch.setattr(tracking, "in_multirun", lambda: in_sweep)
     folder = str(tmp_path / "my-sweep" / "3")
     chosen = tracking.wandb_logger(
         mode=None, group=None, name=None, finish_timeout=1, save_dir=folder, project="p"

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.errors import UserError
 from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
-from attnlab.training.module import load_checkpoint
+from attnlab.training.module import TextClassification
 from attnlab.training.run import train
-from attnlab.training.saved import FORMAT
+from attnlab.training.saved import FORMAT, load_weights
 
 Compose = Callable[..., DictConfig]
 
@@ -32,7 +32,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_its_checkpoint_is_of_one_class_a_document_and_scores_as_it_did(old: Path, compose_config: Compose) -> None:
     assert "format" not in torch.load(old / "checkpoints" / "last.ckpt", weights_only=True)
-    module = load_checkpoint(old / "checkpoints" / "last.ckpt")
+    module = load_weights(old / "checkpoints" / "last.ckpt", TextClassification)
     assert type(module.task).__name__ == "SingleLabel" and module.task.label_names[0] == "World"
     metrics = evaluate(compose_config("trainer=cpu", f"ckpt_path={old}", name="evaluate"))
     assert metrics["test/loss"] == pytest.approx(1.4208799600601196, rel=1e-5)
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_a_later_version_is_one_line(old: Path, tmp_path: Path) 
     checkpoint = torch.load(old / "checkpoints" / "last.ckpt", weights_only=True) | {"format": FORMAT + 1}
     torch.save(checkpoint, tmp_path / "later.ckpt")
     with pytest.raises(UserError, match=f"is of format {FORMAT + 1}, and this version reads {FORMAT} and below"):
-        load_checkpoint(tmp_path / "later.ckpt")
+        load_weights(tmp_path / "later.ckpt", TextClassification)
 
 
 def test_a_checkpoint_of_format_2_has_no_temperature(
@@ -99,4 +99,4 @@ def test_another_kind_of_temperature_is_one_line(value: object, old: Path) -> No
     file = old / "checkpoints" / "best.ckpt"
     torch.save(torch.load(file, weights_only=True) | {"temperature": value}, file)
     with pytest.raises(UserError, match=r"temperature is .* should be a number above 0|is no checkpoint of attnlab"):
-        load_checkpoint(file)
+        load_weights(file, TextClassification)

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.folds import cut_fold
-from attnlab.data.labels import Labels, count_labels
-from attnlab.data.losses import complaints, count_known, describe, keys_of
+from attnlab.data.labels import count_labels
+from attnlab.data.losses import complaints, describe, keys_of
 from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
 from attnlab.data.sources.corpus import shortened
 from attnlab.data.splitting import set_aside, stratified
@@ -108,11 +108,11 @@ class TextDataModule(LightningDataModule):
     def _duplicates(self, texts: Mapping[str, Documents]) -> dict[str, int]:
         """Of validation and test, the documents that a model learns from."""
         keys = {name: keys_of(documents) for name, documents in texts.items()}
-        counts = {"data/val_duplicates": count_known(keys["val"], keys["train"])}
+        known = {"val": keys["train"]}
         if "test" in texts:
             parts = ("train",) if self.source.validation == "test" else ("train", "val")
-            counts["data/test_duplicates"] = count_known(keys["test"], np.concatenate([keys[name] for name in parts]))
-        return counts
+            known["test"] = np.concatenate([keys[name] for name in parts])
+        return {f"data/{name}_duplicates": int(np.isin(keys[name], known[name]).sum()) for name in known}
 
     @property
     def settings(self) -> str:
@@ -220,16 +220,12 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
         )
     number = np.array([label_names.index(name) for name in corpus.label_names])
 
-    def renumbered(labels: Labels) -> Labels:
-        if labels.ndim == 1:
-            return number[labels]
-        places = np.zeros((len(labels), len(label_names)), dtype=np.float32)
-        places[:, number] = labels
-        return places
+    def renumbered(split: Split) -> Split:
+        if split.labels.ndim == 1:
+            return replace(split, labels=number[split.labels])
+        hot = np.zeros((len(split.labels), len(label_names)), dtype=np.float32)
+        hot[:, number] = split.labels
+        return replace(split, labels=hot)
 
-    train, test, val = (
-        None if split is None else replace(split, labels=renumbered(split.labels))
-        for split in (corpus.train, corpus.test, corpus.val)
-    )
-    assert train is not None and test is not None
+    train, test, val = renumbered(corpus.train), renumbered(corpus.test), corpus.val and renumbered(corpus.val)
     return Corpus(label_names, train, test, val, corpus.ceilings)

@@ -111,29 +111,21 @@ class Articles:
     body_topics: Labels
 
 
-def ceilings(noise: float, order_share: float, num_classes: int = len(TOPICS)) -> tuple[float, float]:
+def ceilings(noise: float, order_share: float) -> tuple[float, float]:
     """Expected test accuracy of the best model that sees word order, and of the best one that does not.
 
     A share `noise` of labels is drawn anew from all classes, so a right answer is right with probability
-    `1 - noise + noise / num_classes`. On the share `order_share` of articles that name two topics a model that is
-    blind to order knows the pair but not which comes first: half of its answers are right before noise.
-
-    Returns:
-        (order-aware ceiling, order-blind ceiling), each in [0, 1].
+    `1 - noise + noise / len(TOPICS)`. On the share `order_share` of articles whose title and body tell of different
+    topics a model that is blind to order knows the pair but not which comes first: half of its answers are right before
+    noise.
     """
-    chance = noise / num_classes
+    chance = noise / len(TOPICS)
     aware = 1 - noise + chance
     return aware, (1 - order_share) * aware + order_share * ((1 - noise) / 2 + chance)
 
 
 def generate(size: int, noise: float, order_share: float, rng: np.random.Generator) -> Articles:
-    """Write `size` articles, the same ones for the same state of `rng`.
-
-    Args:
-        size: number of articles.
-        noise: share of labels replaced by one drawn uniformly from all classes.
-        order_share: share of articles whose title and body tell of different topics.
-    """
+    """Write `size` articles, the same ones for the same state of `rng`; `noise` and `order_share` as in `ceilings`."""
     num_classes = len(TOPICS)
     title_topic = rng.permutation(np.arange(size) % num_classes)
     other = (title_topic + rng.integers(1, num_classes, size)) % num_classes

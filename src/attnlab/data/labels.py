@@ -41,17 +41,18 @@ def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) 
     Raises:
         UserError: a column of what messages call `name` holds something else than 0 and 1.
     """
-    flags: list[list[bool]] = []
+    rows: list[list[str]] = [[] for _ in values[0]]
     for column, cells in zip(columns, values, strict=True):
-        found = [FLAGS.get(str(cell).strip().lower()) for cell in cells]
-        if None in found:
-            row = found.index(None)
-            raise UserError(
-                f"{name}, row {row}: data.label=[{','.join(columns)}] are columns of 0 and 1, and {column} holds "
-                f"{cells[row]!r}; mend it or leave the column out"
-            )
-        flags.append([bool(flag) for flag in found])
-    return [[column for column, flag in zip(columns, row, strict=True) if flag] for row in zip(*flags, strict=True)]
+        for number, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+            flag = FLAGS.get(str(cell).strip().lower())
+            if flag is None:
+                raise UserError(
+                    f"{name}, row {number}: data.label=[{','.join(columns)}] are columns of 0 and 1, and {column} "
+                    f"holds {cell!r}; mend it or leave the column out"
+                )
+            if flag:
+                row.append(column)
+    return rows
 
 
 def multi_hot(rows: Iterable[Iterable[int]], num_classes: int) -> npt.NDArray[np.float32]:

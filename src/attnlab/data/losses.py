@@ -77,11 +77,6 @@ def keys_of(documents: Documents) -> Keys:
     return np.fromiter(map(hash, map(_folded, documents)), dtype=np.int64, count=len(documents))
 
 
-def count_known(asked: Keys, known: Keys) -> int:
-    """How many of the documents `asked` also stand in `known`."""
-    return int(np.isin(asked, known).sum())
-
-
 def _folded(document: str | tuple[str, str]) -> str:
     if isinstance(document, tuple):
         return "\0".join(map(_folded, document))

@@ -2,22 +2,19 @@
 
 import glob
 import io
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from attnlab.data.forms import FASTTEXT_LABEL, Form, Format, open_file
+from attnlab.data.forms import FASTTEXT_LABEL, Form, open_file
 from attnlab.data.separated import read_separated
 from attnlab.data.structured import read_json, read_parquet
 from attnlab.data.tables import Columns, Table, concatenate
 from attnlab.errors import UserError, first_line
 from attnlab.paths import shown
-
-log = logging.getLogger(__name__)
 
 # A file or a pattern, a list of them, or a file of lines for each column.
 Paths = str | list[str] | dict[str, str]
@@ -68,37 +65,37 @@ def find_files(key: str, paths: Paths) -> list[Path]:
     return found
 
 
-def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | None) -> Table:
+@contextmanager
+def reading_from(what: str, form: Form) -> Iterator[None]:
+    """Make whatever is wrong with the file `what` a `UserError` that says what to do."""
     try:
-        kind = form.format_of(key, path)
-        with open_file(path) as file:
-            return _read(kind, file, str(shown(path)), columns, form, field)
+        yield
     except UserError:
         raise
     except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"can't read data.{key}={path}: {what_is_wrong(error, form)}") from error
+        message = first_line(error).rstrip(".")
+        if not isinstance(error, UnicodeError):
+            advice = ". Mend the file or get it again"
+        elif form.encoding is None:
+            advice = "; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
+        else:
+            advice = f"; it is not in data.encoding={form.encoding}"
+        raise UserError(f"can't read {what}: {message}{advice}") from error
 
 
-def _read(kind: Format, file: BufferedReader, name: str, columns: Columns, form: Form, field: str | None) -> Table:
-    if kind == "json":
-        return read_json(file, name, columns, form, field)
-    if field is not None:
-        raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
-    if kind == "parquet":
-        return read_parquet(file, name, columns)
-    if kind == "fasttext":
-        return _read_fasttext(file, name, columns, form)
-    return read_separated(file, name, columns, form, "\t" if kind == "tsv" else ",")
-
-
-def what_is_wrong(error: Exception, form: Form) -> str:
-    """What somebody else's code found wrong with a file, and what to do."""
-    message = first_line(error).rstrip(".")
-    if not isinstance(error, UnicodeError):
-        return f"{message}. Mend the file or get it again"
-    if form.encoding is None:
-        return f"{message}; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
-    return f"{message}; it is not in data.encoding={form.encoding}"
+def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | None) -> Table:
+    with reading_from(f"data.{key}={path}", form):
+        kind, name = form.format_of(key, path), str(shown(path))
+        if field is not None and kind != "json":
+            raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
+        with open_file(path) as file:
+            if kind == "json":
+                return read_json(file, name, columns, form, field)
+            if kind == "parquet":
+                return read_parquet(file, name, columns)
+            if kind == "fasttext":
+                return _read_fasttext(file, name, columns, form)
+            return read_separated(file, name, columns, form, "\t" if kind == "tsv" else ",")
 
 
 def read_lines(file: BufferedReader, encoding: str) -> Iterator[str]:
@@ -123,9 +120,8 @@ def _read_fasttext(file: BufferedReader, name: str, columns: Columns, form: Form
         labels.append(found)
     if all(len(found) <= 1 for found in labels):
         labels = [found[0] if found else "" for found in labels]
-    plain = Columns(texts=("text",), label="label", optional=columns.optional)
-    table = plain.table(name, {"text": texts, "label": labels})
-    return replace(table, form=f"; fastText's lines, {encoding.removesuffix('-sig')}")
+    plain, how = Columns(("text",), "label"), f"; fastText's lines, {encoding.removesuffix('-sig')}"
+    return plain.table(name, {"text": texts, "label": labels}, how=how)
 
 
 def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Form) -> Table:
@@ -135,16 +131,13 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Fo
         files = find_files(key, str(path))
         if len(files) > 1:
             raise UserError(f"data.{key}.{column}={path} names {len(files)} files; give one")
-        try:
-            with open_file(files[0]) as opened:
-                encoding = form.encoding_of(opened)
-                values[str(column)] = list(read_lines(opened, encoding))
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"can't read data.{key}.{column}={path}: {what_is_wrong(error, form)}") from error
+        with reading_from(f"data.{key}.{column}={path}", form), open_file(files[0]) as opened:
+            encoding = form.encoding_of(opened)
+            values[str(column)] = list(read_lines(opened, encoding))
     name = ", ".join(str(shown(Path(path))) for path in paths.values())
     sizes = [len(lines) for lines in values.values()]
     if len(set(sizes)) > 1:
         raise UserError(f"{name} have {', '.join(map(str, sizes))} lines; they need equally many, one a document")
     needed = columns.needed(list(values), name)
-    table = columns.table(name, {column: values[column] for column in needed}, present=list(values))
-    return replace(table, form=f"{table.form}; a line a document, {encoding.removesuffix('-sig')}")
+    how = f"; a line a document, {encoding.removesuffix('-sig')}"
+    return columns.table(name, {column: values[column] for column in needed}, present=list(values), how=how)

@@ -5,7 +5,6 @@ import csv
 import io
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from itertools import chain
@@ -82,8 +81,10 @@ def read_separated(file: BufferedReader, name: str, columns: Columns, form: Form
         Exception: whatever pandas finds wrong.
     """
     opened = open_separated(file, {column for _, column in columns.named}, form, usual)
-    with _advice(opened.present, columns, form, opened.quoted):
+    try:
         needed = columns.needed(opened.present, name)
+    except UserError as error:
+        raise UserError(f"{error}{_advice(opened, columns, form)}") from None
     values: dict[str, list[str]] = {column: [] for column in needed}
     size = 0
     for part in opened.parts:  # not a second copy of all texts at once
@@ -92,11 +93,10 @@ def read_separated(file: BufferedReader, name: str, columns: Columns, form: Form
             of_column += part[opened.present.index(column)].to_list()
     if not size:
         raise ValueError("it has no rows")
-    table = columns.table(name, values, present=opened.present)
     found = "" if opened.delimiter == usual or form.delimiter else " (found)"
     marks = "quote" if opened.quoted else "are text"
-    separated = f"separated by {opened.delimiter!r}{found}, {opened.encoding.removesuffix('-sig')}"
-    return replace(table, form=f"{table.form}; {separated}, quotation marks {marks}", quoted=opened.quoted)
+    how = f"; separated by {opened.delimiter!r}{found}, {opened.encoding.removesuffix('-sig')}, quotation marks {marks}"
+    return replace(columns.table(name, values, present=opened.present, how=how), quoted=opened.quoted)
 
 
 def first_lines(file: BufferedReader, encoding: str) -> list[str]:
@@ -130,21 +130,16 @@ def _find_delimiter(lines: list[str], wanted: Collection[str], form: Form, usual
     return found[0] if len(found) == 1 else usual
 
 
-@contextmanager
-def _advice(present: list[str], columns: Columns, form: Form, quoted: bool) -> Iterator[None]:
-    """Add to what is said of a column that is not there why that may be."""
-    try:
-        yield
-    except UserError as error:
-        wanted = [column for _, column in columns.named]
-        advice = ""
-        if not quoted and any(f'"{column}"' in present for column in wanted):
-            advice = "; data.quoting=minimal takes the quotation marks away"
-        elif form.header and all(column.isdigit() for column in wanted):
-            advice = "; columns are counted from 0 with data.header=false"
-        elif form.header:
-            advice = "; if that is no header but the first row, give data.header=false data.text=1 data.label=0"
-        raise UserError(f"{error}{advice}") from None
+def _advice(opened: Separated, columns: Columns, form: Form) -> str:
+    """Why a column may not be there."""
+    wanted = [column for _, column in columns.named]
+    if not opened.quoted and any(f'"{column}"' in opened.present for column in wanted):
+        return "; data.quoting=minimal takes the quotation marks away"
+    if not form.header:
+        return ""
+    if all(column.isdigit() for column in wanted):
+        return "; columns are counted from 0 with data.header=false"
+    return "; if that is no header but the first row, give data.header=false data.text=1 data.label=0"
 
 
 def warn_of_quotes(table: Table) -> None:

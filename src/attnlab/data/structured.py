@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from io import BufferedReader
 from itertools import chain
 from typing import Any, BinaryIO
@@ -37,9 +36,8 @@ def read_json(file: BufferedReader, name: str, columns: Columns, form: Form, fie
         count += 1
     if not count:
         raise ValueError("it has no rows")
-    needed = columns.needed(list(present), name)
-    table = columns.table(name, {column: values[column] for column in needed}, present=list(present))
-    return replace(table, form=f"{table.form}; JSON, {encoding.removesuffix('-sig')}")
+    found = {column: values[column] for column in columns.needed(list(present), name)}
+    return columns.table(name, found, present=list(present), how=f"; JSON, {encoding.removesuffix('-sig')}")
 
 
 def json_rows(

@@ -18,15 +18,11 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold what. Names may be given as numbers.
+    """Which columns of a data set hold what, as the settings of `attnlab.data.sources.base.Columned` name them.
 
     Attributes:
-        texts: of one document, joined by `join`.
-        label: its class; a set without that column has no labels where `optional`.
-        flags: where a document may have several labels, columns of 0 and 1 that are named after them.
-        separator: or what stands between them in one column; lists need none.
-        group: documents with one value here stay on one side of a split that is cut.
-        pair: the second text, where a document is a pair of texts.
+        label: where there are `flags`, columns of 0 and 1 named after the labels, only how messages call these.
+        optional: a set without labels will do.
     """
 
     texts: tuple[str, ...]
@@ -37,23 +33,6 @@ class Columns:
     flags: tuple[str, ...] = ()
     separator: str | None = None
     optional: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        text: Any,
-        label: Any,
-        group: str | int | None = None,
-        join: str = " ",
-        pair: str | int | None = None,
-        separator: str | None = None,
-    ) -> "Columns":
-        """As settings name them: `text` and `label` are one column or a list of them."""
-        texts = tuple(map(str, (text,) if isinstance(text, str | int) else text))
-        flags = () if isinstance(label, str | int) else tuple(map(str, label))
-        shown = f"[{','.join(flags)}]" if flags else str(label)
-        named = (None if column is None else str(column) for column in (group, pair))
-        return cls(texts, shown, next(named), join, next(named), flags, separator)
 
     def of_split(self, key: str) -> "Columns":
         """Those that this split needs: a test set may come without labels, and only train is cut."""
@@ -88,11 +67,13 @@ class Columns:
         values: Mapping[str, Sequence[Any]],
         classes: list[str] | None = None,
         present: Sequence[str] = (),
+        how: str = "",
     ) -> "Table":
         """What stands in the columns; integer labels are numbers of `classes`, where these are given.
 
         Args:
             present: all columns that there are, to say which were used.
+            how: they are written, in words.
 
         Raises:
             UserError: something there is no text, or no label.
@@ -103,7 +84,7 @@ class Columns:
         labels, several, classes = self._labels(name, values, classes, len(joined))
         groups = None if self.group is None else ["" if v is None or v != v else str(v) for v in values[self.group]]
         pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
-        form = self._describe(present) if present else ""
+        form = (self._describe(present) if present else "") + how
         parts = [(name, len(joined))]
         return Table(name, self.label, joined, labels, groups, classes, parts, form=form, pairs=pairs, several=several)
 
@@ -129,10 +110,11 @@ class Columns:
     def _describe(self, present: Sequence[str]) -> str:
         used = {column for _, column in self.named}
         others = [column for column in present if column not in used]
+        labelled = set(self.flags or [self.label]) <= set(present)
         return (
             f"; text from {' + '.join(self.texts)}"
             + (f", its pair from {self.pair}" if self.pair is not None else "")
-            + (f", label from {self.label}" if self.label in present else ", no labels")
+            + (f", label from {self.label}" if labelled else ", no labels")
             + (f", group from {self.group}" if self.group is not None else "")
             + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
         )

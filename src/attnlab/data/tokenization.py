@@ -1,6 +1,5 @@
 """Tokenizers, trained on the training split. Each file in `conf/tokenizer` configures one recipe."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,14 +15,17 @@ NAMES = {UNK: (UNK, "<unk>"), SEP: (SEP, "</s>"), PAD: (PAD, "<pad>")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe(ABC):
-    """How to train a tokenizer.
+class TokenizerRecipe:
+    """How to train a tokenizer: a `MODEL` by a `TRAINER`, which a recipe names.
 
     Args:
         vocab_size: at most so many tokens, the five special ones included.
         lowercase: fold case before splitting.
         max_length: documents are cut to so many tokens, [CLS] and [SEP] included.
     """
+
+    MODEL: ClassVar[type[models.BPE | models.WordLevel]]
+    TRAINER: ClassVar[type[trainers.BpeTrainer | trainers.WordLevelTrainer]]
 
     vocab_size: int
     lowercase: bool = False
@@ -34,12 +36,10 @@ class TokenizerRecipe(ABC):
             raise UserError(f"tokenizer.vocab_size={self.vocab_size} must be above {len(SPECIAL_TOKENS)}")
         _check_length(self.max_length)
 
-    @abstractmethod
-    def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]: ...
-
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """A tokenizer that splits on white space and punctuation, writes `[CLS] text [SEP]` and truncates."""
-        tokenizer, trainer = self._untrained()
+        tokenizer = Tokenizer(self.MODEL(unk_token=UNK))
+        trainer = self.TRAINER(vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         # A letter with its accent is one character or two, depending on where a text comes from.
         steps = [normalizers.NFC(), *([normalizers.Lowercase()] if self.lowercase else [])]
@@ -58,20 +58,16 @@ class TokenizerRecipe(ABC):
 class BPE(TokenizerRecipe):
     """Byte-pair encoding (Sennrich, Haddow and Birch, 2016)."""
 
-    def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]:
-        trainer = trainers.BpeTrainer(vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
-        return Tokenizer(models.BPE(unk_token=UNK)), trainer
+    MODEL = models.BPE
+    TRAINER = trainers.BpeTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordLevel(TokenizerRecipe):
     """One token a word; words outside the `vocab_size` most frequent ones become [UNK]."""
 
-    def _untrained(self) -> tuple[Tokenizer, trainers.Trainer]:
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False
-        )
-        return Tokenizer(models.WordLevel(unk_token=UNK)), trainer
+    MODEL = models.WordLevel
+    TRAINER = trainers.WordLevelTrainer
 
 
 @dataclass(frozen=True, kw_only=True)

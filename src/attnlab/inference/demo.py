@@ -20,8 +20,7 @@ from attnlab.config import resolve
 from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError, needs_extra
-from attnlab.inference.explaining import explain
-from attnlab.inference.maps import draw_attention
+from attnlab.inference.explaining import draw_attention, explain
 from attnlab.inference.predictor import Predictor, is_text
 from attnlab.paths import shown
 from attnlab.training.attribution import attends

@@ -8,8 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.tokens import Documents
-from attnlab.inference.explaining import explain
-from attnlab.inference.maps import MAPS, draw_attention
+from attnlab.inference.explaining import MAPS, draw_attention, explain
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import Row
 from attnlab.model.gradients import TOLERANCE

@@ -139,15 +139,8 @@ def _progress(console: Console) -> Progress:
 
 
 def _documents(part: Part, pairs: bool, join: str, name: str) -> Documents:
-    if part.is_first:
-        present = dict.fromkeys(column for row in part.rows for column in row)
-        if missing := next((column for column in part.texts if column not in present), None):
-            raise UserError(
-                f"input={name} has no column {missing}; it has {', '.join(present)}: name the one with the texts by "
-                "text_column="
-            )
-        if pairs and len(part.texts) == 1:
-            raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
+    if pairs and len(part.texts) == 1:
+        raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
 
     def text(row: Row, column: str) -> str:
         value = row.get(column) or ""

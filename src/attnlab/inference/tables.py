@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Form, Format, plain_suffix, unpacked
-from attnlab.data.reading import matching, read_lines, split_fasttext, what_is_wrong
+from attnlab.data.reading import matching, read_lines, reading_from, split_fasttext
 from attnlab.data.separated import DELIMITERS, first_lines, open_separated, separates
 from attnlab.data.structured import json_rows
 from attnlab.errors import UserError, first_line
@@ -35,14 +35,12 @@ class Part(NamedTuple):
         texts: the columns that hold the texts.
         schema: of a parquet file, its types.
         share: of all input, as far as this goes; None where that can't be known.
-        is_first: of its file.
     """
 
     rows: list[Row]
     texts: Sequence[str]
     schema: Any
     share: float | None
-    is_first: bool
 
 
 class _Opened(NamedTuple):
@@ -61,25 +59,31 @@ def read_parts(path: str, texts: Sequence[str], kind: Input | None, form: Form, 
         field: the key under which a JSON file has its documents.
 
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, it is damaged, or has no such columns.
     """
     files = [Path(path)] if path == STREAM else matching(path)
     if not files or not all(file.is_file() for file in files if path != STREAM):
         raise UserError(f"input={path} is no file" + (", but a folder" if Path(path).is_dir() else ""))
     for number, file in enumerate(files):
         name = STREAM if path == STREAM else str(shown(file))
-        try:
-            with sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
-                opened = _open(raw, file, name, texts, kind, form, field)
-                done = 0
-                while rows := list(islice(opened.rows, BLOCK)):
-                    first, done = not done, done + len(rows)
-                    share = _share(raw, file, done / opened.size if opened.size else None)
-                    yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files), first)
-        except UserError:
-            raise
-        except Exception as error:  # a file from outside can fail in any way
-            raise UserError(f"can't read input={name}: {what_is_wrong(error, form)}") from error
+        with reading_from(f"input={name}", form), sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
+            opened = _open(raw, file, name, texts, kind, form, field)
+            done = 0
+            while rows := list(islice(opened.rows, BLOCK)):
+                if not done:
+                    _check_columns(path, opened.texts, rows)
+                done += len(rows)
+                share = _share(raw, file, done / opened.size if opened.size else None)
+                yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files))
+
+
+def _check_columns(path: str, texts: Sequence[str], rows: list[Row]) -> None:
+    present = dict.fromkeys(column for row in rows for column in row)
+    if missing := next((column for column in texts if column not in present), None):
+        raise UserError(
+            f"input={path} has no column {missing}; it has {', '.join(present)}: name the one with the texts by "
+            "text_column="
+        )
 
 
 def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
@@ -155,8 +159,9 @@ class Writer:
             raise UserError(f"output={path} is of no known form: end it in {', '.join(OUTPUTS)}, or give format=csv")
         self.path, self.kind, self.added = Path(path), found, added
         self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.streamed = path == STREAM
         self.binary: Any = None
-        self.file: Any = None
+        self.parquet: Any = None
         self.columns: list[str] = []
         self.rows, self.end = 0, 0  # that are written, and where in the file they end
 
@@ -168,28 +173,25 @@ class Writer:
         try:
             if self.binary is None:
                 self._open(rows, schema)
+            new = (column for row in rows for column in row if column not in self.columns)
+            if self.kind != "jsonl" and (other := next(new, None)):
+                raise ValueError(f"the first rows have no column {other}")
             if self.kind == "parquet":
-                self.file.write_table(self._arrow(rows, self.file.schema))
-            elif self.kind == "jsonl":
-                self.file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+                self.parquet.write_table(self._arrow(rows, self.parquet.schema))
             else:
-                known = map(self._known, rows)
-                self.table.writerows([_cell(row.get(column)) for column in self.columns] for row in known)
+                self.end += self.binary.write(self._text(rows).encode())
         except BrokenPipeError:  # whoever reads standard output has seen enough
             raise
         except OSError as error:
             raise UserError(f"output={self.path} can't be written: {error.strerror}") from error
-        except (csv.Error, UnicodeEncodeError, ValueError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
+        except (csv.Error, ValueError, TypeError) as error:
             place = f"rows {self.rows:,} to {self.rows + len(rows) - 1:,} do not fit into output={self.path}"
             raise UserError(f"{place} ({first_line(error)}); a .jsonl file holds whatever there is") from error
-        end = 0 if str(self.path) == STREAM else self.binary.tell()
-        self.rows, self.end = self.rows + len(rows), end
+        self.rows += len(rows)
 
     def _open(self, rows: list[Row], schema: Any) -> None:
         self.columns = list(dict.fromkeys(column for row in rows for column in row))
-        if str(self.path) == STREAM:
+        if self.streamed:
             self.binary = sys.stdout.buffer
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,19 +199,19 @@ class Writer:
         if self.kind == "parquet":
             import pyarrow.parquet
 
-            self.file = pyarrow.parquet.ParquetWriter(self.binary, self._arrow(rows, schema or []).schema)
-            return
-        self.file = io.TextIOWrapper(self.binary, encoding="utf-8", newline="", write_through=True)
-        if self.kind != "jsonl":
-            # As they are read: quotation marks quote in .csv and are text in .tsv.
-            tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if self.kind == "tsv" else {}
-            self.table = csv.writer(self.file, lineterminator="\n", **tabs)  # type: ignore[arg-type]
-            self.table.writerow(self.columns)
+            self.parquet = pyarrow.parquet.ParquetWriter(self.binary, self._arrow(rows, schema or []).schema)
 
-    def _known(self, row: Row) -> Row:
-        if other := next((column for column in row if column not in self.columns), None):
-            raise ValueError(f"the first rows have no column {other}")
-        return row
+    def _text(self, rows: list[Row]) -> str:
+        if self.kind == "jsonl":
+            return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        text = io.StringIO()
+        # As they are read: quotation marks quote in .csv and are text in .tsv.
+        tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if self.kind == "tsv" else {}
+        table = csv.writer(text, lineterminator="\n", **tabs)  # type: ignore[arg-type]
+        if not self.rows:
+            table.writerow(self.columns)
+        table.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
+        return text.getvalue()
 
     def _arrow(self, rows: list[Row], schema: Any) -> Any:
         """As a table with the types of the schema, of `added`, or whatever holds the values."""
@@ -217,19 +219,18 @@ class Writer:
 
         types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.string())}
         known = {field.name: field.type for field in schema} | {name: types[kind] for name, kind in self.added.items()}
-        known_rows = list(map(self._known, rows))
-        arrays = (pa.array([row.get(name) for row in known_rows], known.get(name)) for name in self.columns)
+        arrays = (pa.array([row.get(name) for row in rows], known.get(name)) for name in self.columns)
         filled = [array.cast(pa.string()) if pa.types.is_null(array.type) else array for array in arrays]
         return pa.table(dict(zip(self.columns, filled, strict=True)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.binary is None:
             return
-        if self.file is not None and self.kind == "parquet":
-            self.file.close()
-        elif self.file is not None and kind is not BrokenPipeError:
-            self.file.detach()
-        if str(self.path) == STREAM:
+        if self.parquet is not None:
+            self.parquet.close()
+        if self.streamed:
+            if kind is not BrokenPipeError:
+                self.binary.flush()
             return
         if kind is KeyboardInterrupt and self.kind != "parquet":
             self.binary.truncate(self.end)  # no part of rows that were being written

@@ -18,7 +18,7 @@ from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs
-from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, plan, summarise
+from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, summarise
 
 if TYPE_CHECKING:
     from attnlab.study.ranks import Ranks
@@ -89,23 +89,24 @@ def make_study(
     repeated = factors.values.assign(block=[run.block for run in runs]).duplicated(keep="last")
     if repeated.any():
         warnings.append(f"{repeated.sum()} runs repeat another's settings and seed; the last of each counts")
-    scores = pd.DataFrame([run.metrics for run in runs])[~repeated]
-    correct = correctness(runs) if metric == "test/acc" else None
-    if metric == "test/acc" and correct is None:
+    table = pd.DataFrame([run.metrics for run in runs]).assign(run=runs, fold=[run.fold for run in runs])
+    if metric == "test/acc" and (correct := correctness(runs)) is not None:
+        table["right"] = correct
+    elif metric == "test/acc":
         warnings.append("predictions are missing or of different test documents: only the seeds could be asked")
 
     if margin is not None and is_share(metric):
         margin /= 100
-    comparer = _Comparer(runs, factors, scores, correct, metric, alpha, margin, planned)
+    comparer = _Comparer(factors.values[~repeated], table[~repeated], metric, alpha, margin, planned)
     main = comparer.compare(names, reference)
     if main is None:
         differing = ", ".join(factors.values)
         raise UserError(f"by={','.join(names)}: no two runs differ in this alone; what differs: {differing}")
     parts = [comparer.compare([name], None, main.reference.get(name)) for name in names] if len(names) > 1 else []
-    if len(main.names) < len(scores):
-        warnings.append(f"{len(scores) - len(main.names)} runs have no counterpart that differs in {names[0]} alone")
+    if alone := len(comparer.runs) - len(main.all_runs):
+        warnings.append(f"{alone} runs have no counterpart that differs in {names[0]} alone")
     warnings += _caveats(runs, factors, main)
-    return Study(runs, metric, [main, *(part for part in parts if part is not None)], warnings)
+    return Study(runs, [main, *(part for part in parts if part is not None)], warnings)
 
 
 def _check_numbers(alpha: float, margin: float | None) -> None:
@@ -129,10 +130,8 @@ def _check_metric(metric: str, runs: list[Run], planned_by_points: bool) -> None
 
 @dataclass(frozen=True)
 class _Comparer:
-    runs: list[Run]
-    factors: Factors
-    scores: pd.DataFrame  # a row for each run that counts
-    correct: list[np.ndarray] | None  # of each run: [documents]
+    factors: pd.DataFrame  # of each run that counts
+    runs: pd.DataFrame  # likewise its metrics, `run`, `fold`, and where all are known `right`, [documents]
     metric: str
     alpha: float
     margin: float | None  # as the metric is
@@ -143,57 +142,48 @@ class _Comparer:
 
         Without a `reference` it is the one where the only factor is at `level`, if there is one.
         """
-        values = self.factors.values.loc[self.scores.index]
-        settings = values[by].apply(tuple, axis=1) if by else pd.Series([()] * len(values), values.index)
-        seeds = pd.Series([self.runs[i].block for i in values.index], values.index)
-        others = [name for name in values if name not in by]
-        blocks = values[others].apply(lambda row: "|".join(row), axis=1) + "|" + seeds if others else seeds
-        if others:
-            shared = settings.groupby(blocks).transform("nunique") > 1
-            settings, blocks = settings[shared], blocks[shared]
-            if settings.empty:
+        others = self.factors.drop(columns=by)
+        blocks = ["|".join([*row, run.block]) for row, run in zip(others.to_numpy(), self.runs["run"], strict=True)]
+        values = list(map(tuple, self.factors[by].to_numpy()))
+        table = self.runs.assign(values=values, block=blocks, value=self.runs[self.metric])
+        if len(others.columns):
+            table = table[table.groupby("block")["values"].transform("nunique") > 1]
+            if table.empty:
                 return None
-        chosen = _pick_reference(by, list(dict.fromkeys(settings)), reference, level)
-        if others:  # a mean over runs without a counterpart would be one of something else
-            matched = blocks.isin(blocks[settings == chosen])
-            settings, blocks = settings[matched], blocks[matched]
-        names = settings.map({setting: _name(by, setting, chosen) for setting in settings.unique()})
-        rows = self._rows(by, chosen, settings, names, blocks)
-        return Comparison(by, dict(zip(by, chosen, strict=True)), rows, names)
+        chosen = _pick_reference(by, list(dict.fromkeys(table["values"])), reference, level)
+        own_name = _name(by, chosen, chosen)
+        table = table.assign(setting=[_name(by, setting, chosen) for setting in table["values"]])
+        if len(others.columns):  # a mean over runs without a counterpart would be one of something else
+            table = table[table["block"].isin(table.loc[table["setting"] == own_name, "block"])]
+        rows = self._rows(by, own_name, table)
+        runs = {str(name): table.loc[table["setting"] == name, "run"].to_list() for name in rows.index}
+        return Comparison(self.metric, by, dict(zip(by, chosen, strict=True)), rows, runs)
 
-    def _rows(
-        self, by: list[str], chosen: tuple[str, ...], settings: pd.Series, names: pd.Series, blocks: pd.Series
-    ) -> pd.DataFrame:
-        reference = _name(by, chosen, chosen)
-        table = {}
-        means = self.scores.loc[names.index, self.metric].groupby(names).mean()
-        best_first = {"max": -1, "min": 1}[direction(self.metric)] * means if len(by) > 1 else 0 * means
-        for name in sorted(names.unique(), key=lambda name: (name != reference, best_first[name])):
-            mine = self.scores.loc[names.index[names == name]]
-            seeds = len({str(self.runs[i].config["seed"]) for i in mine.index})
-            row = dict(zip(by, settings[names == name].iloc[0], strict=True)) | {"runs": len(mine), "seeds": seeds}
+    def _rows(self, by: list[str], reference: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Those of a `Comparison`; table: the runs with their factors' `values` and what `compare_settings` takes."""
+        found = {}
+        sign = {"max": -1, "min": 1}[direction(self.metric)] if len(by) > 1 else 0
+        places = sign * table.groupby("setting")["value"].mean()  # the best first, or as they come
+        for name in sorted(table["setting"].unique(), key=lambda name: (name != reference, places[name])):
+            mine = table[table["setting"] == name]
+            seeds = {str(run.config["seed"]) for run in mine["run"]}
+            row = dict(zip(by, mine["values"].iloc[0], strict=True)) | {"runs": len(mine), "seeds": len(seeds)}
             for metric in dict.fromkeys((self.metric, *METRICS)):
                 if metric in mine:
-                    summary = summarise(mine[metric], overlap([self.runs[i].fold for i in mine.index]))
+                    summary = summarise(mine[metric], overlap(mine["fold"].to_list()))
                     row |= {f"{metric} {key}": value for key, value in summary.items()}
-            table[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
-        folds = pd.Series([self.runs[i].fold for i in names.index], names.index)
-        values = pd.DataFrame({"setting": names, "block": blocks, "value": self.scores.loc[names.index, self.metric]})
-        values["fold"] = folds
-        correct = None
-        if self.correct is not None:
-            correct = {(names[i], blocks[i]): self.correct[i] for i in names.index}
-        rows = pd.DataFrame.from_dict(table, orient="index")
-        rows = rows.join(compare_settings(values, reference, correct, self.alpha, self.margin))
-        others = self.factors.values.loc[names.index].drop(columns=by)
-        alone = len(set(others.itertuples(index=False, name=None))) <= 1
-        noun = "seed" if alone and not folds.any() else "fold" if alone and rows["seeds"].max() == 1 else "pair"
+            found[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
+        rows = pd.DataFrame.from_dict(found, orient="index")
+        correct = table.set_index(["setting", "block"])["right"].to_dict() if "right" in table else None
+        effects = ([self.margin] if self.margin else list(PLANNED)) if self.planned else []
+        judged = compare_settings(table, reference, correct, self.alpha, self.margin, effects)
+        rows = rows.join(judged.drop(columns=effects))
+        alone = not (self.factors.loc[table.index].drop(columns=by).nunique() > 1).any()
+        folds = table["fold"].any()
+        noun = "seed" if alone and not folds else "fold" if alone and rows["seeds"].max() == 1 else "pair"
         rows["verdict"] = [self._verdict(row, noun) for _, row in rows.iterrows()]
         rows.loc[reference, "verdict"] = "reference"
-        if self.planned:
-            planned = plan(values, reference, correct, self.alpha, [self.margin] if self.margin else PLANNED)
-            rows = rows.join(planned.rename(columns=lambda effect: f"{PLAN}{in_points(self.metric, effect)}"))
-        return rows
+        return rows.join(judged[effects].rename(columns=lambda effect: f"{PLAN}{in_points(self.metric, effect)}"))
 
     def _verdict(self, row: pd.Series, noun: str) -> str:
         if pd.isna(row.get("p")):
@@ -269,8 +259,7 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
         )
     if on_test := sum(_selected_on_test(run.config["data"]) for run in runs):
         warnings.append(f"{on_test} runs were selected on the test set: optimistic scores")
-    seeds = pd.Series([runs[i].block for i in main.names.index]).groupby(main.names.to_numpy()).agg(set)
-    if any(seed != seeds.iloc[0] for seed in seeds):
+    if len({frozenset(run.block for run in own) for own in main.runs.values()}) > 1:
         warnings.append("not every setting was run with the same seeds and folds; those in common are compared")
     return warnings
 

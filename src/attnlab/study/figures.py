@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from attnlab.metrics import direction
-from attnlab.study.result import Comparison, Study
+from attnlab.study.result import Comparison, Study, in_lines
 
 ACCENT, QUIET = "#1f5fa8", "#8a8f98"
 MAX_CURVES = 10  # more lines than that can't be told apart
@@ -33,12 +33,12 @@ def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
     with matplotlib.rc_context(STYLE):
         for comparison in study.comparisons:
             name = comparison.by[0] if len(comparison.by) == 1 else "all"
-            figures = {f"scores_{name}": draw_scores(study, comparison)}
+            figures = {f"scores_{name}": draw_scores(comparison)}
             if len(comparison.rows) > 1 and "train/seconds" in comparison.rows and comparison is study.comparisons[0]:
-                figures[f"time_{name}"] = draw_time(study, comparison)
+                figures[f"time_{name}"] = draw_time(comparison)
             alone = len(comparison.by) == 1 or len(study.comparisons) == 1
-            if alone and all(len(study.runs[i].curve) for i in comparison.names.index):
-                figures[f"curves_{name}"] = draw_curves(study, comparison)
+            if alone and comparison.has_curves:
+                figures[f"curves_{name}"] = draw_curves(comparison)
             for stem, figure in figures.items():
                 save(figure, folder, stem)
                 drawn.setdefault(comparison.title, []).append(folder / f"{stem}.svg")
@@ -51,20 +51,20 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def draw_scores(study: Study, comparison: Comparison) -> Figure:
+def draw_scores(comparison: Comparison) -> Figure:
     """The metric by setting: the mean with its 95 % interval, and every run as a dot."""
-    rows, metric = comparison.rows, study.metric
+    rows, metric = comparison.rows, comparison.metric
     figure = Figure(figsize=(6.2, 0.34 * len(rows) + 1.1), layout="constrained")
     axes = figure.add_subplot(title=comparison.title, xlabel=f"{metric} (mean, 95 % interval, single seeds)")
     for y, (name, row) in enumerate(rows.iterrows()):
         color = QUIET if y == 0 else ACCENT
-        values = _values(study, comparison, str(name), metric)
+        values = [run.metrics[metric] for run in comparison.runs[str(name)]]
         axes.plot(values, [y] * len(values), ".", color=color, alpha=0.45, zorder=2)
         if np.isfinite(row[f"{metric} low"]):
             axes.hlines(y, row[f"{metric} low"], row[f"{metric} high"], color=color, linewidth=1.6, zorder=3)
         axes.plot(row[f"{metric} mean"], y, "D", color=color, markersize=5, zorder=4)
     axes.axvline(rows[f"{metric} mean"].iloc[0], color=QUIET, linestyle=":", zorder=1)
-    axes.set_yticks(range(len(rows)), [_wrapped(str(name)) for name in rows.index], fontsize=8)
+    axes.set_yticks(range(len(rows)), [in_lines(str(name), 3) for name in rows.index], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _frame(axes, rows, metric)
     return figure
@@ -77,9 +77,9 @@ def _frame(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
     axes.set_xlim(means.min() - margin, means.max() + margin)
 
 
-def draw_time(study: Study, comparison: Comparison) -> Figure:
+def draw_time(comparison: Comparison) -> Figure:
     """The metric against the training time; named is what nothing else beats in both."""
-    rows, metric = comparison.rows, study.metric
+    rows, metric = comparison.rows, comparison.metric
     figure = Figure(figsize=(6.2, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="training time, seconds", ylabel=metric, xscale="log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -91,13 +91,13 @@ def draw_time(study: Study, comparison: Comparison) -> Figure:
         better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)
         named = not better.any() or i == 0
         color = ACCENT if named else QUIET
-        single = (_values(study, comparison, str(name), key) for key in ("train/seconds", metric))
+        single = ([run.metrics[key] for run in comparison.runs[str(name)]] for key in ("train/seconds", metric))
         axes.plot(*single, ".", color=color, alpha=0.4)
         axes.plot(seconds, score, "D", color=color, markersize=5)
         if named:
             right = seconds > math.sqrt(rows["train/seconds"].min() * rows["train/seconds"].max())
             axes.annotate(
-                _wrapped(str(name)),
+                in_lines(str(name), 3),
                 (seconds, score),
                 xytext=(-7 if right else 7, 4),
                 textcoords="offset points",
@@ -109,31 +109,18 @@ def draw_time(study: Study, comparison: Comparison) -> Figure:
     return figure
 
 
-def draw_curves(study: Study, comparison: Comparison) -> Figure:
+def draw_curves(comparison: Comparison) -> Figure:
     """Validation accuracy by epoch: the mean over runs and a band of one standard deviation."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.add_subplot(title="Learning curves", xlabel="epoch", ylabel="val/acc")
-    shown = list(comparison.rows.index[:MAX_CURVES])
+    shown = list(comparison.runs)[:MAX_CURVES]
     for color, name in zip(matplotlib.colormaps["tab10"].colors, shown, strict=False):  # type: ignore[attr-defined]
-        curves = [study.runs[i].curve for i in comparison.names.index[comparison.names == name]]
-        together = pd.concat([curve.set_index("epoch")["val/acc"] for curve in curves], axis=1)
-        # Runs stop at epochs of their own: where one has ended, the mean would be one of the others alone.
-        together = together.dropna()
-        mean, sd = together.mean(axis=1), together.std(axis=1).fillna(0)
-        axes.plot(mean.index, mean, color=color, label=_wrapped(str(name)), marker="." if len(mean) == 1 else None)
+        curve = comparison.curve(name)
+        mean, sd = curve["mean"], curve["sd"]
+        axes.plot(mean.index, mean, color=color, label=in_lines(name, 3), marker="." if len(mean) == 1 else None)
         axes.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
     left_out = len(comparison.rows) - len(shown)
     title = f"{left_out} more not shown" if left_out else None
     axes.legend(fontsize=8, title=title, loc="lower right" if len(shown) <= 6 else "center left", ncols=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
-
-
-def _values(study: Study, comparison: Comparison, name: str, metric: str) -> list[float]:
-    return [study.runs[i].metrics[metric] for i in comparison.names.index[comparison.names == name]]
-
-
-def _wrapped(name: str) -> str:
-    """A long name in lines of three settings each."""
-    pairs = name.split(", ")
-    return "\n".join(", ".join(pairs[i : i + 3]) for i in range(0, len(pairs), 3))

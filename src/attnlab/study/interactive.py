@@ -2,27 +2,26 @@
 
 from html import escape
 
-import pandas as pd
 import plotly.graph_objects as go
 
-from attnlab.study.result import Comparison, Study
+from attnlab.study.result import Comparison, in_lines
 
 MOST = 12  # curves that are shown at first; a click in the legend shows another
 
 
-def figures_of(study: Study, comparison: Comparison) -> dict[str, go.Figure]:
+def figures_of(comparison: Comparison) -> dict[str, go.Figure]:
     """By name; curves where every run has them."""
-    drawn = {"scores": scores(study, comparison)}
-    if all(len(study.runs[i].curve) for i in comparison.names.index):
-        drawn["curves"] = curves(study, comparison)
+    drawn = {"scores": scores(comparison)}
+    if comparison.has_curves:
+        drawn["curves"] = curves(comparison)
     return drawn
 
 
-def scores(study: Study, comparison: Comparison) -> go.Figure:
+def scores(comparison: Comparison) -> go.Figure:
     """The mean of each setting with its 95 % interval, and each run, whose folder a pointer on it shows."""
-    rows, metric = comparison.rows, study.metric
+    rows, metric, runs = comparison.rows, comparison.metric, comparison.all_runs
     mean, low, high = (rows[f"{metric} {key}"] for key in ("mean", "low", "high"))
-    names = [_wrapped(str(name)) for name in rows.index]
+    names = list(map(_wrapped, comparison.runs))
     interval = go.Scatter(
         x=mean,
         y=names,
@@ -32,10 +31,9 @@ def scores(study: Study, comparison: Comparison) -> go.Figure:
         error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low},
         hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
     )
-    runs = [study.runs[i] for i in comparison.names.index]
     single = go.Scatter(
         x=[run.metrics[metric] for run in runs],
-        y=[_wrapped(str(name)) for name in comparison.names],
+        y=[_wrapped(name) for name, own in comparison.runs.items() for _ in own],
         mode="markers",
         name="single runs",
         marker={"size": 6, "opacity": 0.5},
@@ -49,17 +47,16 @@ def scores(study: Study, comparison: Comparison) -> go.Figure:
     return figure
 
 
-def curves(study: Study, comparison: Comparison) -> go.Figure:
+def curves(comparison: Comparison) -> go.Figure:
     """Validation accuracy by epoch: the mean of each setting's runs, as far as all of them go."""
     figure = go.Figure()
-    for place, name in enumerate(comparison.rows.index):
-        runs = [study.runs[i] for i in comparison.names.index[comparison.names == name]]
-        together = pd.concat([run.curve.set_index("epoch")["val/acc"] for run in runs], axis=1).dropna()
+    for place, name in enumerate(comparison.runs):
+        curve = comparison.curve(name)
         figure.add_scatter(
-            x=together.index,
-            y=together.mean(axis=1),
-            error_y={"type": "data", "array": together.std(axis=1).fillna(0), "thickness": 1, "width": 2},
-            name=_wrapped(str(name)),
+            x=curve.index,
+            y=curve["mean"],
+            error_y={"type": "data", "array": curve["sd"], "thickness": 1, "width": 2},
+            name=_wrapped(name),
             visible=True if place < MOST else "legendonly",
             hovertemplate="epoch %{x}<br>%{y:.4f}",
         )
@@ -69,6 +66,5 @@ def curves(study: Study, comparison: Comparison) -> go.Figure:
 
 
 def _wrapped(name: str) -> str:
-    """A long name in lines of two settings each."""
-    pairs = escape(name).split(", ")  # plotly takes a part of HTML for what it is
-    return "<br>".join(", ".join(pairs[i : i + 2]) for i in range(0, len(pairs), 2))
+    """As HTML, a part of which plotly takes for what it is."""
+    return escape(in_lines(name, 2)).replace("\n", "<br>")

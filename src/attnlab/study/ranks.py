@@ -49,9 +49,7 @@ def rank_settings(runs: list[Run], metric: str, alpha: float) -> Ranks:
     """
     values = find_factors(runs).values
     own = values[[name for name in values if not (name == "data" or str(name).startswith("data."))]]
-    names = (
-        own.apply(lambda row: ", ".join(f"{key}={value}" for key, value in row.items()), axis=1) if len(own) else own
-    )
+    names = [", ".join(f"{key}={value}" for key, value in row.items()) for _, row in own.iterrows()]
     frame = pd.DataFrame({"setting": names, "set": [run.data_set for run in runs]})
     frame["score"] = [run.metrics.get(metric, np.nan) for run in runs]
     scores = frame.groupby(["setting", "set"])["score"].mean().unstack().dropna()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from attnlab.interactive import PROGRAM, interactive
 from attnlab.metrics import direction, is_share
@@ -18,6 +18,8 @@ from attnlab.study.interactive import figures_of
 from attnlab.study.result import METRICS, PLAN, Comparison, Study
 from attnlab.study.statistics import MANY_RUNS
 
+STYLES = {"better": "green", "worse": "red"}
+MAIN = 6  # the first columns of `display_rows`, up to the verdict
 METHOD = """Runs that differ in nothing but the seed make one setting; ± is half of the 95 % interval of its mean
 over seeds. A difference and its interval are of runs of the same seed on the same test documents, and take in both
 sources of chance, other seeds and other documents, as crossed random effects, with a variance of each setting's own
@@ -39,10 +41,10 @@ def write_report(folder: Path, study: Study) -> None:
     (folder / "comparison.html").write_text(_page(folder, study, figures), encoding="utf-8")
 
 
-def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
+def display_rows(comparison: Comparison) -> list[dict[str, str]]:
     """A comparison as people read it: a dict of column and text for each setting."""
-    metric, difference = study.metric, difference_header(study.metric)
-    scale = 100 if "points" in difference else 1
+    metric = comparison.metric
+    scale, difference = (100, "difference, points") if is_share(metric) else (1, "difference")
     lines = []
     for name, row in comparison.rows.iterrows():
         line = {"setting": str(name), "seeds": f"{row['seeds']:.0f}", metric: _mean(row, metric)}
@@ -65,50 +67,44 @@ def display_rows(study: Study, comparison: Comparison) -> list[dict[str, str]]:
     return lines
 
 
-def difference_header(metric: str) -> str:
-    return "difference, points" if is_share(metric) else "difference"
-
-
 def print_report(folder: Path, study: Study) -> None:
     """The caveats, the tables and the folder where everything lies."""
     console = Console()
     for warning in study.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     for comparison in study.comparisons:
-        console.print()
-        console.print(f"[bold]{comparison.title}[/]: {escape(_introduction(study, comparison))}", highlight=False)
-        columns = ("setting", "seeds", study.metric, difference_header(study.metric), "verdict")
-        table = Table(*columns, pad_edge=False, box=None, padding=(0, 1, 1, 0))
-        for column in (1, 2, 3):
-            table.columns[column].justify = "right"
-        for line in display_rows(study, comparison):
-            good, bad = line["verdict"].startswith("better"), line["verdict"].startswith("worse")
-            style = "green" if good else "red" if bad else None
-            table.add_row(*(escape(line[column]) for column in columns), style=style)
-        console.print(table)
-        if planned := [column for column in display_rows(study, comparison)[0] if column.startswith(PLAN)]:
-            table = Table("setting", *planned, pad_edge=False, box=None, padding=(0, 1, 1, 0))
-            for line in display_rows(study, comparison)[1:]:
-                table.add_row(*(escape(line[column]) for column in ("setting", *planned)))
-            console.print(table)
+        console.print(f"\n[bold]{comparison.title}[/]: {escape(_introduction(comparison))}", highlight=False)
+        lines = display_rows(comparison)
+        console.print(_table(lines, [column for column in list(lines[0])[:MAIN] if column != "p (Holm)"]))
+        if planned := [column for column in lines[0] if column.startswith(PLAN)]:
+            console.print(_table(lines[1:], ["setting", *planned]))
     console.print(
         f"Everything is in {shown(folder)}; comparison.html is the page to read", soft_wrap=True, highlight=False
     )
 
 
-def _introduction(study: Study, comparison: Comparison) -> str:
+def _table(lines: list[dict[str, str]], columns: list[str]) -> Table:
+    numbers = {column for column in columns if column not in ("setting", "verdict")}
+    headers = (Column(column, justify="right" if column in numbers else "left") for column in columns)
+    table = Table(*headers, pad_edge=False, box=None, padding=(0, 1, 1, 0))
+    for line in lines:
+        table.add_row(*(escape(line[column]) for column in columns), style=STYLES.get(line["verdict"].split()[0]))
+    return table
+
+
+def _introduction(comparison: Comparison) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in comparison.reference.items() if value != "-")
-    better = {"max": "higher", "min": "lower"}[direction(study.metric)]
-    return f"{len(comparison.names)} runs, {study.metric} ({better} is better), reference {settings or 'none'}"
+    metric, better = comparison.metric, {"max": "higher", "min": "lower"}[direction(comparison.metric)]
+    return f"{len(comparison.all_runs)} runs, {metric} ({better} is better), reference {settings or 'none'}"
 
 
 def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
     parts = ["# Comparison", *(f"> Warning: {warning}" for warning in study.warnings)]
     for comparison in study.comparisons:
-        lines = display_rows(study, comparison)
+        lines = display_rows(comparison)
         cells = [list(lines[0]), ["---"] * len(lines[0])]
         cells += [[text.replace("|", "\\|") for text in line.values()] for line in lines]
-        parts += [f"## {comparison.title}", f"{_introduction(study, comparison)}."]
+        parts += [f"## {comparison.title}", f"{_introduction(comparison)}."]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
         for file in figures[comparison.title]:
             parts.append(f"![{file.stem}]({file.relative_to(folder).with_suffix('.png')})")
@@ -116,18 +112,18 @@ def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str
 
 
 def _page(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
-    main = ["setting", "seeds", study.metric, difference_header(study.metric), "p (Holm)", "verdict"]
     sections = []
     for comparison in study.comparisons:
-        rows = display_rows(study, comparison)
+        rows = display_rows(comparison)
+        columns = list(rows[0])
         sections.append(
             {
                 "title": comparison.title,
-                "introduction": _introduction(study, comparison),
+                "introduction": _introduction(comparison),
                 "rows": rows,
-                "main": main,
-                "more": ["setting", *(column for column in rows[0] if column not in main)],
-                "interactive": interactive(figures_of(study, comparison), folder),
+                "main": columns[:MAIN],
+                "more": ["setting", *columns[MAIN:]],
+                "interactive": interactive(figures_of(comparison), folder),
                 "figures": [(file.stem.replace("_", " "), embedded(file)) for file in figures[comparison.title]],
             }
         )

@@ -21,22 +21,42 @@ class Comparison:
     """Settings against a reference.
 
     Attributes:
+        metric: what "better" goes by.
         by: the factors that make a setting.
         reference: the reference's value of each.
         rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
             `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
             says, `verdict`, and where planned columns that begin with `PLAN`.
-        names: the name of each run's setting, by the run's number; runs that take no part are left out.
+        runs: those of each setting, by its name as in `rows`; runs that take no part are left out.
     """
 
+    metric: str
     by: list[str]
     reference: dict[str, str]
     rows: pd.DataFrame
-    names: pd.Series
+    runs: dict[str, list[Run]]
 
     @property
     def title(self) -> str:
         return f"Only {self.by[0]} differs" if len(self.by) == 1 else "All settings"
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [run for runs in self.runs.values() for run in runs]
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether every run has one."""
+        return all(len(run.curve) for run in self.all_runs)
+
+    def curve(self, name: str) -> pd.DataFrame:
+        """`mean` and `sd` of a setting's validation accuracy by epoch.
+
+        Runs stop at epochs of their own: where one has ended, the mean would be one of the others alone.
+        """
+        curves = [run.curve.set_index("epoch")["val/acc"] for run in self.runs[name]]
+        together = pd.concat(curves, axis=1).dropna()
+        return pd.DataFrame({"mean": together.mean(axis=1), "sd": together.std(axis=1).fillna(0)})
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,6 @@ class Study:
     """What a report shows: the comparison asked for, then each factor by itself with all else equal, and caveats."""
 
     runs: list[Run]
-    metric: str
     comparisons: list[Comparison]
     warnings: list[str]
 
@@ -52,3 +71,9 @@ class Study:
 def in_points(metric: str, value: float) -> str:
     """A difference of shares in points, any other as it is."""
     return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
+
+
+def in_lines(name: str, settings: int) -> str:
+    """A long name in lines of so many settings each."""
+    pairs = name.split(", ")
+    return "\n".join(", ".join(pairs[i : i + settings]) for i in range(0, len(pairs), settings))

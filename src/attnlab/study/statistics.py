@@ -20,6 +20,7 @@ How often this errs and what it finds: `python -m benchmarks.verdicts`.
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,12 @@ class Difference:
 
 
 def compare_settings(
-    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float, margin: float | None = None
+    scores: pd.DataFrame,
+    reference: str,
+    correct: Correct | None,
+    alpha: float,
+    margin: float | None = None,
+    effects: Sequence[float] = (),
 ) -> pd.DataFrame:
     """Each setting against `reference`.
 
@@ -111,6 +117,8 @@ def compare_settings(
         correct: which documents each run got right, those of one fold on the same documents; None asks the runs alone.
         alpha: how often to call a difference where there is none, over all settings together.
         margin: a difference below it counts as none; `p_same` and `runs_needed` are for it.
+        effects: true differences, each with a column of its own: the pairs of runs with which it would be found in 80 %
+            of studies; inf where none do.
 
     Returns:
         a row for each other setting that shares a block with the reference, by its name: `pairs` (blocks in common),
@@ -119,39 +127,25 @@ def compare_settings(
         the variance that more runs would lessen), `detectable`, the smallest difference that would be called one in 80
         % of such studies, and `runs_needed`, the pairs that would so show one of `margin`, or else the one observed.
     """
-    found, typical, strict = _differences(scores, reference, correct, alpha)
-    if not found:
-        return pd.DataFrame()
-    table = pd.DataFrame({name: _row(one, typical, alpha, strict, margin) for name, one in found.items()}).T
+    scores = scores if "fold" in scores else scores.assign(fold="")
+    blocks = scores.groupby("setting")["block"].agg(set)
+    settings = [name for name in scores["setting"].unique() if name != reference and blocks[name] & blocks[reference]]
+    if not settings:
+        return pd.DataFrame(columns=list(effects))
+    found = {name: _difference(scores, name, reference, correct) for name in settings}
+    variances = [one.between_runs for one in found.values() if one.pairs > 1]
+    typical = float(np.mean(variances)) if variances else np.nan
+    strict = alpha / len(settings)
+    rows: dict[str, dict[Any, float]] = {}
+    for name, one in found.items():
+        planned = {effect: one.pairs_to_show(effect, typical, strict) for effect in effects}
+        rows[name] = _row(one, typical, alpha, strict, margin) | planned
+    table = pd.DataFrame(rows).T
     for column, corrected in (("p", "p_holm"), ("p_same", "p_same")):
         tested = table[column].notna()
         holm = multipletests(table.loc[tested, column], method="holm")[1] if tested.any() else []
         table.loc[tested, corrected] = holm
     return table.reindex(columns=list(dict.fromkeys([*table, "p_holm"])))
-
-
-def plan(
-    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float, effects: Sequence[float]
-) -> pd.DataFrame:
-    """Pairs of runs with which each true difference of `effects` would be found in 80 % of studies; inf where none do.
-
-    The arguments are those of `compare_settings`, and so are the rows.
-    """
-    found, typical, strict = _differences(scores, reference, correct, alpha)
-    rows = {name: [one.pairs_to_show(effect, typical, strict) for effect in effects] for name, one in found.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(effects))
-
-
-def _differences(
-    scores: pd.DataFrame, reference: str, correct: Correct | None, alpha: float
-) -> tuple[dict[str, Difference], float, float]:
-    """Each setting's difference, the mean of their variances between runs, and alpha for one of so many."""
-    scores = scores if "fold" in scores else scores.assign(fold="")
-    blocks = scores.groupby("setting")["block"].agg(set)
-    settings = [name for name in scores["setting"].unique() if name != reference and blocks[name] & blocks[reference]]
-    found = {name: _difference(scores, name, reference, correct) for name in settings}
-    variances = [one.between_runs for one in found.values() if one.pairs > 1]
-    return found, float(np.mean(variances)) if variances else np.nan, alpha / max(1, len(settings))
 
 
 def _row(one: Difference, typical: float, alpha: float, strict: float, margin: float | None) -> dict[str, float]:

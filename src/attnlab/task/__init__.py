@@ -3,7 +3,7 @@
 from typing import Any
 
 from attnlab.config import instantiate
-from attnlab.errors import UserError
+from attnlab.errors import as_user_error
 from attnlab.task.base import Task
 from attnlab.task.multi_label import MultiLabel
 from attnlab.task.single_label import SingleLabel
@@ -19,7 +19,5 @@ def make_task(config: dict[str, Any], label_names: list[str]) -> Task:
     Raises:
         UserError: the config names no task, or settings that it does not take.
     """
-    try:
+    with as_user_error(str(config.get("_target_")), only=(TypeError,)):
         return instantiate(config, _partial_=True)(label_names)
-    except TypeError as error:
-        raise UserError(f"{config.get('_target_')}: {error}") from error

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents
@@ -109,11 +110,10 @@ def attribute(
         raise UserError(
             f"{type(model).__name__} has no look_up, classify and shares, by which a model can be explained"
         )
-    found = []
+    found, device = [], next(model.parameters()).device
     for start in range(0, len(documents), AT_ONCE):
         some = documents[start : start + AT_ONCE]
         encodings = tokenizer.encode_batch(some)
-        device = next(model.parameters()).device
         ids, mask, counted = (tensor.to(device) for tensor in _tensors(encodings, pad_id(tokenizer)))
         numbers = torch.tensor(targets[start : start + AT_ONCE], device=device)
         gradients = integrated_gradients(model, ids, mask, counted, numbers, steps)
@@ -126,7 +126,7 @@ def attribute(
                     **_placed(document, encoding),
                     scores=scores[row, :size].numpy(),
                     lacking=float(lacking[row]),
-                    attention=_attention(model, ids[row : row + 1, :size]) if attention else None,
+                    attention=_attention(model, ids[row : row + 1, :size]) if attention and attends(model) else None,
                 )
             )
     return found
@@ -134,13 +134,10 @@ def attribute(
 
 def _tensors(encodings: list[Encoding], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, which are no padding, and which are tokens of a text: [B, T] each."""
-    shape = len(encodings), max(map(len, encodings))
-    ids, mask, counted = torch.full(shape, pad), torch.zeros(shape).bool(), torch.zeros(shape).bool()
-    for row, encoding in enumerate(encodings):
-        ids[row, : len(encoding)] = torch.tensor(encoding.ids)
-        mask[row, : len(encoding)] = True
-        counted[row, : len(encoding)] = ~torch.tensor(encoding.special_tokens_mask).bool()
-    return ids, mask, counted
+    ids = pad_sequence([torch.tensor(encoding.ids) for encoding in encodings], batch_first=True, padding_value=pad)
+    special = [torch.tensor(encoding.special_tokens_mask) for encoding in encodings]
+    mask = torch.arange(ids.size(1)) < torch.tensor([[len(encoding)] for encoding in encodings])
+    return ids, mask, pad_sequence(special, batch_first=True, padding_value=1) == 0
 
 
 def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
@@ -160,9 +157,7 @@ def attends(model: nn.Module) -> bool:
     return len(getattr(model, "blocks", ())) > 0
 
 
-def _attention(model: nn.Module, ids: Tensor) -> npt.NDArray[np.float32] | None:
+def _attention(model: nn.Module, ids: Tensor) -> npt.NDArray[np.float32]:
     """ids: [1, T] -> [layers, H, T, T]."""
-    if not attends(model):
-        return None
     weights = cast(Any, model).attention_weights(ids, torch.ones_like(ids, dtype=torch.bool))
     return weights[:, 0].float().cpu().numpy()

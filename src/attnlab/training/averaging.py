@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Interval
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim.swa_utils import get_ema_avg_fn
 
 from attnlab.errors import UserError
 
@@ -47,7 +46,7 @@ class WeightAverage(WeightAveraging):
             average.module.load_state_dict(pl_module.state_dict())
 
 
-class EMA(WeightAverage):
+class EMA(WeightAverage, EMAWeightAveraging):
     """Exponential moving average of the weights (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017).
 
     Args:
@@ -62,14 +61,8 @@ class EMA(WeightAverage):
         update_every_n_steps: Annotated[int, Ge(1)] = 1,
         update_starting_at_step: Annotated[int, Ge(0)] = 0,
     ) -> None:
-        super().__init__(avg_fn=get_ema_avg_fn(decay))
-        self.update_every_n_steps, self.update_starting_at_step = update_every_n_steps, update_starting_at_step
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return (
-            step_idx is not None
-            and step_idx >= self.update_starting_at_step
-            and step_idx % self.update_every_n_steps == 0
+        super().__init__(
+            decay=decay, update_every_n_steps=update_every_n_steps, update_starting_at_step=update_starting_at_step
         )
 
 

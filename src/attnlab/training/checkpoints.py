@@ -2,23 +2,26 @@
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
 from attnlab.paths import LAST, shown
 from attnlab.task import Task
-from attnlab.training.curves import CurvesLogger, Mark
+from attnlab.training.curves import CurvesLogger
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +40,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises `UserError` where the disk is full or can't be written; the old file stays."""
         assert storage_options is None
-        path = Path(path)
-        partial = path.with_suffix(".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
-            partial.unlink(missing_ok=True)
-            raise UserError(
-                f"can't write {shown(path)}: {first_line(error.__context__ or error)}. What was there before is whole: "
-                f"free some space, then go on with resume={shown(path.parent.parent)}"
-            ) from error
-        _replace(partial, path)
+        with _in_place_of(Path(path)) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Never anything but plain data. Paths in it are those of the folder that it lies in now.
@@ -65,10 +57,32 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def _replace(partial: Path, path: Path) -> None:
-    if path.name == LAST and path.exists():
-        path.replace(path.with_name(PREVIOUS))
-    partial.replace(path)
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A file to be written beside `path`, whose place it takes once it is whole."""
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        yield partial
+        if path.name == LAST and path.exists():
+            path.replace(path.with_name(PREVIOUS))
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"can't write {shown(path)}: {first_line(error.__context__ or error)}. What was there before is whole: "
+            f"free some space, then go on with resume={shown(path.parent.parent)}"
+        ) from error
+
+
+def name_again(checkpoint: Path, other: Path) -> None:
+    """Let `other` be a second name of it, which takes no space; a copy where the file system has no hard links."""
+    with _in_place_of(other) as partial:
+        with suppress(OSError):
+            partial.hardlink_to(checkpoint)
+        if not partial.exists():
+            shutil.copy(checkpoint, partial)
 
 
 def _point_to(folder: Path, state: dict[str, Any]) -> None:
@@ -104,11 +118,7 @@ class LastCheckpoint(Checkpoint):
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         for callback in trainer.early_stopping_callbacks:
             # A run that was killed after its last epoch would otherwise train another one.
-            if (
-                isinstance(callback, EarlyStopping)
-                and callback.stopped_epoch
-                and callback.wait_count >= callback.patience
-            ):
+            if callback.stopped_epoch and callback.wait_count >= callback.patience:
                 trainer.should_stop = True
         if threading.current_thread() is threading.main_thread():
             for number in EXIT_STATUS:
@@ -145,7 +155,7 @@ class LastCheckpoint(Checkpoint):
             return
         for logger in trainer.loggers:
             if isinstance(logger, CurvesLogger) and isinstance(mark := checkpoint.get(CURVES), dict):
-                logger.go_back(cast(Mark, mark))
+                logger.go_back(mark)
 
     def _is_due(self, trainer: Trainer) -> bool:
         minutes = (time.monotonic() - self.saved_time) / 60
@@ -161,8 +171,19 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir)
+        last = folder / "checkpoints" / LAST
         (self.signal,) = _highest(trainer, self.signal)
-        self._write(trainer, folder / "checkpoints" / LAST)
+        best = trainer.checkpoint_callback
+        if (
+            isinstance(best, ModelCheckpoint)
+            and not best.save_weights_only
+            and best._last_global_step_saved == trainer.global_step
+        ):
+            if trainer.is_global_zero:
+                name_again(Path(best._last_checkpoint_saved), last)  # of several kept, not always the best one
+            trainer.strategy.barrier()
+        else:
+            trainer.save_checkpoint(last)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         if self.signal:
             if trainer.is_global_zero:
@@ -171,27 +192,6 @@ class LastCheckpoint(Checkpoint):
             if self.signal != signal.SIGINT and callable(signal.getsignal(signal.SIGUSR2)):
                 signal.raise_signal(signal.SIGUSR2)  # submitit ends the process
             raise SystemExit(EXIT_STATUS[signal.Signals(self.signal)])
-
-    @staticmethod
-    def _write(trainer: Trainer, file: Path) -> None:
-        """As a second name of what another callback wrote whole at this very step: half of the writing."""
-        best = trainer.checkpoint_callback
-        if (
-            isinstance(best, ModelCheckpoint)
-            and not best.save_weights_only
-            and best._last_global_step_saved == trainer.global_step
-        ):
-            partial = file.with_suffix(".partial")
-            try:
-                if trainer.is_global_zero:
-                    partial.unlink(missing_ok=True)
-                    partial.hardlink_to(best._last_checkpoint_saved)  # of several kept, not always the best one
-                    _replace(partial, file)
-                trainer.strategy.barrier()
-                return
-            except OSError:  # a file system without hard links
-                log.debug("%s is written twice", file)
-        trainer.save_checkpoint(file)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

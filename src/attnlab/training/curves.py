@@ -5,7 +5,7 @@ import logging
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
@@ -13,13 +13,6 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
-
-
-class Mark(TypedDict):
-    """How far the curves had come: their columns and the number of rows."""
-
-    columns: list[str]
-    rows: int
 
 
 class _Writer(ExperimentWriter):
@@ -38,7 +31,6 @@ class CurvesLogger(CSVLogger):
     ) -> None:
         super().__init__(save_dir, name=name, version=version, flush_logs_every_n_steps=flush_logs_every_n_steps)
         self.file = Path(save_dir, ExperimentWriter.NAME_METRICS_FILE)
-        self._header, self._rows, self._offset = b"", 0, 0  # what has been counted
 
     @property
     @rank_zero_experiment
@@ -56,23 +48,18 @@ class CurvesLogger(CSVLogger):
     def note(self, values: object) -> None:
         """Nothing likewise."""
 
-    def mark(self) -> Mark:
-        """Where the curves are now, all of it on disk."""
+    def mark(self) -> dict[str, Any]:
+        """Where the curves are now, all of it on disk: their `columns` and the number of `rows`."""
         self.save()
         if not self.file.exists():
             return {"columns": [], "rows": 0}
         with self.file.open("rb") as file:
-            header = file.readline()
-            if header != self._header:  # with a new column all rows are written anew
-                self._header, self._rows, self._offset = header, 0, len(header)
-            file.seek(self._offset)
-            more = file.read()
-            self._rows, self._offset = self._rows + more.count(b"\n"), self._offset + len(more)
+            header, rows = file.readline().decode(), sum(1 for _ in file)
             os.fsync(file.fileno())
-        return {"columns": header.decode().strip().split(","), "rows": self._rows}
+        return {"columns": header.strip().split(","), "rows": rows}
 
     @rank_zero_only
-    def go_back(self, mark: Mark) -> None:
+    def go_back(self, mark: dict[str, Any]) -> None:
         """Take away what was written after `mark`."""
         self.experiment.metrics, self.experiment.metrics_keys = [], list(mark["columns"])
         if not mark["rows"]:

@@ -32,33 +32,22 @@ def dashboard(cfg: DictConfig) -> list[str]:
         raise UserError("W&B has no key here: set WANDB_API_KEY, as .env.example has it, or call `wandb login` once")
     with needs_extra("dashboard", "a dashboard"):
         import wandb
-        import wandb_workspaces  # noqa: F401
+        from wandb_workspaces import workspaces
+        from wandb_workspaces.reports import v2 as reports
     with as_user_error("W&B"):
-        entity = config["entity"] or wandb.Api().default_entity
-        pages = (report(entity, config["project"]), view(entity, config["project"]))
-        return [page.save().url for page in pages]
+        place = {"entity": config["entity"] or wandb.Api().default_entity, "project": config["project"]}
+        blocks: list[Any] = [
+            reports.P("Which part helps? compare.py says with statistics; here are the runs behind it.")
+        ]
+        for name, panels in _panels().items():
+            blocks += [reports.H2(name), reports.PanelGrid(runsets=[reports.Runset(**place)], panels=panels)]
+        report = reports.Report(**place, title=NAME, blocks=blocks, width="fluid")
+        sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, panels in _panels().items()]
+        view = workspaces.Workspace(**place, name=NAME, sections=sections)
+        return [page.save().url for page in (report, view)]
 
 
-def view(entity: str, project: str) -> Any:
-    """A workspace with a section for each kind of panel."""
-    from wandb_workspaces import workspaces
-
-    sections = [workspaces.Section(name=name, panels=panels, is_open=True) for name, panels in make_panels().items()]
-    return workspaces.Workspace(entity=entity, project=project, name=NAME, sections=sections)
-
-
-def report(entity: str, project: str) -> Any:
-    """A report: the panels of each section over all runs of the project."""
-    from wandb_workspaces.reports import v2 as reports
-
-    blocks: list[Any] = [reports.P("Which part helps? compare.py says with statistics; here are the runs behind it.")]
-    for name, panels in make_panels().items():
-        blocks.append(reports.H2(name))
-        blocks.append(reports.PanelGrid(runsets=[reports.Runset(entity=entity, project=project)], panels=panels))
-    return reports.Report(entity=entity, project=project, title=NAME, blocks=blocks, width="fluid")
-
-
-def make_panels() -> dict[str, list[Any]]:
+def _panels() -> dict[str, list[Any]]:
     """By section, of what every run logs from the first one on."""
     from wandb_workspaces.reports import v2 as reports
 

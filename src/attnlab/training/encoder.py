@@ -47,8 +47,6 @@ def model_settings(model: dict[str, Any], checkpoint: Path | None = None) -> dic
     settings = {key: value for key, value in model.items() if key not in (*PLACES, SCRATCH)}
     if "path" not in model:
         return settings
-    if not isinstance(model.get(SCRATCH, False), bool):
-        raise UserError(f"model.{SCRATCH}={model[SCRATCH]}: it is true or false")
     if checkpoint is not None:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return settings | {"encoder": kept["hyper_parameters"]["model"]["encoder"]}

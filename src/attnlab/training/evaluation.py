@@ -15,10 +15,10 @@ from attnlab.process import use_threads
 from attnlab.training import results
 from attnlab.training.environment import differences
 from attnlab.training.faults import in_one_line
-from attnlab.training.module import TextClassification, load_checkpoint
+from attnlab.training.module import TextClassification
 from attnlab.training.report import report
 from attnlab.training.run import tidy_process
-from attnlab.training.saved import Trained, data_of_run, find_checkpoint
+from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_weights
 from attnlab.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
         source = instantiate(config["data"])
-        module = load_checkpoint(checkpoint)
+        module = load_weights(checkpoint, TextClassification)
         use_threads(config["trainer"].get("threads"), module.model)
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
@@ -53,11 +53,10 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         datamodule = test_data(source, module, Path(config["paths"]["cache_dir"]))
         scores = trainer.test(module, datamodule, verbose=False)[0]
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
-        predictions = module.predictions()
         if trainer.is_global_zero:
             split = datamodule.splits["test"]
-            results.write_results(run_dir, metrics, predictions, module.task, split.places)
-            report(run_dir, config, metrics, module, predictions, split)
+            results.write_results(run_dir, metrics, module.predictions, module.task, split.places)
+            report(run_dir, config, metrics, module, module.predictions, split)
             results.print_summary(run_dir, metrics)
     return metrics
 

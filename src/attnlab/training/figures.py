@@ -4,7 +4,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from attnlab.task import Task
 from attnlab.task.calibration import reliability
-
-if TYPE_CHECKING:
-    from attnlab.training.module import Predictions
+from attnlab.training.module import Predictions
 
 Counts = npt.NDArray[np.int64]
 
@@ -29,7 +26,7 @@ DPI = 100
 def draw_figures(
     folder: Path,
     task: Task,
-    predictions: "Predictions | None" = None,
+    predictions: Predictions | None = None,
     counts: Counts | None = None,
     scores: Tensor | None = None,
 ) -> None:
@@ -62,12 +59,8 @@ def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
 
     counts: [C, C], rows are the classes, columns the predicted ones.
     """
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    rows, columns = np.nonzero(mistakes)
-    numbers = mistakes[rows, columns]
-    order = np.lexsort((columns, rows, -numbers))
-    return list(zip(*(array[order].tolist() for array in (rows, columns, numbers)), strict=True))
+    pairs = [(row, column, int(counts[row, column])) for row, column in np.argwhere(counts).tolist() if row != column]
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -> None:

@@ -2,11 +2,10 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,7 +18,7 @@ from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.task.calibration import calibration
 from attnlab.training.clipping import clip_grad_norm
 from attnlab.training.collected import Collected
-from attnlab.training.saved import FORMAT, Trained, check_format, load_weights, temperature_of
+from attnlab.training.saved import FORMAT, Trained, check_format, temperature_of
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class TextClassification(LightningModule):
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
         self.random_states: dict[str, Tensor] = {}
-        self.tested: Predictions | None = None
+        self.predictions: Predictions | None = None  # of the last test run, in every process
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
@@ -149,7 +148,7 @@ class TextClassification(LightningModule):
         index, logits, labels = self.collected.gather()
         probabilities = self.task.probabilities(logits)
         parts = (index, labels, probabilities, self.task.decide(probabilities), logits)
-        self.tested = Predictions(*(part.cpu() for part in parts))
+        self.predictions = Predictions(*(part.cpu() for part in parts))
         self._log_metrics("test", logits, labels)
 
     def _begin(self, stage: str, loader: Any) -> None:
@@ -201,7 +200,8 @@ class TextClassification(LightningModule):
             self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
         checkpoint["format"] = FORMAT
         checkpoint["temperature"] = self.task.temperature
-        checkpoint["metrics"] = validation_metrics(self.trainer)
+        found = self.trainer.callback_metrics
+        checkpoint["metrics"] = {key: float(value) for key, value in found.items() if key.startswith("val/")}
         checkpoint["data"] = self._fingerprint()
         checkpoint |= (own := self._own_state())
         if self.trainer.world_size > 1:
@@ -245,11 +245,6 @@ class TextClassification(LightningModule):
             elif device == self.device.type:
                 torch.get_device_module(self.device).set_rng_state(state)
 
-    def predictions(self) -> Predictions:
-        """What the last test run answered, in every process."""
-        assert self.tested is not None
-        return self.tested
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if isinstance(self.model, PretrainedClassifier):
             rate = self.optimizer_config["lr"]
@@ -261,17 +256,3 @@ class TextClassification(LightningModule):
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """What the last validation found."""
-    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-
-
-def load_checkpoint(path: Path) -> TextClassification:
-    """The trained model of a checkpoint, without running any code that the file brings.
-
-    Raises:
-        UserError: the file is no checkpoint of this program.
-    """
-    return load_weights(path, TextClassification)

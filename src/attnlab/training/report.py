@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,43 +50,31 @@ def report(
         if predictions is not None and split is not None:
             mistakes = find_mistakes(classifier, predictions, split)
             write_mistakes(folder / "mistakes.csv", mistakes)
-        tested = None if predictions is None else len(predictions.index)
-        intervals = {} if predictions is None else _intervals(predictions, classifier.task)
         # A run's own folder has the checkpoint, that of a test names it.
         use = {"model": config.get("ckpt_path") or str(shown(folder)), "pairs": classifier.pairs}
-        page = _page(folder, _scores(metrics, intervals), metrics, mistakes, tested, use)
+        tested = None if predictions is None else len(predictions.index)
+        intervals = {} if predictions is None else _intervals(predictions, classifier.task)
+        pictures = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
+        page = render(
+            "training/report.html",
+            name=folder.name,
+            use=use,
+            tested=tested,
+            scores=_scores(metrics, intervals),
+            losses=describe(metrics),
+            complaints=list(complaints(metrics).values()),
+            figures=[(name.replace("_", " "), embedded(file)) for name, file in pictures.items() if file.exists()],
+            tables=[_table(folder / f"{name}.csv") for name in ("per_class", "confused_pairs")],
+            mistakes=[(mistake, mistake.explanation and _marked(mistake.explanation)) for mistake in mistakes],
+            most=MISTAKES,
+            num_marked=MARKED,
+            config=(folder / CONFIG).read_text(encoding="utf-8"),
+            made=f"{datetime.now():%Y-%m-%d %H:%M}",
+        )
         (folder / "report.html").write_text(page, encoding="utf-8")
     except Exception as error:
         log.warning("No report.html: %s: %s", type(error).__name__, first_line(error))
     return mistakes
-
-
-def _page(
-    folder: Path,
-    scores: dict[str, list[tuple[str, str, str]]],
-    metrics: dict[str, float],
-    mistakes: Sequence[Mistake],
-    tested: int | None,
-    use: dict[str, Any],
-) -> str:
-    """`use`: the checkpoint's place, and whether the model is of pairs."""
-    pictures = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
-    return render(
-        "training/report.html",
-        name=folder.name,
-        use=use,
-        tested=tested,
-        scores=scores,
-        losses=describe(metrics),
-        complaints=list(complaints(metrics).values()),
-        figures=[(name.replace("_", " "), embedded(file)) for name, file in pictures.items() if file.exists()],
-        tables=[_table(folder / f"{name}.csv") for name in ("per_class", "confused_pairs")],
-        mistakes=[(mistake, mistake.explanation and _marked(mistake.explanation)) for mistake in mistakes],
-        most=MISTAKES,
-        num_marked=MARKED,
-        config=(folder / CONFIG).read_text(encoding="utf-8"),
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )
 
 
 def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:

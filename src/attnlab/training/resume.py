@@ -32,18 +32,14 @@ def resumed_folder(config: DictConfig) -> Path | None:
         UserError: there is no such run.
     """
     here = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
-    begun = here is not None and (here / CONFIG).is_file()
-    if here and in_multirun():
-        goes_on = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
-        return here.absolute() if (goes_on or started_again()) and begun else None
-    if here and started_again() and begun:
+    asked = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
+    if here and (here / CONFIG).is_file() and (started_again() or (in_multirun() and asked)):
         return here.absolute()
-    if not config.get("resume"):
+    if in_multirun() or not config.get("resume"):
         return None
     runs = str(Path(config.paths.log_dir, config.task_name, "runs"))
-    folder = Path(choose_run_dir(config.resume, runs))
-    if "hydra" not in config:  # a job of Hydra's, and not composed in Python
-        folder = Path(_hydra_node(config).runtime.output_dir)
+    in_python = "hydra" in config  # of a job of Hydra's its folder was chosen so
+    folder = Path(choose_run_dir(config.resume, runs) if in_python else _hydra_node(config).runtime.output_dir)
     if not (folder / CONFIG).is_file():
         raise UserError(
             f"resume={config.resume}: there is no such run; give the folder of one, as in {runs}, or latest"
@@ -62,12 +58,11 @@ def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
     for parts in (config.callbacks, config.logger):
         for part in filter(None, (parts or {}).values()):
             part._target_ = REPLACED.get(part._target_, part._target_)
-    changed = False
-    for key, value in [] if started_again() else _given_anew(_hydra_node(given)):  # what it gave stands there already
-        with open_dict(config):
+    anew = [] if started_again() else _given_anew(_hydra_node(given))  # what it gave stands there already
+    with open_dict(config):
+        for key, value in anew:
             OmegaConf.update(config, key, value)
-        changed = True
-    if (folder / "metrics.json").exists() and not changed:
+    if (folder / "metrics.json").exists() and not anew:
         raise UserError(
             f"the run in {shown(folder)} has finished; to train it further give a higher limit: trainer.max_epochs=20"
         )

@@ -59,12 +59,11 @@ HARMLESS_WARNINGS = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """A run that has trained: the checkpoint that is its best, None where the last weights are."""
+    """A run that has trained, and was tested where it is to be."""
 
     trainer: Trainer
     module: TextClassification
     datamodule: TextDataModule
-    best: Path | None
     metrics: results.Metrics
 
 
@@ -164,9 +163,9 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
         metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]
         if trainer.is_global_zero:
             keep_calibration(run_dir, module.task)
-    if _is_tested(config, datamodule):
+    if config["test"] and "test" in datamodule.splits:  # which has none where it has no labels
         metrics |= trainer.test(module, datamodule, ckpt_path=best, weights_only=True, verbose=False)[0]
-    return Fitted(trainer, module, datamodule, best, metrics | datamodule.ceilings)
+    return Fitted(trainer, module, datamodule, metrics | datamodule.ceilings)
 
 
 @contextmanager
@@ -220,10 +219,6 @@ def _frozen(module: TextClassification) -> PretrainedClassifier | None:
     return module.model if isinstance(module.model, PretrainedClassifier) and module.model.frozen else None
 
 
-def _is_tested(config: Settings, datamodule: TextDataModule) -> bool:
-    return config["test"] and "test" in datamodule.splits  # which has none where it has no labels
-
-
 def _say_where_it_ended(trainer: Trainer, settings: dict[str, Any]) -> None:
     """Of what comes short of what a reader of the results would take for granted."""
     timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
@@ -254,12 +249,10 @@ def _training_metrics(
 def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
     """Write everything down."""
     give_memory_back()
-    trainer, metrics, task = fitted.trainer, fitted.metrics, fitted.module.task
-    tested = _is_tested(config, fitted.datamodule)
-    predictions = fitted.module.predictions() if tested else None
+    trainer, metrics, task, predictions = fitted.trainer, fitted.metrics, fitted.module.task, fitted.module.predictions
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
-        split = fitted.datamodule.splits["test"] if tested else None
+        split = fitted.datamodule.splits["test"] if predictions else None
         results.write_results(run_dir, metrics, predictions, task, split.places if split else None)
         mistakes = report(run_dir, config, metrics, fitted.module, predictions, split)
         tracking.show(trainer.loggers, tracking.of_run(run_dir, metrics, predictions, mistakes, task))

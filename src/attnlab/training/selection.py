@@ -2,9 +2,7 @@
 
 import inspect
 import logging
-import os
 import re
-import shutil
 from pathlib import Path
 
 from hydra.utils import get_object
@@ -15,6 +13,7 @@ from attnlab.errors import UserError
 from attnlab.metrics import direction
 from attnlab.paths import BEST
 from attnlab.task import make_task
+from attnlab.training.checkpoints import name_again
 from attnlab.training.settings import MONITORED, Settings
 
 log = logging.getLogger(__name__)
@@ -124,11 +123,5 @@ def name_the_best(trainer: Trainer) -> Path | None:
         return None
     kept, best = Path(path), Path(path).with_name(BEST)
     if trainer.is_global_zero and kept != best and not (best.exists() and best.samefile(kept)):
-        partial = best.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(kept, partial)
-        except OSError:  # a file system without hard links
-            shutil.copy(kept, partial)
-        partial.replace(best)
+        name_again(kept, best)
     return kept

@@ -63,5 +63,5 @@ def _annotations(kind: type, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", annotation
 
 
-# The last two are no arguments of the model.
-CHECKED: dict[str, Any] = {**dict(_annotations(Settings)), "model.path": str, "model.init_from": str | None}
+NO_ARGUMENTS = {"model.path": str, "model.init_from": str | None, "model.from_scratch": bool}  # of a model
+CHECKED: dict[str, Any] = {**dict(_annotations(Settings)), **NO_ARGUMENTS}

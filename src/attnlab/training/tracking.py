@@ -15,8 +15,8 @@ from annotated_types import Ge
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from attnlab import progress
 from attnlab.errors import first_line
+from attnlab.progress import in_multirun
 from attnlab.task import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.mistakes import Mistake
@@ -59,6 +59,15 @@ class Tracker(Protocol):
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Write down what runs can be told apart by."""
+
+
+@contextmanager
+def _outliving(name: str, advice: str = "") -> Iterator[None]:
+    """The results of a run are in its folder by now: what happens to a logger is said and no more."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s: %s%s", name, first_line(error), advice)
 
 
 def show(loggers: Iterable[Logger], exhibits: Exhibits) -> None:
@@ -129,11 +138,8 @@ def _markdown(rows: list[list[Any]]) -> str:
 class Wandb(WandbLogger):
     """Lightning's, to which a run also sends its results, confusion matrix, mistakes, figures and model."""
 
+    @_outliving("W&B", WANDB_SYNC)
     def show(self, exhibits: Exhibits) -> None:
-        with _outliving("W&B", WANDB_SYNC):
-            self._show(exhibits)
-
-    def _show(self, exhibits: Exhibits) -> None:
         import wandb
 
         run = self.experiment
@@ -179,8 +185,8 @@ def wandb_logger(
     """
     chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     folder = Path(save_dir)
-    in_sweep, experiment = _hydra_context()
-    in_sweep = in_sweep or folder.name == SEARCH  # the run of a search as a whole is in the group of its trials
+    experiment = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
+    in_sweep = in_multirun() or folder.name == SEARCH  # the run of a search as a whole is in the group of its trials
     # A run that is resumed in its folder goes on as the same run of W&B.
     earlier = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
     if earlier:
@@ -208,21 +214,6 @@ def setting() -> str:
     """By what runs that differ in the seed alone are grouped: the command line, less what decides nothing."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return " ".join(override for override in given if not override.startswith(NO_SETTING)) or "default"
-
-
-def _hydra_context() -> tuple[bool, str | None]:
-    """Whether this is a job of a multirun, and the chosen experiment."""
-    experiment = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
-    return progress.in_multirun(), experiment
-
-
-@contextmanager
-def _outliving(name: str, advice: str = "") -> Iterator[None]:
-    """The results of a run are in its folder by now: what happens to a logger is said and no more."""
-    try:
-        yield
-    except Exception as error:
-        log.warning("%s: %s%s", name, first_line(error), advice)
 
 
 def finish(exit_code: int) -> None:

@@ -128,11 +128,20 @@ class Columned(Labelled):
 
     @property
     def columns(self) -> Columns:
-        """The columns that these settings name."""
-        return Columns.of(self.text, self.label, self.group, self.join, self.text_pair, self.label_separator)
+        """The columns that these settings name, by strings all of them."""
+        flags = () if isinstance(self.label, str | int) else tuple(map(str, self.label))
+        return Columns(
+            texts=tuple(map(str, (self.text,) if isinstance(self.text, str | int) else self.text)),
+            label=f"[{','.join(flags)}]" if flags else str(self.label),
+            flags=flags,
+            separator=self.label_separator,
+            group=None if self.group is None else str(self.group),
+            join=self.join,
+            pair=None if self.text_pair is None else str(self.text_pair),
+        )
 
 
-def warn_of_shared(chosen: Mapping[str, str], what: Mapping[str, Set[object]]) -> None:
+def warn_of_shared(chosen: Mapping[str, object], what: Mapping[str, Set[object]]) -> None:
     """Say where the user's own words make one split or file serve two ends; `what` each is, by another name or not."""
     for key, other, consequence in (
         ("val", "test", "Validating on the test set (data.val={}): the test score will be optimistic"),

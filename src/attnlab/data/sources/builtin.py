@@ -46,15 +46,10 @@ class Headlines(Source):
         )
         names = list(headlines.TOPICS)
         if self.topics == "all":
-            both = [
-                Split(part.texts, multi_hot(zip(part.labels, part.body_topics, strict=True), len(names)))
-                for part in (train, test)
-            ]
-            return Corpus(names, both[0], both[1])
+            of_train, of_test = (
+                multi_hot(zip(part.labels, part.body_topics, strict=True), len(names)) for part in (train, test)
+            )
+            return Corpus(names, Split(train.texts, of_train), Split(test.texts, of_test))
         aware, blind = headlines.ceilings(self.noise, self.order_share)
-        return Corpus(
-            names,
-            Split(train.texts, train.labels),
-            Split(test.texts, test.labels),
-            ceilings={"ceiling/order_aware": aware, "ceiling/order_blind": blind},
-        )
+        ceilings = {"ceiling/order_aware": aware, "ceiling/order_blind": blind}
+        return Corpus(names, Split(train.texts, train.labels), Split(test.texts, test.labels), ceilings=ceilings)

@@ -46,17 +46,10 @@ class Files(Columned):
         for key, other in (("train", ""), ("test", ", or a share of train to cut out for it, such as data.test=0.2")):
             if key in splits and given[key] is None:
                 raise UserError(f"data.{key} is needed and has no default: give data.{key}=<file>{other}")
-        chosen: dict[str, Paths] = {
-            key: paths
-            for key, paths in given.items()
-            if key in splits and paths is not None and not isinstance(paths, int | float)
-        }
-        files = {key: {file.resolve() for file in find_files(key, paths)} for key, paths in chosen.items()}
+        chosen = {key: given[key] for key in splits if not isinstance(given[key], int | float | None)}
         fields = {key: self.field.get(key) if isinstance(self.field, Mapping) else self.field for key in chosen}
-        warn_of_shared(
-            {key: str(paths) for key, paths in chosen.items()},
-            {key: {(file, fields[key]) for file in files[key]} for key in chosen},
-        )
+        files = {key: {file.resolve() for file in find_files(key, paths)} for key, paths in chosen.items()}
+        warn_of_shared(chosen, {key: {(file, fields[key]) for file in files[key]} for key in chosen})
         tables = {
             key: read_split(key, paths, self.columns.of_split(key), self._form(), fields[key])
             for key, paths in chosen.items()

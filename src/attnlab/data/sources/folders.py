@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attnlab.data.forms import Form
+from attnlab.data.reading import reading_from
 from attnlab.data.sources.base import Labelled
 from attnlab.data.tables import Columns, Table
-from attnlab.errors import UserError, as_user_error
+from attnlab.errors import UserError
 from attnlab.paths import shown
 
 
@@ -48,26 +49,21 @@ class Folders(Labelled):
                     f"data.{key}={folder.name} is no folder in {root}, which holds {below}; name the right one, or "
                     "where these are the classes cut a test set out of them with data.test=0.2"
                 )
-        tables = {key: self._read(folder) for key, folder in chosen.items()}
-        return tables, []
+        return {key: self._read(folder) for key, folder in chosen.items()}, []
 
     def _read(self, folder: Path) -> Table:
         """Every file below a class's folder but hidden ones, in the order of their names."""
         texts, labels, parts, form = [], [], [], Form(encoding=self.encoding)
-        advice = "; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
         for label in _below(folder):
             for file in sorted(path for path in label.rglob("[!.]*") if path.is_file()):
-                with (
-                    as_user_error(f"can't read {file}", advice, only=(OSError, UnicodeError)),
-                    file.open("rb") as opened,
-                ):
+                with reading_from(str(file), form), file.open("rb") as opened:
                     texts.append(opened.read().decode(form.encoding_of(opened)))
                 labels.append(label.name)
                 parts.append((str(shown(file)), 1))
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
-        table = Columns.of("text", "label").table(str(shown(folder)), {"text": texts, "label": labels})
-        return replace(table, parts=parts, form="; a folder a class")
+        columns, values = Columns(("text",), "label"), {"text": texts, "label": labels}
+        return replace(columns.table(str(shown(folder)), values, how="; a folder a class"), parts=parts)
 
 
 def _below(folder: Path) -> list[Path]:

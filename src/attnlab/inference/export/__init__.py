@@ -20,7 +20,6 @@ from attnlab.errors import UserError, first_line
 from attnlab.inference.export.card import push, write_readme
 from attnlab.inference.export.check import Comparison, Documents, compare, find_documents
 from attnlab.inference.export.formats import FORMATS, Answers, quantize
-from attnlab.metrics import interval
 from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import use_threads
@@ -144,12 +143,7 @@ def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(file: Path, found: Comparison) -> dict[str, Any]:
-    """The size of the file and the accuracy of what is in it, with Wilson's interval of 95 %; None without labels."""
-    scores: dict[str, Any] = {"bytes": file.stat().st_size, "accuracy": None, "interval": None}
-    if found.right is not None:
-        ends = interval(found.right, found.documents)
-        scores |= {"accuracy": found.right / found.documents, "interval": list(ends)}
-    return scores
+    return {"bytes": file.stat().st_size, "accuracy": found.accuracy, "interval": found.interval}
 
 
 def _in_words(facts: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from attnlab.data.sources import located
 from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError
 from attnlab.inference.export.formats import Answer
+from attnlab.metrics import interval
 from attnlab.task import Task
 from attnlab.training.saved import Trained, data_of_run
 
@@ -38,13 +39,13 @@ class Comparison:
     Attributes:
         difference: the largest one of a probability.
         changed: documents that are answered otherwise.
-        right: documents that the exported model answers right; None where they have no labels.
+        accuracy: of the exported model, with Wilson's interval of 95 %; None where the documents have no labels.
     """
 
-    documents: int
     difference: float
     changed: int
-    right: int | None
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @torch.inference_mode()
@@ -60,7 +61,9 @@ def compare(trained: Answer, exported: Answer, documents: Documents, task: Task)
         if documents.labelled:
             right += int(task.correct(answers, batch.labels).sum())
         number += len(answers)
-    return Comparison(number, float(difference), changed, right if documents.labelled else None)
+    if not documents.labelled:
+        return Comparison(float(difference), changed)
+    return Comparison(float(difference), changed, right / number, interval(right, number))
 
 
 def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -> Documents:
