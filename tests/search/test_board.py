@@ -12,7 +12,7 @@ from tests.search.test_study import config_loader
 
 @pytest.fixture
 def board(compose_sweep: Callable[..., DictConfig]) -> Board:
-    return Board(compose_sweep("pe=none,learned", "optimizer.lr=1e-3,0.123456789", "seed=7"))
+    return Board(compose_sweep("pe=none,learned", "optimizer.lr=1e-3,0.123456789", "seed=7"), config_loader())
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def rendered(board: Board, rows: int) -> list[str]:
 
 def test_the_table_shows_what_the_jobs_tell(board: Board, tmp_path: Path) -> None:
     tell(tmp_path, 0, state="done")  # of an attempt before
-    with board.running(config_loader(), JOBS, 0):
+    with board.running(JOBS, 0):
         assert [line.split()[-1] for line in rendered(board, 10)[1:5]] == ["waiting"] * 4
         tell(tmp_path, 0, state="running", epoch=3, epochs=10, best=0.51234, left=65.0)
         tell(tmp_path, 1, state="done", epoch=10, epochs=10, metrics={"val/loss": 0.4}, seconds=9.0)
@@ -62,7 +62,7 @@ def test_the_ranking_goes_by_the_metric_and_names_what_failed(
     board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    with board.running(config_loader(), JOBS, 0):
+    with board.running(JOBS, 0):
         for number, (loss, acc) in enumerate([(0.5, 0.8), (0.4, 0.7), (float("nan"), 0.9)]):
             tell(tmp_path, number, state="done", metrics={"val/loss": loss, "test/acc": acc}, seconds=3700.0)
         tell(tmp_path, 3, state="failed", reason="no memory", metrics={})
@@ -76,7 +76,7 @@ def test_the_ranking_goes_by_the_metric_and_names_what_failed(
 
 
 def test_of_an_ablation_it_shows_how_the_verdicts_stand(board: Board, tmp_path: Path) -> None:
-    with board.running(config_loader(), JOBS, 0):
+    with board.running(JOBS, 0):
         tell(tmp_path, 0, state="running", epoch=3, epochs=10)
         tell(tmp_path, 1, state="done", metrics={"val/loss": 0.4})
         change = "vocab_size=2500 x scheduler.warmup=0.1"
@@ -102,14 +102,15 @@ def test_a_verdict_is_a_line_where_there_is_no_terminal(board: Board, capfd: pyt
 
 
 def test_an_interrupted_sweep_says_so(board: Board, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), board.running(config_loader(), JOBS, 0):
+    with pytest.raises(KeyboardInterrupt), board.running(JOBS, 0):
         tell(tmp_path, 0, state="running", epoch=1)
         raise KeyboardInterrupt
     assert [job.state for job in board.jobs] == ["interrupted", *["not begun"] * 3]
 
 
 def test_folders_are_found_by_whatever_name_they_have(compose_sweep: Callable[..., DictConfig], tmp_path: Path) -> None:
-    board = Board(compose_sweep("pe=none,learned", "hydra.sweep.subdir=${pe_name}-${hydra.job.num}", "+pe_name=x,y"))
-    with board.running(config_loader(), [["pe=none", "+pe_name=x"], ["pe=learned", "+pe_name=y"]], 5):
+    config = compose_sweep("pe=none,learned", "hydra.sweep.subdir=${pe_name}-${hydra.job.num}", "+pe_name=x,y")
+    board = Board(config, config_loader())
+    with board.running([["pe=none", "+pe_name=x"], ["pe=learned", "+pe_name=y"]], 5):
         assert [job.folder for job in board.jobs] == [tmp_path / "sweep" / "x-5", tmp_path / "sweep" / "y-6"]
         assert board.settings(board.jobs[0]) == "pe=none pe_name=x"

@@ -68,7 +68,7 @@ class FakeLauncher:
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take seconds; the test of the report draws them."""
     if "the_best_is" not in request.node.name:
-        monkeypatch.setattr("attnlab.search.report._draw", lambda *_: None)
+        monkeypatch.setattr("attnlab.search.report.draw_figures", lambda *_: None)
 
 
 def lr_is_the_loss(settings: Settings) -> float:

@@ -3,17 +3,16 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import pandas as pd
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.study.factors import as_text
+from attnlab.search.multirun import compose_job
+from attnlab.study.factors import as_text, flat
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Changer:
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
-        self.multirun, self.loader = config, loader
+        self._load = partial(compose_job, loader, config)
         kept = [one for one in arguments if not one.startswith(tuple(f"ablation.{key}=" for key in FREE))]
         self.arguments = [*kept, f"ablation.name={config.ablation.name}"]
         self.choices = dict(config.hydra.runtime.choices)
@@ -97,7 +96,7 @@ class Changer:
                 left.append(f"{key} (the model has no such setting)")
                 continue
             for value in values or []:
-                if as_text(value) == as_text(self._own(key)):
+                if as_text(value) == self._own(key):
                     already.append(f"{key.rsplit('.', 1)[-1]}={_short(value)}")
                     continue
                 try:
@@ -117,8 +116,8 @@ class Changer:
             raise UserError(f"there is nothing to change: {'; '.join(left) or 'ablation.change is empty'}")
         return found
 
-    def _own(self, key: str) -> Any:
-        return self.choices[key] if key in self.choices else self.flat.get(key)
+    def _own(self, key: str) -> str:
+        return as_text(self.choices[key] if key in self.choices else self.flat.get(key))
 
     def _pinned(self, overrides: list[str], changes: Mapping[str, Any]) -> list[str]:
         """What a part brings along beside itself (the width of its vectors) stays as the model has it."""
@@ -126,38 +125,17 @@ class Changer:
         if not groups:
             return []
         now = flat(self._compose(overrides))
-        differing = [key for key in now.keys() & self.flat.keys() if as_text(now[key]) != as_text(self.flat[key])]
+        differing = [key for key in now.keys() & self.flat.keys() if now[key] != self.flat[key]]
         own = (*groups, *(f"model.{group}" for group in groups))  # model.pe is a copy of pe
         outside = [key for key in differing if not key.startswith(tuple(f"{group}." for group in own))]
         plain = [key for key in outside if not key.rsplit(".", 1)[-1].startswith("_") and key.split(".")[0] != "pe"]
-        return [f"{key}={as_text(self.flat[key])}" for key in sorted(plain)]
-
-    def _load(self, overrides: Sequence[str]) -> DictConfig:
-        try:
-            return self.loader.load_sweep_config(self.multirun, list(overrides))
-        except HydraException as error:
-            raise UserError(" ".join(str(error).split())) from error
+        return [f"{key}={self.flat[key]}" for key in sorted(plain)]
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         config = self._load(overrides)
         with open_dict(config):
             del config.hydra, config.ablation
         return resolve(config)
-
-
-def flat(config: dict[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    return dict(zip(*_columns(pd.json_normalize(config)), strict=True))
-
-
-def _columns(table: pd.DataFrame) -> tuple[list[str], list[Any]]:
-    return list(table.columns), [table[column].tolist()[0] for column in table]
-
-
-def sweeps(arguments: Sequence[str]) -> list[str]:
-    """The names that the command line gives several values."""
-    parsed = OverridesParser.create().parse_overrides(list(arguments))
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
 
 
 def _short(value: Any) -> str:

@@ -3,8 +3,8 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,20 @@ import numpy.typing as npt
 import pandas as pd
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.launcher import Launcher
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy import optimize
 
-from attnlab.ablation.changes import Changer, Setting, sweeps
-from attnlab.ablation.figures import save
+from attnlab.ablation.changes import Changer, Setting
+from attnlab.ablation.publishing import publish
 from attnlab.ablation.runs import Runs
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
 from attnlab.metrics import is_share
-from attnlab.page import embedded, render
-from attnlab.paths import shown
-from attnlab.study.figures import STYLE
+from attnlab.search.multirun import parse, sweeps
+from attnlab.study.figures import STYLE, save
 from attnlab.study.statistics import summarise
 
 log = logging.getLogger(__name__)
@@ -70,8 +65,8 @@ def fit(documents: Numbers, errors: Numbers) -> PowerLaw:
     """The power law through mean errors, both [sizes]; three sizes or more."""
     most = float(documents.max())
 
-    def course(share: Numbers, scale: float, exponent: float, rest: float) -> Numbers:
-        return scale * share**-exponent + rest
+    def course(documents: Numbers, scale: float, exponent: float, rest: float) -> Any:
+        return PowerLaw(scale, exponent, rest, most)(documents)
 
     lowest = max(float(errors.min()), 1e-6)
     best, loss = (lowest, 0.0, 0.0), np.inf
@@ -81,11 +76,11 @@ def fit(documents: Numbers, errors: Numbers) -> PowerLaw:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optimize.OptimizeWarning)  # its own uncertainty, which is not used
                 found, _ = optimize.curve_fit(
-                    course, documents / most, errors, start, bounds=([0, 0, 0], [1, 3, lowest]), max_nfev=2000
+                    course, documents, errors, start, bounds=([0, 0, 0], [1, 3, lowest]), max_nfev=2000
                 )
         except RuntimeError:  # it did not settle from there
             continue
-        off = float(np.square(course(documents / most, *found) - errors).sum())
+        off = float(np.square(course(documents, *found) - errors).sum())
         if off < loss:
             best, loss = tuple(found), off
     return PowerLaw(*best, most)
@@ -97,6 +92,42 @@ def bootstrap(documents: Numbers, errors: Sequence[Numbers]) -> list[PowerLaw]:
     return [fit(documents, np.array([draw.choice(own, len(own)).mean() for own in errors])) for _ in range(RESAMPLES)]
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the errors of a model go with the number of documents.
+
+    Attributes:
+        documents: [sizes].
+        errors: for each number of documents, those of its seeds.
+    """
+
+    name: str
+    documents: Numbers
+    errors: list[Numbers]
+
+    @cached_property
+    def means(self) -> Numbers:
+        """[sizes]."""
+        return np.array([own.mean() for own in self.errors])
+
+    @cached_property
+    def law(self) -> PowerLaw:
+        return fit(self.documents, self.means)
+
+    @cached_property
+    def drawn(self) -> list[PowerLaw]:
+        return bootstrap(self.documents, self.errors)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Those of data.csv: a dict of column and value for each number of documents."""
+        return [
+            {"model": self.name, "documents": int(n), "seeds": len(own)}
+            | summarise(pd.Series(1 - own))
+            | {"power_law": float(1 - self.law(n))}
+            for n, own in zip(self.documents, self.errors, strict=True)
+        ]
+
+
 def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: Sequence[str]) -> None:
     """Train each model named on each share of the documents, and report.
 
@@ -104,39 +135,37 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
         UserError: a share or the metric can't be used, or a run has failed.
     """
     settings = resolve(config.ablation)
-    shares, metric = sorted(settings["shares"]), settings["metric"]
+    shares, metric, seeds = sorted(settings["shares"]), settings["metric"], range(settings["seeds"])
     if len(shares) < 3 or shares[0] <= 0 or shares[-1] > 1:
         raise UserError(f"ablation.shares={shares}: give three or more from above 0 to 1, such as [0.01,0.1,1]")
     if not metric.startswith("test/") or not is_share(metric):
         raise UserError(f"ablation.metric={metric}: a data curve wants a share of the test set, such as test/acc")
-    if "seed" in sweeps(arguments):
+    swept = [override.get_key_element() for override in sweeps(arguments)]
+    if "seed" in swept:
         raise UserError("the seeds of an ablation are its own: ablation.seeds=5")
-    parsed = OverridesParser.create().parse_overrides(list(arguments))
-    swept = sweeps(arguments)
-    models, sizes, wanted = {}, {}, []
-    for overrides in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]:
+    sizes: dict[str, list[int]] = {}
+    models: dict[str, Setting] = {}
+    for overrides in BasicSweeper.split_arguments(parse(arguments), max_batch_size=None)[0]:
         name = ", ".join(one for one in overrides if one.partition("=")[0].lstrip("+") in swept) or "the model"
         changer = Changer(config, loader, overrides)
         whole = _documents(changer.model)
-        sizes[name] = np.array([max(1, round(share * whole)) for share in shares], dtype=np.float64)
+        sizes[name] = [max(1, round(share * whole)) for share in shares]
         for size in sizes[name]:
-            setting = changer.changed({"data.limit": int(size)})
-            models[name, int(size)] = Setting(f"{name} {int(size)}", *[*vars(setting).values()][1:])
+            models[f"{name} {size}"] = replace(changer.changed({"data.limit": size}), name=f"{name} {size}")
     runs = Runs(config, launcher, loader, list(models.values()), metric)
-    wanted = [(setting.name, seed) for seed in range(settings["seeds"]) for setting in models.values()]
-    log.info(
-        "%d runs, of which %d are there, in %s", len(wanted), sum(one in runs.found for one in wanted), runs.folder
-    )
-    with runs.shown():
+    wanted = [(name, seed) for seed in seeds for name in models]
+    there = sum(one in runs.found for one in wanted)
+    log.info("%d runs, of which %d are there, in %s", len(wanted), there, runs.folder)
+    with runs.board.shown():
         runs.train(wanted)
     if runs.failed:
         name, reason = next(iter(runs.failed.items()))
         raise UserError(f"{len(runs.failed)} settings could not be trained, {name}: {reason}")
-    errors = {
-        name: [np.array([1 - runs.score(f"{name} {int(n)}", s, metric) for s in range(settings["seeds"])]) for n in own]
-        for name, own in sizes.items()
-    }
-    _report(runs, metric, sizes, errors)
+    courses = []
+    for name, own in sizes.items():
+        errors = [np.array([1 - runs.score(f"{name} {size}", seed, metric) for seed in seeds]) for size in own]
+        courses.append(Course(name, np.array(own, dtype=np.float64), errors))
+    _report(runs.folder, metric, courses)
 
 
 def _documents(model: Setting) -> int:
@@ -147,64 +176,33 @@ def _documents(model: Setting) -> int:
     return len(data.splits["train"].texts)
 
 
-def _report(runs: Runs, metric: str, sizes: dict[str, Numbers], errors: dict[str, list[Numbers]]) -> None:
-    """data.csv, .md, .png, .svg and .html in the sweep's folder."""
-    folder, rows, said = runs.folder, [], []
-    laws = {}
-    for name, documents in sizes.items():
-        law = fit(documents, np.array([own.mean() for own in errors[name]]))
-        drawn = bootstrap(documents, errors[name])
-        laws[name] = (law, drawn)
-        for n, own in zip(documents, errors[name], strict=True):
-            summary = summarise(pd.Series(1 - own))
-            rows.append(
-                {"model": name, "documents": int(n), "seeds": len(own), **summary, "power_law": float(1 - law(n))}
-            )
-        said.append(_in_words(name, metric, law, drawn, documents, np.array([own.mean() for own in errors[name]])))
-    pd.DataFrame(rows).to_csv(folder / "data.csv", index=False)
-    _draw(runs, metric, sizes, errors, laws)
-    cells: list[dict[str, str]] = [
-        {"model": str(row["model"]), "documents": f"{row['documents']:,}", "seeds": str(row["seeds"])}
+def _report(folder: Path, metric: str, courses: list[Course]) -> None:
+    """data.csv, .md, .png, .svg and .html."""
+    rows = pd.DataFrame([row for course in courses for row in course.rows()])
+    rows.to_csv(folder / "data.csv", index=False)
+    _draw(folder, metric, courses)
+    cells = [
+        {"model": row["model"], "documents": f"{row['documents']:,}", "seeds": str(row["seeds"])}
         | {metric: f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]", "power law": f"{row['power_law']:.4f}"}
-        for row in rows
+        for _, row in rows.iterrows()
     ]
-    lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    title, words = f"{metric} by the number of training documents", " ".join(said)
-    (folder / "data.md").write_text(
-        "\n\n".join([f"# {title}", words, table, "![data](data.png)", METHOD]) + "\n", encoding="utf-8"
-    )
-    page = render(
-        "ablation/page.html",
-        title=title,
-        sentences=words,
-        rows=cells,
-        figure=embedded(folder / "data.svg"),
-        method=METHOD,
-        command=words,
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )
-    (folder / "data.html").write_text(page, encoding="utf-8")
-    console = Console()
-    shown_table = Table(*cells[0], box=None, pad_edge=False)
-    for row in cells:
-        shown_table.add_row(*(escape(text) for text in row.values()))
-    console.print(shown_table)
-    console.print(words, highlight=False, markup=False)
-    console.print(f"Everything is in {shown(folder)}; data.html is the page to read", soft_wrap=True, highlight=False)
+    title, words = f"{metric} by the number of training documents", " ".join(_in_words(metric, one) for one in courses)
+    publish(folder, "data", title, words, pd.DataFrame(cells), METHOD)
 
 
-def _in_words(name: str, metric: str, law: PowerLaw, drawn: list[PowerLaw], documents: Numbers, means: Numbers) -> str:
-    exponent = np.percentile([one.exponent for one in drawn], [2.5, 97.5])
-    rest = np.percentile([one.rest for one in drawn], [2.5, 97.5])
-    more = np.percentile([one.further(0.01) for one in drawn], [2.5, 97.5], method="nearest")
+def _in_words(metric: str, course: Course) -> str:
+    law = course.law
+    exponent, rest = (
+        np.percentile([getattr(one, name) for one in course.drawn], [2.5, 97.5]) for name in ("exponent", "rest")
+    )
+    low, high = np.percentile([one.further(0.01) for one in course.drawn], [2.5, 97.5], method="nearest")
     best = law.further(0.01)
     gain = (
-        f"one more point would take {best:,.0f} more documents (95 % interval {_many(more[0])} to {_many(more[1])})"
+        f"one more point would take {best:,.0f} more documents (95 % interval {_many(low)} to {_many(high)})"
         if np.isfinite(best)
         else "no number of documents would bring one more point, if it goes on as it went"
     )
-    missed = float(np.abs(law(documents) - means).max())
+    missed = float(np.abs(law(course.documents) - course.means).max())
     doubt = (
         f" The law misses the scores by up to {100 * missed:.1f} points, so little is to be made of it: it holds where "
         "more documents help steadily (ablation.shares leaves the smallest out)."
@@ -212,7 +210,7 @@ def _in_words(name: str, metric: str, law: PowerLaw, drawn: list[PowerLaw], docu
         else ""
     )
     return (
-        f"{name}: {metric} {1 - means[-1]:.4f} with {law.most:,.0f} documents; error = {law.scale:.3g} * "
+        f"{course.name}: {metric} {1 - course.means[-1]:.4f} with {law.most:,.0f} documents; error = {law.scale:.3g} * "
         f"(n / {law.most:,.0f})^-{law.exponent:.2f} + {law.rest:.3g} (exponent [{exponent[0]:.2f}, {exponent[1]:.2f}], "
         f"rest [{rest[0]:.3f}, {rest[1]:.3f}]); {gain}.{doubt}"
     )
@@ -222,18 +220,17 @@ def _many(number: float) -> str:
     return f"{number:,.0f}" if np.isfinite(number) else "no end"
 
 
-def _draw(runs: Runs, metric: str, sizes: dict[str, Numbers], errors: dict[str, list[Numbers]], laws: Any) -> None:
+def _draw(folder: Path, metric: str, courses: list[Course]) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 4), layout="constrained")
         axes = figure.add_subplot(xlabel="training documents", ylabel=metric, xscale="log")
-        for number, (name, documents) in enumerate(sizes.items()):
+        for number, course in enumerate(courses):
             color = f"C{number}"
-            law, drawn = laws[name]
-            grid = np.geomspace(documents.min(), 3 * documents.max())
-            low, high = np.percentile([1 - one(grid) for one in drawn], [2.5, 97.5], axis=0)
+            grid = np.geomspace(course.documents.min(), 3 * course.documents.max())
+            low, high = np.percentile([1 - one(grid) for one in course.drawn], [2.5, 97.5], axis=0)
             axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(grid, 1 - law(grid), color=color, label=name)
-            for n, own in zip(documents, errors[name], strict=True):
+            axes.plot(grid, 1 - course.law(grid), color=color, label=course.name)
+            for n, own in zip(course.documents, course.errors, strict=True):
                 axes.plot([n] * len(own), 1 - own, ".", color=color)
         axes.legend(fontsize=8, loc="lower right")
-        save(figure, runs.folder, "data")
+        save(figure, folder, "data")

@@ -1,4 +1,4 @@
-"""The pictures of an ablation and of a data curve."""
+"""The picture of an ablation."""
 
 from pathlib import Path
 
@@ -9,13 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from attnlab.metrics import is_share
-from attnlab.study.figures import ACCENT, QUIET, STYLE
-
-
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """As PNG and SVG."""
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+from attnlab.study.figures import ACCENT, QUIET, STYLE, save
 
 
 def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, own: float) -> None:

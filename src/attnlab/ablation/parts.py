@@ -1,7 +1,6 @@
 """An ablation of parts: how each question stands, and which run comes next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -12,14 +11,6 @@ from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, S
 from attnlab.errors import UserError
 from attnlab.metrics import direction, is_share
 from attnlab.study.result import in_points
-
-
-@dataclass(frozen=True)
-class Question:
-    """A contrast of settings: the weight of each."""
-
-    name: str
-    weights: dict[str, int]
 
 
 class Ablation:
@@ -35,29 +26,27 @@ class Ablation:
         self, runs: Runs, changer: Changer, changes: Sequence[Setting], plan: Plan, metric: str, pairs: bool
     ) -> None:
         self.runs, self.changer, self.plan, self.metric, self.pairs = runs, changer, plan, metric, pairs
-        self.questions = {one.name: Question(one.name, {one.name: 1, MODEL: -1}) for one in changes}
+        # Each question is a contrast: settings with their weights.
+        self.questions: dict[str, dict[str, int]] = {one.name: {one.name: 1, MODEL: -1} for one in changes}
         self.size = len(changes) + pairs
         self.standings: dict[str, Standing] = {}
+        self.sign = {"max": 1, "min": -1}[direction(metric)]
+        self.scale = 100 if is_share(metric) else 1  # to points
         same = f"not worth {in_points(metric, plan.margin)}"
         self.words = {SAME: same, BETTER: "better", WORSE: "worse", OPEN: "open", LEFT: "left open"}
 
-    def values(self, question: Question, metric: str) -> Values:
+    def _values(self, weights: dict[str, int], metric: str) -> Values:
         """The contrast after each seed; more is better."""
-        sign = {"max": 1, "min": -1}[direction(metric)]
-        score = self.runs.score
-        return np.array(
-            [
-                sum(sign * weight * score(name, seed, metric) for name, weight in question.weights.items())
-                for seed in range(self.runs.seeds(*question.weights))
-            ]
-        )
+        score, seeds = self.runs.score, range(self.runs.seeds(*weights))
+        contrasts = [sum(weight * score(name, seed, metric) for name, weight in weights.items()) for seed in seeds]
+        return self.sign * np.array(contrasts)
 
     def judged(self, metric: str) -> dict[str, Standing]:
         """How each question stands by this score."""
         asked = {
-            name: self.values(question, metric)
-            for name, question in self.questions.items()
-            if not question.weights.keys() & self.runs.failed.keys()
+            name: self._values(weights, metric)
+            for name, weights in self.questions.items()
+            if not weights.keys() & self.runs.failed.keys()
         }
         return judge(asked, self.plan, self.size, self.runs.left)
 
@@ -66,7 +55,6 @@ class Ablation:
         before, self.standings = self.standings, self.judged(self.metric.replace("test/", "val/"))
         fallen = {name: now.verdict for name, now in self.standings.items() if now.verdict != OPEN}
         board = self.runs.board
-        assert board is not None
         board.lines += [self._line(name) for name in fallen if name not in before or before[name].verdict == OPEN]
         rows = {name: (name, *self._cells(now)) for name, now in self.standings.items()}
         board.verdicts = [rows[name] for name in sorted(rows, key=lambda name: name in fallen)]
@@ -100,7 +88,7 @@ class Ablation:
             if len(batch) >= limit or all(seeds + ahead >= self.plan.last for _, seeds, _ in nearest):
                 return batch[:limit]
             for _, seeds, name in nearest:
-                wanted = [(setting, seeds + ahead) for setting in self.questions[name].weights]
+                wanted = [(setting, seeds + ahead) for setting in self.questions[name]]
                 if seeds + ahead < self.plan.last:
                     batch += [run for run in wanted if run not in self.runs.found and run not in batch]
         raise AssertionError
@@ -121,7 +109,7 @@ class Ablation:
                 continue
             self.runs.add(both)
             name = f"{first} x {other}"
-            self.questions[name] = Question(name, {both.name: 1, first: -1, other: -1, MODEL: 1})
+            self.questions[name] = {both.name: 1, first: -1, other: -1, MODEL: 1}
             return True
         self.pairs = False
         return False
@@ -132,8 +120,7 @@ class Ablation:
 
     def _cells(self, now: Standing) -> tuple[str, str, str, str]:
         """Seeds, difference, interval and verdict, as shown."""
-        sign = {"max": 1, "min": -1}[direction(self.metric)]
-        scale = 100 * sign if is_share(self.metric) else sign
+        scale = self.scale * self.sign
         low, high = sorted((scale * now.low, scale * now.high))
         interval = f"[{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
         difference = f"{scale * now.difference:+.2f}" if now.seeds else ""

@@ -1,24 +1,17 @@
 """What an ablation found: the test set is read here, and nothing is decided by it."""
 
 import shlex
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy import stats
 
 from attnlab.ablation.changes import MODEL
 from attnlab.ablation.figures import draw_worth
 from attnlab.ablation.parts import Ablation
+from attnlab.ablation.publishing import publish
 from attnlab.ablation.sequential import bounds
-from attnlab.metrics import direction, is_share
-from attnlab.page import embedded, render
-from attnlab.paths import shown
 from attnlab.study.result import in_points
 from attnlab.study.runs import correctness
 from attnlab.study.statistics import compare_settings
@@ -30,29 +23,15 @@ def report(work: Ablation) -> None:
     """Write ablation.csv, .md, .tex, .png, .svg and .html into the sweep's folder, and print what they say."""
     folder = work.runs.folder
     rows = worth(work)
-    mean = float(np.mean([run.metrics[work.metric] for run in _of(work, MODEL)]))
-    sentences, method, command = in_words(work, rows), methods(work, rows), smallest(work, rows)
+    mean = _mean(work, MODEL, work.metric)
     rows.to_csv(folder / "ablation.csv", index_label="change")
     draw_worth(folder, rows, work.metric, mean)
-    table = [_cells(work, name, row) for name, row in rows.iterrows()]
+    table = pd.DataFrame([_cells(work, row) for _, row in rows.iterrows()])
+    latex = table.to_latex(index=False, escape=True, column_format="lllrlrrr")
+    (folder / "ablation.tex").write_text(f"% \\usepackage{{booktabs}}\n{latex}", encoding="utf-8")
     title = f"What each part is worth: {work.metric} of the model {mean:.4f}"
-    (folder / "ablation.md").write_text(
-        "\n\n".join([f"# {title}", sentences, _markdown(table), "![worth](ablation.png)", method, f"    {command}\n"]),
-        encoding="utf-8",
-    )
-    (folder / "ablation.tex").write_text(_latex(table), encoding="utf-8")
-    page = render(
-        "ablation/page.html",
-        title=title,
-        sentences=sentences,
-        rows=table,
-        figure=embedded(folder / "ablation.svg"),
-        method=method,
-        command=command,
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )
-    (folder / "ablation.html").write_text(page, encoding="utf-8")
-    _print(folder, title, table, sentences, command)
+    words, method, command = in_words(work, rows), methods(work, rows), smallest(work, rows)
+    publish(folder, "ablation", title, words, table, method, command, {MATTERS: "green", HURTS: "red"})
 
 
 def worth(work: Ablation) -> pd.DataFrame:
@@ -65,7 +44,7 @@ def worth(work: Ablation) -> pd.DataFrame:
     own_seconds = _mean(work, MODEL, "train/seconds")
     rows = {}
     for name, standing in judged.items():
-        question, setting = work.questions[name], work.runs.settings.get(name)
+        setting = work.runs.settings.get(name)
         low, high = apart.get(name, (standing.low, standing.high))
         row: dict[str, Any] = {"part": setting.part if setting else name, "model": "", "instead": ""}
         if setting:
@@ -76,12 +55,10 @@ def worth(work: Ablation) -> pd.DataFrame:
         row["low_here"], row["high_here"] = sorted((sign * standing.low, sign * standing.high))
         row |= {"verdict": _verdict(row, work.plan.margin), "seeds": standing.seeds}
         if setting:
-            row["score"] = float(np.mean([run.metrics[work.metric] for run in _of(work, name)]))
-            row["seconds"], row["parameters"] = (
-                _mean(work, name, f"{key}") for key in ("train/seconds", "model/parameters")
-            )
+            row["score"] = _mean(work, name, work.metric)
+            row["seconds"] = _mean(work, name, "train/seconds")
+            row["parameters"] = _mean(work, name, "model/parameters")
             row["seconds_ratio"] = own_seconds / row["seconds"]
-        assert question.name == name
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("worth", ascending=False)
 
@@ -90,9 +67,8 @@ def _with_documents(work: Ablation) -> dict[str, tuple[float, float]]:
     """Intervals for other seeds and other test documents, at the level of the look at which each setting stopped."""
     runs = [(name, seed, run) for (name, seed), run in sorted(work.runs.found.items()) if work.metric in run.metrics]
     runs = [one for one in runs if one[0] not in work.runs.failed]
-    sign = {"max": 1, "min": -1}[direction(work.metric)]
     scores = pd.DataFrame(
-        [(name, str(seed), sign * run.metrics[work.metric]) for name, seed, run in runs],
+        [(name, str(seed), work.sign * run.metrics[work.metric]) for name, seed, run in runs],
         columns=["setting", "block", "value"],
     )
     right = correctness([run for *_, run in runs]) if work.metric == "test/acc" else None
@@ -122,14 +98,10 @@ def in_words(work: Ablation, rows: pd.DataFrame) -> str:
     """One paragraph."""
     by = {verdict: rows[rows["verdict"] == verdict] for verdict in (MATTERS, HURTS, SAME, SAME_HERE, OPEN)}
     said = [f"Of {len(rows)} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
-    for _, row in by[MATTERS].iterrows():
-        said.append(
-            f"{_choice(row)} is worth {_points(work.metric, row['worth'])} {_interval(work.metric, row)}{_time(row)}."
-        )
-    for _, row in by[HURTS].iterrows():
-        said.append(
-            f"{_choice(row)} costs {_points(work.metric, -row['worth'])} {_interval(work.metric, row)}{_time(row)}."
-        )
+    for verdict, verb, sign in ((MATTERS, "is worth", 1), (HURTS, "costs", -1)):
+        for _, row in by[verdict].iterrows():
+            amount = in_points(work.metric, sign * row["worth"])
+            said.append(f"{_choice(row)} {verb} {amount} {_interval(work, row)}{_time(row)}.")
     margin = in_points(work.metric, work.plan.margin)
     for verdict, where in ((SAME, ""), (SAME_HERE, " on these documents")):
         if len(by[verdict]):
@@ -170,25 +142,17 @@ def smallest(work: Ablation, rows: pd.DataFrame) -> str:
     return shlex.join(["python", "src/train.py", *kept])
 
 
-def _of(work: Ablation, name: str) -> list[Any]:
-    return [run for (setting, _), run in work.runs.found.items() if setting == name]
-
-
 def _mean(work: Ablation, name: str, key: str) -> float:
-    return float(np.mean([run.metrics[key] for run in _of(work, name)]))
+    """Of the runs of a setting."""
+    return float(np.mean([run.metrics[key] for (setting, _), run in work.runs.found.items() if setting == name]))
 
 
 def _choice(row: pd.Series) -> str:
     return f"{row['part']} ({row['model']} rather than {row['instead']})" if row["instead"] else str(row["part"])
 
 
-def _points(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
-
-
-def _interval(metric: str, row: pd.Series) -> str:
-    scale = 100 if is_share(metric) else 1
-    return f"[{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+def _interval(work: Ablation, row: pd.Series) -> str:
+    return f"[{work.scale * row['low']:+.1f}, {work.scale * row['high']:+.1f}]"
 
 
 def _time(row: pd.Series) -> str:
@@ -196,45 +160,12 @@ def _time(row: pd.Series) -> str:
     return f" and takes {ratio:.1f} times the time" if ratio > 1.5 else ""
 
 
-def _cells(work: Ablation, name: object, row: pd.Series) -> dict[str, str]:
-    scale, unit = (100, ", points") if is_share(work.metric) else (1, "")
+def _cells(work: Ablation, row: pd.Series) -> dict[str, str]:
     cells = {"part": str(row["part"]), "model": str(row["model"]), "instead": str(row["instead"])}
-    cells[f"worth{unit}"] = f"{scale * row['worth']:+.1f} [{scale * row['low']:+.1f}, {scale * row['high']:+.1f}]"
+    worth_in = "worth, points" if work.scale == 100 else "worth"
+    cells[worth_in] = f"{work.scale * row['worth']:+.1f} {_interval(work, row)}"
     cells |= {"verdict": row["verdict"], "seeds": f"{row['seeds']:.0f}"}
     has = pd.notna(row.get("score"))
     cells["seconds"] = f"{row['seconds']:,.0f}" if has else ""
     cells["parameters"] = f"{row['parameters']:,.0f}" if has else ""
-    del name
     return cells
-
-
-def _markdown(table: list[dict[str, str]]) -> str:
-    lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def _latex(table: list[dict[str, str]]) -> str:
-    def escaped(text: str) -> str:
-        for sign in "_%&#":
-            text = text.replace(sign, f"\\{sign}")
-        return text
-
-    lines = [" & ".join(map(escaped, row)) + r" \\" for row in (list(table[0]), *(list(row.values()) for row in table))]
-    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join([r"% \usepackage{booktabs}", r"\begin{tabular}{lllrlrrr}", *body, r"\end{tabular}", ""])
-
-
-def _print(folder: Path, title: str, table: list[dict[str, str]], sentences: str, command: str) -> None:
-    console = Console()
-    console.print(f"\n[bold]{escape(title)}", highlight=False)
-    columns = [column for column in table[0] if column not in ("seconds", "parameters")]
-    lines = Table(*columns, box=None, pad_edge=False)
-    for row in table:
-        style = {MATTERS: "green", HURTS: "red"}.get(row["verdict"])
-        lines.add_row(*(escape(row[column]) for column in columns), style=style)
-    console.print(lines)
-    console.print(escape(sentences), highlight=False)
-    console.print(f"The smallest that is not worse: {command}", soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"Everything is in {shown(folder)}; ablation.html is the page to read", soft_wrap=True, highlight=False
-    )

@@ -4,8 +4,9 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from attnlab.ablation.changes import MODEL, Setting, flat
+from attnlab.ablation.changes import MODEL, Setting
 from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.paths import CONFIG
 from attnlab.process import available, share
-from attnlab.search.board import Board, board
+from attnlab.search.board import Board
 from attnlab.search.workers import TRIES, Died, launch
-from attnlab.study.factors import IGNORED, as_text
+from attnlab.study.factors import IGNORED, flat
 from attnlab.study.runs import Run
 
 # What a run's scores do not depend on, besides what no comparison looks at.
@@ -64,13 +65,13 @@ class Runs:
     def __init__(
         self, config: DictConfig, launcher: Launcher, loader: ConfigLoader, settings: Sequence[Setting], metric: str
     ) -> None:
-        self.config, self.launcher, self.loader, self.metric = config, launcher, loader, metric
+        self.config, self.launcher, self.metric = config, launcher, metric
+        self.board = Board(config, loader)
         self.folder = Path(config.hydra.sweep.dir)
         self.first_seed = int(config.seed)
         self.settings: dict[str, Setting] = {}
         self.found: dict[tuple[str, int], Run] = {}
         self.failed: dict[str, str] = {}
-        self.board: Board | None = None
         self.budget = Budget(config.ablation.budget)
         at_once = config.ablation.n_jobs
         self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
@@ -83,7 +84,7 @@ class Runs:
         """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
         self.settings[setting.name] = setting
         wanted = _identity(setting.config)
-        for run in self._there():
+        for run in self._there:
             if _identity(run.config) == wanted and self.metric in run.metrics:
                 self.found[setting.name, int(run.config["seed"]) - self.first_seed] = run
 
@@ -97,12 +98,6 @@ class Runs:
         seconds = [_seconds(run) for run in self.found.values()]
         in_time = (self.budget.seconds - (time.monotonic() - self.start)) * self.at_once
         return max(0.0, min(self.budget.runs - len(self), in_time / statistics.mean(seconds) if seconds else in_time))
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """With the live table of a sweep."""
-        with board(self.config) as self.board:
-            yield
 
     def seeds(self, *names: str) -> int:
         """How many seeds, from the first on, all of these settings have."""
@@ -135,8 +130,7 @@ class Runs:
         overrides = {name: self.settings[name].overrides for name, _ in missing}
         jobs = [(*overrides[name], "resume=latest", f"seed={self.first_seed + seed}") for name, seed in missing]
         first, self.number = self.number, self.number + len(jobs)
-        assert self.board is not None
-        with self.board.running(self.loader, jobs, first):
+        with self.board.running(jobs, first):
             results = launch(self.launcher, jobs, first)
         for (name, seed), result, job in zip(missing, results, self.board.jobs[-len(jobs) :], strict=True):
             run = _read(job.folder)
@@ -153,12 +147,11 @@ class Runs:
     def _own(self) -> list[Run]:
         return [run for run in self.found.values() if run.folder.parent == self.folder]
 
+    @cached_property
     def _there(self) -> list[Run]:
-        if not hasattr(self, "_known"):
-            root = Path(self.config.paths.log_dir, self.config.task_name)
-            folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
-            self._known = [run for folder in sorted(folders) if (run := _read(folder)) is not None]
-        return self._known
+        root = Path(self.config.paths.log_dir, self.config.task_name)
+        folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
+        return [run for folder in sorted(folders) if (run := _read(folder)) is not None]
 
 
 def _identity(config: dict[str, Any]) -> str:
@@ -166,7 +159,7 @@ def _identity(config: dict[str, Any]) -> str:
     parts = {part: config.get(part) or {} for part in ("data", "embedding")}
     values = flat(config | {part: located(own) if "_target_" in own else own for part, own in parts.items()})
     hidden = tuple(f"{key}." for key in ELSEWHERE)
-    kept = {key: as_text(value) for key, value in values.items() if key not in ELSEWHERE and not key.startswith(hidden)}
+    kept = {key: value for key, value in values.items() if key not in ELSEWHERE and not key.startswith(hidden)}
     return json.dumps(kept, sort_keys=True)
 
 

@@ -3,8 +3,8 @@
 A *question* is a contrast of settings, one value a seed: the changed model's score less the model's own, or for an
 interaction what two changes together make beyond their sum. After n seeds it is asked with a t-test on those n values,
 which no unequal spreads disturb, as each question has its own. Looking again and again would find a difference where
-there is none sooner or later, so the looks share one chance of error: `spent` says which part of it is used up by then
-(Lan and DeMets, 1983), a power of the share of seeds (Kim and DeMets, 1987), and `bounds` how far out t has to be.
+there is none sooner or later, so the looks share one chance of error: which part of it may be used up by then (Lan and
+DeMets, 1983) is a power of the share of seeds (Kim and DeMets, 1987), and `bounds` says how far out t has to be.
 Whenever one stops, for whatever reason, the chance of error stays below the level.
 
 All questions share `alpha` by Holm's rule (Maurer and Bretz, 2013, for its use with several looks): K open ones are
@@ -63,11 +63,6 @@ class Standing:
     further: float = 0.0
 
 
-def spent(level: float, share: float) -> float:
-    """How much of the chance of error may be used up after this share of the seeds."""
-    return level * share**POWER
-
-
 @cache
 def _sequences(last: int) -> Values:
     """|t| after 1, 2, ... seeds where there is no difference: [SIMULATIONS, last]."""
@@ -89,7 +84,7 @@ def bounds(level: float, first: int, last: int) -> Values:
     inside = np.ones(len(sequences), dtype=bool)
     found = np.full(last + 1, np.inf)
     for seeds in range(first, last + 1):
-        allowed = round(spent(level, seeds / last) * SIMULATIONS) - int((~inside).sum())
+        allowed = round(level * (seeds / last) ** POWER * SIMULATIONS) - int((~inside).sum())
         if allowed > 0:
             t = sequences[:, seeds - 1]
             found[seeds] = np.partition(t[inside], -allowed - 1)[-allowed - 1]

@@ -1,7 +1,5 @@
 """An ablation: trains what decides a verdict next, until all have fallen or the budget is spent, then reports."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +9,9 @@ from typing import Annotated, Any
 from annotated_types import Ge, Interval
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from attnlab.ablation.changes import FREE, Changer, sweeps
+from attnlab.ablation.changes import FREE, Changer
 from attnlab.ablation.parts import Ablation
 from attnlab.ablation.runs import Runs
 from attnlab.ablation.sequential import Plan, spreads_to_show
@@ -21,6 +19,7 @@ from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.metrics import is_share
+from attnlab.search.multirun import check_devices, name_by_settings, sweeps
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,6 @@ SETTINGS: dict[str, Any] = {
     "ablation.n_jobs": int | None,
     "ablation.metric": str,
 }
-ELSEWHERE = ("hydra", "logger", "paths")  # what may change too when an ablation is continued
 
 
 def prepare(config: DictConfig) -> DictConfig:
@@ -46,23 +44,15 @@ def prepare(config: DictConfig) -> DictConfig:
     ablation = config.get("ablation")
     if ablation is None:
         raise UserError("hydra/sweeper=ablation wants the settings of an ablation: add ablation=parts")
-    if (strategy := config.trainer.get("strategy", "auto")) != "auto":
-        raise UserError(
-            f"an ablation can't train on several devices (trainer.strategy={strategy}): their processes would start it "
-            "all again; use trainer=gpu (one device a run), and hydra/launcher for several runs at once"
-        )
+    check_devices(config, "an ablation", "run")
     if not config.test:
         raise UserError("test=false: an ablation tells at its end what it found on the test set; leave it out")
     check_config({"ablation": resolve(ablation)}, SETTINGS)
     with open_dict(config):
         if ablation.name is None:
-            settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
-            own = {key: value for key, value in ablation.items_ex(False) if key not in FREE}
-            settings |= {"ablation": own, "resume": None}
-            given = [one for one in config.hydra.overrides.task if one.partition("=")[0] in sweeps([one])]
-            text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), given], sort_keys=True)
             kind = config.hydra.runtime.choices.get("ablation")
-            ablation.name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+            # With resume, as the names of ablations begun earlier have it.
+            ablation.name = f"{kind}-{name_by_settings(config, 'ablation', FREE, {'resume': None})}"
         config.resume = "latest"  # its jobs go on with what was begun
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     return config
@@ -81,10 +71,9 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
         curve(config, launcher, loader, arguments)
         return
     if swept := sweeps(arguments):
-        what = (
-            "its seeds are its own: ablation.seeds, ablation.max_seeds" if swept[0] == "seed" else "give it one value"
-        )
-        raise UserError(f"ablation=parts asks about one model, and {swept[0]} has several values: {what}")
+        key = swept[0].get_key_element()
+        what = "its seeds are its own: ablation.seeds, ablation.max_seeds" if key == "seed" else "give it one value"
+        raise UserError(f"ablation=parts asks about one model, and {key} has several values: {what}")
     changer = Changer(config, loader, arguments)
     changes = changer.alternatives(settings["change"] or settings["parts"])
     metric = settings["metric"]
@@ -123,7 +112,7 @@ def _say_what_suffices(plan: Plan, size: int, mean_seeds: float) -> None:
 def finish(work: Ablation) -> None:
     """Run it to its end; interrupted, say what validation said so far."""
     try:
-        with work.runs.shown():
+        with work.runs.board.shown():
             while work.step():
                 pass
     except (KeyboardInterrupt, SystemExit):

@@ -4,11 +4,11 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import CompactHydraException
@@ -62,11 +62,12 @@ class Board:
 
     Args:
         config: of the multirun.
+        loader: composes the configs of its jobs.
         total: how many jobs there will be; None: those that are known.
     """
 
-    def __init__(self, config: DictConfig, total: int | None = None) -> None:
-        self.config, self.total, self.jobs = config, total, list[Job]()
+    def __init__(self, config: DictConfig, loader: ConfigLoader, total: int | None = None) -> None:
+        self.config, self.loader, self.total, self.jobs = config, loader, total, list[Job]()
         self.metric, self.sign = config.monitor.metric, 1 if config.monitor.mode == "min" else -1
         self.folder = Path(config.hydra.sweep.dir)
         self.verdicts: list[tuple[str, ...]] = []  # of an ablation: a row of the table for each change, the open first
@@ -75,39 +76,39 @@ class Board:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """While this lasts, nothing else is on the terminal: what this process prints goes to its output.log."""
+        global _current
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress.output_into(self.folder / progress.OUTPUT) as terminal:
-            console, over, live = Console(file=terminal), threading.Event(), None
-            if terminal.isatty() and not console.is_dumb_terminal:
-                live = Live(
-                    console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-                )
-            thread = threading.Thread(target=self._watch, args=(console, terminal, live, over), daemon=True)
+            console, over = Console(file=terminal), threading.Event()
+            watch = self._show_table if terminal.isatty() and not console.is_dumb_terminal else self._say_lines
+            thread = threading.Thread(target=watch, args=(console, over), daemon=True)
             thread.start()
+            _current = self
             try:
                 yield
             finally:
+                _current = None
                 over.set()
                 thread.join()
 
-    def _watch(self, console: Console, terminal: TextIO, live: Live | None, over: threading.Event) -> None:
-        if live is None:
+    def _show_table(self, console: Console, over: threading.Event) -> None:
+        with Live(
+            console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as live:
             while not over.wait(SECONDS):
-                self._say(console)
-            self._say(console)
-            return
-        with live:
-            while not over.wait(SECONDS):
-                columns, lines = os.get_terminal_size(terminal.fileno())
+                columns, lines = os.get_terminal_size(console.file.fileno())
                 console.size = (columns or 80, lines or 24)
                 live.update(self._table(console.height - AROUND), refresh=True)
 
+    def _say_lines(self, console: Console, over: threading.Event) -> None:
+        while not over.wait(SECONDS):
+            self._say(console)
+        self._say(console)
+
     @contextmanager
-    def running(self, loader: ConfigLoader, overrides: Sequence[Sequence[str]], first: int) -> Iterator[None]:
+    def running(self, overrides: Sequence[Sequence[str]], first: int) -> Iterator[None]:
         """Show jobs that begin now and have ended when this ends: the overrides of each, the number of the first."""
-        own = [dict(override.partition("=")[::2] for override in job) for job in overrides]
-        folders = [_folder(self.config, loader, job, first + i) for i, job in enumerate(overrides)]
-        new = [Job(first + i, given, folder) for i, (given, folder) in enumerate(zip(own, folders, strict=True))]
+        new = [Job(number, _by_key(job), self._folder(job, number)) for number, job in enumerate(overrides, first)]
         for job in new:
             (job.folder / progress.FILE).unlink(missing_ok=True)  # of an attempt before
         self.jobs = [*self.jobs, *new]
@@ -123,14 +124,14 @@ class Board:
 
     def _names(self) -> dict[str, str]:
         """The settings that differ between the jobs, without the name of their part where that is clear."""
-        given = dict(override.partition("=")[::2] for override in self.config.hydra.overrides.task)
+        given = _by_key(self.config.hydra.overrides.task)
         keys = dict.fromkeys(key for job in self.jobs for key in job.overrides if not key.startswith(OF_THE_SWEEP))
         values = {key: {job.overrides.get(key) for job in self.jobs} for key in keys}
         alone = len(self.jobs) == 1
         differing = [key for key in keys if len(values[key]) > 1 or (alone and {given.get(key)} != values[key])]
-        last = Counter(key.rsplit(".", 1)[-1] for key in differing)
         short = {key: key.rsplit(".", 1)[-1] for key in differing}
-        return {key: (short[key] if last[short[key]] == 1 else key).lstrip("+") for key in differing}
+        count = Counter(short.values())
+        return {key: (name if count[name] == 1 else key).lstrip("+") for key, name in short.items()}
 
     def settings(self, job: Job) -> str:
         """Those in which it differs from the others."""
@@ -197,6 +198,9 @@ class Board:
             return f"{job.state}: {job.told.get('reason', GONE)}"
         return job.state
 
+    def failed(self) -> list[Job]:
+        return [job for job in self.jobs if job.state in ("failed", DIED)]
+
     def print_ranked(self) -> None:
         """All that have ended, the best first; below them what went wrong."""
         console = Console()
@@ -211,31 +215,29 @@ class Board:
                 name = escape(self.settings(job)) or shown(job.folder).name
                 table.add_row(str(rank), str(job.number), name, *scores, _clock(job.told.get("seconds")))
             console.print(table)
-        for job in self.jobs:
-            if job.state in ("failed", DIED):
-                where = shown(job.folder) / progress.OUTPUT
-                line = f"#{job.number} {self.settings(job)}: {self._result(job)} ({where})"
-                console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
+        for job in self.failed():
+            line = f"#{job.number} {self.settings(job)}: {self._result(job)} ({shown(job.folder) / progress.OUTPUT})"
+            console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
         hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
         lines = [f"Everything is in {shown(self.folder)}{hidden}"]
         if len(ended) > 1:
             lines.append(f"Whether a difference is more than chance: python src/compare.py runs={shown(self.folder)}")
         console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
+    def _folder(self, overrides: Sequence[str], number: int) -> Path:
+        """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
+        subdir = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
+        if subdir == "${hparams_search.trial}":
+            return self.folder / str(number)
+        if str(subdir).startswith("${job_dir:"):
+            return self.folder / choose_job_dir(self.config.get("resume"), str(self.folder), number, overrides)
+        composed = self.loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.num = number
+        return Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
 
-_current: Board | None = None
 
-
-@contextmanager
-def board(config: DictConfig, total: int | None = None) -> Iterator[Board]:
-    """Show a board until this ends."""
-    global _current
-    _current = Board(config, total)
-    try:
-        with _current.shown():
-            yield _current
-    finally:
-        _current = None
+_current: Board | None = None  # that is shown
 
 
 @contextmanager
@@ -249,28 +251,19 @@ def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[s
         yield
         return
     print(f"{len(jobs)} jobs in {shown(Path(config.hydra.sweep.dir))}", flush=True)
-    with ExitStack() as stack, board(config) as ours:
-        stack.callback(ours.print_ranked)  # also where this is interrupted
-        with ours.running(loader, jobs, first):
+    board = Board(config, loader)
+    try:
+        with board.shown(), board.running(jobs, first):
             yield
-    failed = [job for job in ours.jobs if job.state in ("failed", DIED)]
-    if failed:
+    finally:
+        board.print_ranked()  # also where this is interrupted
+    if failed := board.failed():
         what = f"{len(failed)} of {len(jobs)} jobs failed; #{failed[0].number}: {failed[0].told.get('reason', GONE)}"
         raise CompactHydraException(f"error: {what}")
 
 
-def _folder(config: DictConfig, loader: ConfigLoader, overrides: Sequence[str], number: int) -> Path:
-    """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
-    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
-    folder = config.hydra.sweep.dir
-    if subdir == "${hparams_search.trial}":
-        return Path(folder, str(number))
-    if subdir.startswith("${job_dir:"):
-        return Path(folder, choose_job_dir(config.get("resume"), folder, number, overrides))
-    composed = loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.num = number
-    return Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.partition("=")[::2] for override in overrides)
 
 
 def _lay_out(table: Table, right: Sequence[int]) -> None:

@@ -4,18 +4,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, as_user_error
+from attnlab.search.multirun import compose_job, parse
 from attnlab.search.space import WIDTH, Branch, Settings, Space, grid
 
 log = logging.getLogger(__name__)
@@ -63,11 +63,12 @@ class _SpaceMaker:
         self, config: DictConfig, loader: ConfigLoader, drawn: Settings, fixed: list[str], arguments: list[str]
     ) -> None:
         self.config, self.loader, self.fixed = config, loader, fixed
+        self._load = partial(compose_job, loader, config)
         self.parts = [name for name in drawn if name.lstrip("+") in config.hydra.runtime.choices]
         self.parts.sort(key=lambda name: name != "model")  # first, as it decides what else there is
         self.options = grid({name: drawn[name] for name in self.parts}).values()
         self.settings = {name: distribution for name, distribution in drawn.items() if name not in self.parts}
-        self.typed = {override.get_key_element() for override in _parse(arguments)}
+        self.typed = {override.get_key_element() for override in parse(arguments)}
         self.left: dict[str, list[str]] = {}  # what has left the space, by the reason
 
     def make(self) -> Space:
@@ -128,14 +129,8 @@ class _SpaceMaker:
         fixed = [override for override in self.fixed if override not in missing]
         return self._load([*fixed, *self._overrides(chosen)]), fixed, [_key(override) for override in missing]
 
-    def _load(self, overrides: list[str]) -> DictConfig:
-        try:
-            return self.loader.load_sweep_config(self.config, overrides)
-        except HydraException as error:
-            raise UserError(" ".join(str(error).split())) from error
-
     def _is_setting(self, override: str) -> bool:
-        (parsed,) = _parse([override])
+        (parsed,) = parse([override])
         special = parsed.is_add() or parsed.is_force_add() or parsed.is_delete()
         return not special and parsed.key_or_group not in self.config.hydra.runtime.choices
 
@@ -183,10 +178,6 @@ def _without_constants(space: Space) -> Space:
         embed_dim = fixed.get(WIDTH, branch.embed_dim)
         branches[tuple(values[name] for name in parts)] = Branch(overrides, settings, embed_dim)
     return Space(branches, parts)
-
-
-def _parse(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(overrides)
 
 
 def _key(override: str) -> str:

@@ -1,19 +1,16 @@
 """search.html: what a search found on one page, with figures that can be moved."""
 
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna import visualization
-from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from attnlab.interactive import PROGRAM, interactive
 from attnlab.page import embedded, render
+from attnlab.search.figures import movable_figures
 from attnlab.search.space import settings_of
 
 BEST = 20  # rows of the table
@@ -42,7 +39,7 @@ def write_page(
         rows=rows,
         test=", ".join(test),
         failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
-        interactive=interactive(_figures(study), folder),
+        interactive=interactive(movable_figures(study), folder),
         wide=WIDE,
         pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -52,39 +49,3 @@ def write_page(
 
 def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _history(study: optuna.Study) -> Any:
-    """Optuna leaves out the pruned trials; here they are at the last value that they reported."""
-    figure = visualization.plot_optimization_history(study)
-    pruned = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.PRUNED]
-    numbers, values = [trial.number for trial in pruned], [trial.value for trial in pruned]
-    return figure.add_scatter(
-        x=numbers, y=values, mode="markers", name="Pruned", marker={"symbol": "x", "color": "gray"}
-    )
-
-
-def _figures(study: optuna.Study) -> dict[str, Any]:
-    """Those for which there are trials enough."""
-    plots: dict[str, Any] = {
-        "history": _history,
-        "parallel_coordinates": visualization.plot_parallel_coordinate,
-        "importances": lambda study: visualization.plot_param_importances(
-            study, evaluator=PedAnovaImportanceEvaluator()
-        ),
-        "intermediate_values": visualization.plot_intermediate_values,
-        "slice": visualization.plot_slice,
-    }
-    figures = {}
-    trials = study.get_trials(deepcopy=False)
-    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not any(trial.intermediate_values for trial in trials):
-        del plots["intermediate_values"]
-    if len(finished) < 4:
-        del plots["importances"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # experimental; few trials
-        for name, plot in plots.items():
-            with suppress(RuntimeError, ValueError):  # too few trials to draw this from
-                figures[name] = plot(study)
-    return figures

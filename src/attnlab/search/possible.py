@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, first_line
+from attnlab.search.multirun import parse
 from attnlab.training.encoder import model_settings
 
 # How many random settings are tried around a value before it is given up. Where one in three can be built, all of them
@@ -113,5 +113,5 @@ def _samples(space: BaseDistribution) -> tuple[Any, ...]:
 @cache
 def _parse(name: str, value: Any) -> tuple[str, Any]:
     """Key and value as Hydra would take them from the command line."""
-    override = OverridesParser.create().parse_override(f"{name}={value}")
+    (override,) = parse([f"{name}={value}"])
     return override.key_or_group, override.value()

@@ -4,13 +4,10 @@ import logging
 import shlex
 import shutil
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
@@ -22,6 +19,8 @@ from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
+from attnlab.search.figures import ENOUGH, draw_figures
+from attnlab.search.multirun import parse
 from attnlab.search.page import write_page
 from attnlab.search.space import settings_of
 from attnlab.search.study import OVERRIDES, REASON, SAME_AS, counted
@@ -50,13 +49,12 @@ def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     best = ranked[0]
     _print_best(console, ranked[:5], config.monitor.metric)
     scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
-    groups = set(config.hydra.runtime.choices)
-    _write_experiment(
-        folder / "experiment" / "best.yaml", best.user_attrs.get(OVERRIDES) or _as_overrides(best), groups
-    )
+    # A version before this one kept of a trial its settings alone.
+    overrides = best.user_attrs.get(OVERRIDES) or [f"{name}={value}" for name, value in settings_of(best).items()]
+    _write_experiment(folder / "experiment" / "best.yaml", overrides, set(config.hydra.runtime.choices))
     found = _found(study, best, scores, _importances(study, len(complete)))
     OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
-    _draw(folder / "figures", study)
+    draw_figures(folder / "figures", study)
     write_page(folder, study, ranked, config.monitor.metric, counts, found)
     _log(config, folder, study, found)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
@@ -95,7 +93,7 @@ def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> Non
 
 def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
     """The share of each setting in what the score varied by; empty where too little has finished to tell."""
-    if num_finished < 4:
+    if num_finished < ENOUGH:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental; few trials of a width
@@ -131,16 +129,11 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
         return {}
 
 
-def _as_overrides(trial: FrozenTrial) -> list[str]:
-    """Of a trial that a version before this one made, which kept its settings alone."""
-    return [f"{name.split(' of ')[0]}={value}" for name, value in trial.params.items()]
-
-
 def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:
     """The overrides as an experiment: choices of parts in its defaults, settings below them."""
     defaults: list[Any] = []
     settings = OmegaConf.create()
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in parse(overrides):
         key, value = override.key_or_group, override.value()
         if key.split(".")[0].split("/")[0] == "hparams_search" or override.is_delete():
             continue
@@ -170,45 +163,3 @@ def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str,
     with output_into(folder / OUTPUT), tidy_process():
         parts = filter(None, resolve(config.logger or OmegaConf.create()).values())
         show([instantiate(part, save_dir=str(folder / SEARCH)) for part in parts], exhibits)
-
-
-def _draw(folder: Path, study: optuna.Study) -> None:
-    """Optuna's figures: history, intermediate values, parallel coordinates, slices and importances."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # that strings of digits look like numbers
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as plots
-
-    folder.mkdir(exist_ok=True)
-    drawn: dict[str, tuple[Any, tuple[int, int]]] = {
-        "history": (_history, (8, 4)),
-        "intermediate_values": (plots.plot_intermediate_values, (8, 4)),
-        "parallel_coordinates": (plots.plot_parallel_coordinate, (14, 5)),
-        "slice": (plots.plot_slice, (22, 4)),
-        "importances": (partial(plots.plot_param_importances, evaluator=PedAnovaImportanceEvaluator()), (8, 4)),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # experimental; few trials
-        for name, (draw, size) in drawn.items():
-            try:
-                axes = draw(study)
-            except (RuntimeError, ValueError) as error:  # too few trials to draw this from
-                log.info("No figure of %s: %s", name, error)
-                continue
-            figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-            figure.set_size_inches(size)
-            figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-            pyplot.close(figure)
-
-
-def _history(study: optuna.Study) -> Any:
-    """Optuna leaves out the pruned trials; here they are at the last value that they reported."""
-    from optuna.visualization.matplotlib import plot_optimization_history
-
-    axes = plot_optimization_history(study)
-    pruned = {t.number: t.value for t in study.trials if t.state == TrialState.PRUNED and t.value is not None}
-    axes.plot(list(pruned), list(pruned.values()), "x", color="gray", label="Pruned")
-    axes.legend()
-    return axes

@@ -1,7 +1,5 @@
 """The Optuna study behind a search: its name, its storage, its sampler, and which of its trials count."""
 
-import hashlib
-import json
 import re
 import time
 import warnings
@@ -12,8 +10,7 @@ from typing import Annotated, Any, Literal
 
 import optuna
 from annotated_types import Ge, Interval
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -23,6 +20,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, as_user_error, first_line
+from attnlab.search.multirun import check_devices, name_by_settings
 from attnlab.search.space import Space
 
 HEARTBEAT_SECONDS = 2
@@ -36,8 +34,7 @@ DEATHS = "search/deaths"  # attribute of a trial begun before: how far it was, h
 HEARD = "search/heard"  # attribute of a trial that has had a heartbeat: its number
 OVERRIDES = "search/overrides"  # attribute of every trial: the command line of its job
 
-# What may change when a search is continued; everything else makes another study.
-ELSEWHERE = ("hydra", "logger", "paths", "resume")
+# What may change when a search is continued; other settings make another study.
 FREE = ("n_trials", "n_jobs", "max_failure_share", "study_name", "storage", "trial")
 
 SETTINGS: dict[str, Any] = {
@@ -57,20 +54,11 @@ def prepare(config: DictConfig) -> DictConfig:
     search = config.get("hparams_search")
     if search is None:
         raise UserError("hydra/sweeper=attnlab wants the settings of a search: add hparams_search=optuna")
-    if (strategy := config.trainer.get("strategy", "auto")) != "auto":
-        raise UserError(
-            f"a search can't train on several devices (trainer.strategy={strategy}): their processes would start the "
-            "whole search again; use trainer=gpu (one device a trial), and hydra/launcher for several trials at once"
-        )
+    check_devices(config, "a search", "trial")
     with open_dict(config):
         check_config({"hparams_search": resolve(search)}, SETTINGS)
         if search.study_name is None:
-            settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE}
-            settings["hparams_search"] = {key: value for key, value in search.items_ex(False) if key not in FREE}
-            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            ranges = sorted(str(override.input_line) for override in overrides if override.is_sweep_override())
-            text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
-            search.study_name = f"search-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+            search.study_name = f"search-{name_by_settings(config, 'hparams_search', FREE, {})}"
     # The second is the storage's own where the user gave another folder to the trials.
     for folder in (config.hydra.sweep.dir, Path(config.paths.log_dir, config.task_name, "searches", search.study_name)):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -87,12 +75,12 @@ def open_study(settings: dict[str, Any], mode: str, space: Space) -> optuna.Stud
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
     direction: Literal["minimize", "maximize"] = "minimize" if mode == "min" else "maximize"
     _rehearse(settings, space)
-    pruner, url = make_pruner(settings), settings["storage"]
+    url = settings["storage"]
     with as_user_error(f"hparams_search.storage={without_password(url)} can't be opened"):
         study = optuna.create_study(
             study_name=settings["study_name"],
             storage=_open_storage(url),
-            pruner=pruner,
+            pruner=_make("pruner", settings["pruner"], BasePruner),
             direction=direction,
             load_if_exists=True,
         )
@@ -125,12 +113,6 @@ def _open_storage(url: str) -> RDBStorage:
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-def make_pruner(settings: dict[str, Any]) -> BasePruner:
-    """Raises `UserError` where `hparams_search.pruner` is none."""
-    pruner: BasePruner = _make("pruner", settings["pruner"], BasePruner)
-    return pruner
 
 
 def make_sampler(settings: dict[str, Any], num_trials: int) -> BaseSampler:
@@ -170,7 +152,8 @@ def _rehearse(settings: dict[str, Any], space: Space) -> None:
     Raises:
         UserError: it can't.
     """
-    study = optuna.create_study(sampler=make_sampler(settings, 0), pruner=make_pruner(settings))
+    pruner = _make("pruner", settings["pruner"], BasePruner)
+    study = optuna.create_study(sampler=make_sampler(settings, 0), pruner=pruner)
     used = "sampler"
     try:
         for _ in range(2):
@@ -184,15 +167,11 @@ def _rehearse(settings: dict[str, Any], space: Space) -> None:
                 study.tell(trial, 0.0)
     except UserError:
         raise
-    except ImportError as error:
-        package = error.name or first_line(error)
-        raise UserError(f"{_called(settings, used)} wants a package: .venv/bin/pip install {package}") from error
     except Exception as error:
-        raise UserError(f"{_called(settings, used)} can't be used: {first_line(error)}") from error
-
-
-def _called(settings: dict[str, Any], used: str) -> str:
-    return f"hparams_search.{used}: {settings[used]['_target_']}"
+        why = f"can't be used: {first_line(error)}"
+        if isinstance(error, ImportError):
+            why = f"wants a package: .venv/bin/pip install {error.name or first_line(error)}"
+        raise UserError(f"hparams_search.{used}: {settings[used]['_target_']} {why}") from error
 
 
 @contextmanager
@@ -216,7 +195,5 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 
 def find_same(study: optuna.Study, trial: Trial) -> FrozenTrial | None:
     """An earlier trial of the same settings that has a value."""
-    for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if other.number < trial.number and other.params == trial.params:
-            return other
-    return None
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((other for other in complete if other.number < trial.number and other.params == trial.params), None)

@@ -4,11 +4,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
-from functools import partial
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -25,7 +21,7 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.process import available
-from attnlab.search.board import board
+from attnlab.search.board import Board
 from attnlab.search.making import make_space
 from attnlab.search.report import report
 from attnlab.search.space import Space
@@ -69,10 +65,10 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
         raise UserError("hparams_search.n_trials=null is for a grid, which has an end; give a number")
     where = without_password(settings["storage"])
     log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
+    board = Board(config, loader, int(n_trials) - len(counted(study)))
     try:
-        with board(config, int(n_trials) - len(counted(study))) as ours:
-            folder = Path(config.hydra.sweep.dir)
-            _Searcher(study, launcher, space, settings, folder, partial(ours.running, loader)).run(int(n_trials))
+        with board.shown():
+            _Searcher(study, launcher, space, settings, board).run(int(n_trials))
     except (KeyboardInterrupt, SystemExit):
         log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
         report(study, config, finished=False)
@@ -84,16 +80,10 @@ class _Searcher:
     """Asks the study for trials and has them trained in slots: each takes its next trial as soon as one has ended."""
 
     def __init__(
-        self,
-        study: optuna.Study,
-        launcher: Launcher,
-        space: Space,
-        settings: dict[str, Any],
-        folder: Path,
-        running: Callable[[list[tuple[str, ...]], int], AbstractContextManager[None]],  # shows them
+        self, study: optuna.Study, launcher: Launcher, space: Space, settings: dict[str, Any], board: Board
     ) -> None:
         self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
-        self.folder, self.running = folder, running
+        self.folder, self.board = board.folder, board
         self.asking, self.over = Lock(), False
         self.first_seen: dict[int, float] = {}  # trials at work without a heartbeat
 
@@ -141,7 +131,8 @@ class _Searcher:
         trial.set_user_attr(OVERRIDES, overrides)
         if self._is_copy(trial):
             self._fail(trial)
-        elif _rank(self.study, trial) >= n_trials:  # another process has asked for the last one at the same time
+        elif sum(other.number < trial.number for other in counted(self.study)) >= n_trials:
+            # Another process has asked for the last one at the same time.
             self._queue_again(trial)
         elif same := find_same(self.study, trial):
             trial.set_user_attr(SAME_AS, same.number)
@@ -199,7 +190,7 @@ class _Searcher:
         trial.set_user_attr(HEARD, trial.number)  # its second try has the attributes of its first
         try:
             for _ in range(TRIES):
-                with self.running([job], trial.number):
+                with self.board.running([job], trial.number):
                     (result,) = launch(self.launcher, [job], trial.number)
                 if not isinstance(result._return_value, Died):
                     break
@@ -211,15 +202,13 @@ class _Searcher:
         self._tell(trial, result)
 
     def _tell(self, trial: Trial, result: JobReturn) -> None:
-        attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them
-        reason, value = None, None
         try:
             value = float(result.return_value)
-            reason = None if math.isfinite(value) else f"{value} is no score"
         except Exception as error:  # whatever the job raised, the search goes on
-            reason = f"{type(error).__name__}: {first_line(error)}"
-        if reason is not None:
-            return self._fail(trial, reason)
+            return self._fail(trial, f"{type(error).__name__}: {first_line(error)}")
+        if not math.isfinite(value):
+            return self._fail(trial, f"{value} is no score")
+        attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them
         with exhausted_is_fine():
             if PRUNED_AFTER in attributes:
                 self.study.tell(trial, state=TrialState.PRUNED)
@@ -247,8 +236,3 @@ class _Searcher:
 def _quoted(name: str) -> str:
     """As Hydra's command line takes it."""
     return name if re.fullmatch(r"[\w./-]+", name) else "'" + name.replace("'", r"\'") + "'"
-
-
-def _rank(study: optuna.Study, trial: Trial) -> int:
-    """How many trials count that came before this one."""
-    return sum(other.number < trial.number for other in counted(study))

@@ -59,7 +59,7 @@ def find_factors(runs: list[Run]) -> Factors:
     Keys that go with the choice of a part (the `feed_forward` of `model=transformer`) stand under the part's name, keys
     that split the runs alike (the learning rate that changes with the model) under the first one's.
     """
-    table = pd.DataFrame([_flat(run.config) for run in runs]).fillna(ABSENT)
+    table = pd.DataFrame([flat(run.config) for run in runs]).fillna(ABSENT)
     table = table[[key for key in table if not _below(key, IGNORED)]]
     table = table.loc[:, table.replace("null", ABSENT).nunique() > 1]  # a version before may lack the key
     for group in reversed(GROUPS):
@@ -91,12 +91,12 @@ def _below(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """`{"a": {"b": 1}}` as `{"a.b": "1"}`."""
-    flat: dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": as_text(value)}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": as_text(value)}
+    return values
 
 
 def as_text(value: Any) -> str:

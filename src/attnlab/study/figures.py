@@ -40,10 +40,15 @@ def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
             if alone and comparison.has_curves:
                 figures[f"curves_{name}"] = draw_curves(comparison)
             for stem, figure in figures.items():
-                figure.savefig(folder / f"{stem}.png", dpi=150)
-                figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
+                save(figure, folder, stem)
                 drawn.setdefault(comparison.title, []).append(folder / f"{stem}.svg")
     return drawn
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """As PNG and SVG."""
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def draw_scores(comparison: Comparison) -> Figure:

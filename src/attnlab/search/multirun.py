@@ -1,0 +1,52 @@
+"""What a search and an ablation have in common before anything is trained."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from attnlab.errors import UserError
+
+ELSEWHERE = ("hydra", "logger", "paths", "resume")  # what the name of a multirun does not depend on
+
+
+def check_devices(config: DictConfig, what: str, job: str) -> None:
+    """Raises `UserError` where a `job` of `what` would start several processes."""
+    if (strategy := config.trainer.get("strategy", "auto")) != "auto":
+        raise UserError(
+            f"{what} can't train on several devices (trainer.strategy={strategy}): their processes would start it all "
+            f"again; use trainer=gpu (one device a {job}), and hydra/launcher for several {job}s at once"
+        )
+
+
+def name_by_settings(config: DictConfig, group: str, free: Sequence[str], more: dict[str, Any]) -> str:
+    """Made of all settings but those of `group` that are `free`, and of `more`: the same for the same command."""
+    settings = {key: value for key, value in config.items_ex(resolve=False) if key not in ELSEWHERE} | more
+    settings[group] = {key: value for key, value in config[group].items_ex(resolve=False) if key not in free}
+    ranges = sorted(str(override.input_line) for override in sweeps(config.hydra.overrides.task))
+    text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def sweeps(arguments: Sequence[str]) -> list[Override]:
+    """Those of the command line that give several values."""
+    return [override for override in parse(arguments) if override.is_sweep_override()]
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """As Hydra reads the command line."""
+    return OverridesParser.create().parse_overrides(list(arguments))
+
+
+def compose_job(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config of a job, as Hydra will make it of that of the multirun. Raises `UserError` where it can't."""
+    try:
+        return loader.load_sweep_config(config, list(overrides))
+    except HydraException as error:
+        raise UserError(" ".join(str(error).split())) from error
