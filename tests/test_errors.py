@@ -1,3 +1,4 @@
+import pickle
 import sys
 
 import pytest
@@ -66,3 +67,8 @@ def test_an_argument_that_hydra_can_read_is_left_to_it(argument: str, monkeypatc
     monkeypatch.setattr(sys, "argv", ["train.py", argument])
     report_in_one_line()
     assert sys.excepthook is not sys.__excepthook__
+
+
+def test_a_name_of_several_lines_is_told_in_one() -> None:
+    assert str(UserError("no column label; it has text, \nabel")) == "no column label; it has text,  abel"
+    assert str(pickle.loads(pickle.dumps(UserError("as it\nis")))) == "as it is"

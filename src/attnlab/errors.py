@@ -13,7 +13,13 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra m
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; the message says what was wrong, what is allowed and what to do."""
+    """A mistake that the user can mend; the message says what was wrong, what is allowed and what to do.
+
+    It is one line, also where it quotes a name out of a file that has several.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def first_line(error: BaseException) -> str:
