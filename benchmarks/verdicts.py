@@ -4,7 +4,8 @@ Studies are drawn from known truths: settings against a reference, each with som
 the setting's worth + what the run adds + what its documents add + both together; the last two have the variances that
 single documents have in the predictions of real runs, of a folder that is given or those of `FROM`. Printed for each
 method: how often a study in which nothing differs calls anything (family-wise error, 5 % is promised), how often a true
-difference is called one (power, where all settings spread alike), and how often the 95 % interval holds the truth.
+difference is called one (power, where all settings spread alike, also at the level at which the method errs in just 5 %
+of studies), and how often the 95 % interval holds the truth.
 """
 
 import sys
@@ -27,7 +28,7 @@ Array = npt.NDArray[np.float64]
 # python src/train.py -m model=bag optimizer.lr=0.01 tokenizer.vocab_size=1000,4000 seed=0,1,2,3,4,5,6,7,8,9
 #   trainer.max_epochs=3 data=ag_news data.path=$AG_NEWS_PATH data.limit=20000
 FROM = (0.0331, 0.0172)
-STUDIES = 4000
+STUDIES = 40_000
 ALPHA = 0.05
 SD = 0.0016  # root mean square over settings of what runs add: 0.16 points
 EFFECT = {500: 0.03, 7600: 0.006}  # by number of test documents
@@ -133,13 +134,13 @@ def differences(scores: Array) -> Array:
     return means[:, 1:] - means[:, :1]
 
 
-def called(p: Array) -> npt.NDArray[np.bool_]:
-    """Which are, after Holm's correction; p: [studies, settings]."""
+def holm(p: Array) -> Array:
+    """p-values after his correction; both: [studies, settings]."""
     order = np.argsort(p, axis=1)
     steps = np.take_along_axis(p, order, 1) * (p.shape[1] - np.arange(p.shape[1]))
     found = np.empty_like(p)
     np.put_along_axis(found, order, np.maximum.accumulate(steps, axis=1), 1)
-    return found < ALPHA
+    return found
 
 
 def measure(of: tuple[float, float]) -> pd.DataFrame:
@@ -151,10 +152,12 @@ def measure(of: tuple[float, float]) -> pd.DataFrame:
         better = draw(rng, shape, documents, spread, EFFECT[documents], of) if spread == 1 else None
         for name, method in METHODS.items():
             p, half = method(null, runs - 1, shared, interaction)
+            p = holm(p)
             row = {"method": name, "documents": documents, "settings": settings, "runs": runs, "spread": f"1:{spread}"}
-            row |= {"error": called(p).any(1).mean(), "coverage": (np.abs(differences(null)) <= half).mean()}
+            row |= {"error": (p < ALPHA).any(1).mean(), "coverage": (np.abs(differences(null)) <= half).mean()}
             if better is not None:
-                row["power"] = called(method(better, runs - 1, shared, interaction)[0]).mean()
+                found = holm(method(better, runs - 1, shared, interaction)[0])
+                row |= {"power": (found < ALPHA).mean(), "fair": (found < np.quantile(p.min(1), ALPHA)).mean()}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -215,15 +218,17 @@ def report(table: pd.DataFrame, of: tuple[float, float], real: dict[str, float])
         "0.6 points on 7,600.",
         "Worst error and coverage over 1, 5 and 17 settings against one; mean power over them where all spread alike.",
         "",
-        "| method | documents | runs | error, spreads equal | 1:3 | 1:10 | least coverage | power |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "Power at equal error: at the level at which 5 % of studies err.",
+        "",
+        "| method | documents | runs | error, spreads equal | 1:3 | 1:10 | least coverage | power | at equal error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (documents, runs, name), part in table.groupby(["documents", "runs", "method"], sort=False):
         worst = part.groupby("spread")["error"].max()
         errors = " | ".join(f"{worst[f'1:{spread}']:.3f}" for spread in (1, 3, 10))
         lines.append(
             f"| {name} | {documents:,} | {runs} | {errors} | {part['coverage'].min():.3f} | "
-            f"{part['power'].mean():.2f} |"
+            f"{part['power'].mean():.2f} | {part['fair'].mean():.2f} |"
         )
     lines += ["", *(f"{what}: {share:.3f}" for what, share in real.items())]
     return "\n".join(lines) + "\n"
