@@ -163,17 +163,19 @@ class Task(nn.Module, ABC):
 
         Where all of it is answered right there is no such temperature, as the lowest is the best, and it stays at 1.
         """
-        precise, labels = logits.cpu().double(), labels.cpu()
-        candidates = np.geomspace(*TEMPERATURES, CANDIDATES).tolist()
+        precise, labels, (lowest, highest) = logits.cpu().double(), labels.cpu(), TEMPERATURES
+
+        def candidate(number: int) -> float:
+            return float(lowest * (highest / lowest) ** (number / (CANDIDATES - 1)))
 
         def rises_from(number: int) -> bool:
-            here, next_ = (self.losses(precise / candidates[i], labels).mean() for i in (number, number + 1))
+            here, next_ = (self.losses(precise / candidate(i), labels).mean() for i in (number, number + 1))
             return bool(next_ > here)
 
         # The loss is convex in the temperature's inverse, so it rises from the best one on.
         best = bisect_left(range(CANDIDATES - 1), True, key=rises_from)
         separated = not self.losses(1e6 * precise, labels).any()
-        self.temperature = 1.0 if separated else candidates[best]
+        self.temperature = 1.0 if separated else candidate(best)
 
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:
