@@ -1,7 +1,9 @@
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.search.possible import refusal
+from attnlab.search.report import report
 from attnlab.search.space import Space
 from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS, counted
 from attnlab.search.sweep import search
@@ -477,19 +480,40 @@ def make_with_checkpoints(folder: Path, *overrides: str) -> FakeLauncher:
     return fake
 
 
-@pytest.mark.slow
-def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate(config: DictConfig) -> dict[str, float]:
+class FakeEvaluation:
+    """Writes what a test leaves, into a folder that must not be there, and notes which trial it was of."""
+
+    def __init__(self) -> None:
+        self.tested: list[str] = []
+
+    def __call__(self, config: DictConfig) -> dict[str, float]:
         folder = Path(config.paths.run_dir)
-        folder.mkdir()  # refuses what is there
-        (folder / config.ckpt_path.split("/")[-1]).touch()
+        folder.mkdir()
+        time.sleep(0.2)
+        self.tested.append(Path(config.ckpt_path).name)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        (folder / "metrics.json").write_text('{"test/acc": 0.5, "train/seconds": 1}')
         return {"test/acc": 0.5}
 
-    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate)
+
+@pytest.mark.slow
+def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate := FakeEvaluation())
     for n_trials in (2, 4):
-        fake = make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
-        tested = [file.name for file in Path(fake.config.hydra.sweep.dir, "best").iterdir()]
-        assert tested == [str(n_trials - 1)]
+        make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
+    assert evaluate.tested == ["1", "3"]
+
+
+def test_of_two_processes_that_end_together_one_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate := FakeEvaluation())
+    fake = make_with_checkpoints(tmp_path, "hparams_search.n_trials=2").run()
+    folder = Path(fake.config.hydra.sweep.dir)
+    shutil.rmtree(folder / "best")
+    with ThreadPoolExecutor(2) as pool:
+        for ended in [pool.submit(report, fake.study, fake.config, finished=True) for _ in range(2)]:
+            ended.result()
+    assert evaluate.tested == ["1", "1"]
+    assert yaml.safe_load((folder / "optimization_results.yaml").read_text())["test"] == {"test/acc": 0.5}
 
 
 def test_a_search_without_test_labels_writes_what_it_found(

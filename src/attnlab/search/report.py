@@ -1,13 +1,16 @@
 """What a search found: tables, figures, the test of its best trial and the command that trains it again."""
 
+import json
 import logging
 import shlex
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
@@ -17,7 +20,7 @@ from rich.table import Table
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
-from attnlab.paths import shown
+from attnlab.paths import CONFIG, shown
 from attnlab.progress import OUTPUT, output_into
 from attnlab.search.figures import ENOUGH, draw_figures
 from attnlab.search.multirun import parse
@@ -33,9 +36,15 @@ log = logging.getLogger(__name__)
 def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
     """Print the best five; write optimization_results.yaml, experiment/best.yaml and figures into its folder.
 
-    Once the search has finished, the best trial's checkpoint, and no other, is tested.
+    Once the search has finished, the best trial's checkpoint, and no other, is tested. Of several processes at one
+    search each reports, one after another, and the first one tests.
     """
     folder = Path(config.hydra.sweep.dir)
+    with FileLock(folder / ".report.lock"):
+        _report(folder, study, config, finished)
+
+
+def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: bool) -> None:
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     console = Console()
     states = [trial.state.name.lower() for trial in counted(study)]
@@ -108,25 +117,32 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     """Read the test set, once, with the best trial's checkpoint."""
     from attnlab.training.evaluation import evaluate  # torch waits until something was searched
 
-    shutil.rmtree(folder / "best", ignore_errors=True)  # of the best trial before the search was continued
-    if not (folder / str(number) / "checkpoints" / "best.ckpt").is_file():
+    tested, trial = folder / "best", folder / str(number)
+    with suppress(OSError):
+        if OmegaConf.load(tested / CONFIG).ckpt_path == str(trial):
+            return _of_test(json.loads((tested / "metrics.json").read_text(encoding="utf-8")))
+    shutil.rmtree(tested, ignore_errors=True)  # of the best trial before the search was continued
+    if not (trial / "checkpoints" / "best.ckpt").is_file():
         return {}
     settings: dict[str, Any] = {
         "task_name": "evaluate",
-        "ckpt_path": str(folder / str(number)),
+        "ckpt_path": str(trial),
         "trainer": OmegaConf.to_container(config.trainer, resolve=True),
-        "paths": {**OmegaConf.to_container(config.paths, resolve=True), "run_dir": str(folder / "best")},  # type: ignore[dict-item]
+        "paths": {**OmegaConf.to_container(config.paths, resolve=True), "run_dir": str(tested)},  # type: ignore[dict-item]
         "callbacks": {},
         "logger": {},
     }
     settings["trainer"] |= {"enable_progress_bar": False}
     try:
         with output_into(folder / OUTPUT):
-            scores = evaluate(OmegaConf.create(settings))
-        return {key: value for key, value in scores.items() if key.startswith("test/")}
+            return _of_test(evaluate(OmegaConf.create(settings)))
     except UserError as error:  # of a test set without labels, for one; what the search found is not lost for it
         log.warning("The best trial is not tested: %s", error)
         return {}
+
+
+def _of_test(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if key.startswith("test/")}
 
 
 def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:
