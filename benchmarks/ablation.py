@@ -94,7 +94,7 @@ def on_the_corpus() -> list[Row]:
         order, weights = (found[found["part"] == part].iloc[0] for part in ("positions", "class weights"))
         right += [
             (order["verdict"] == "matters") == bool(share),
-            weights["verdict"] not in ("matters", "better without"),
+            weights["verdict"] not in ("matters", "better changed"),
         ]
         for part, row, truth in (("positions", order, there), ("weights of equal classes", weights, 0.0)):
             worth = 100 * row["worth"]

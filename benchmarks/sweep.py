@@ -1,7 +1,8 @@
 """Many small runs: twenty of 500 documents of the built-in corpus and one epoch, from prompt to end.
 
 Ours as it comes and one after another, and a loop over the transformers Trainer and over plain Lightning, which keep
-the best weights and test them as ours do. What a run of ours takes besides training, with W&B offline too, and what
+the best weights and test them as ours do. Plain Lightning in two processes of one thread, half of the runs each, is the
+least that a sweep over it can take here. What a run of ours takes besides training, with W&B offline too, and what
 Hydra, Lightning and matplotlib take for the least that can be called a run.
 """
 
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +43,37 @@ def measure() -> list[Row]:
         "ours": ours("side by side"),
         "one by one": ours("one by one", "hydra.launcher.jobs=1"),
         "with W&B": ours("with W&B", "hydra.launcher.jobs=1", "logger=wandb"),
-        "transformers": lambda: run("-m", "benchmarks.sweep", "transformers", script=None, threads=None)[0],
-        "Lightning": lambda: run("-m", "benchmarks.sweep", "lightning", script=None, threads=None)[0],
+        "transformers": lambda: loop("transformers"),
+        "Lightning": lambda: loop("lightning"),
+        "Lightning in two": two_loops,
     }
     figures = in_turn(systems, REPETITIONS)
     ours_seconds = figures["ours"]
-    peers = {"one by one": 0.55, "transformers": 0.33, "Lightning": None}
+    peers = {"one by one": 0.55, "transformers": 0.33, "Lightning": None, "Lightning in two": None}
     what = f"{RUNS} small runs against "
     rows = [
         compare(what + peer, "s", ours_seconds, figures[peer], target=target, at_least=False)
         for peer, target in peers.items()
     ]
+    least_seconds = figures["Lightning in two"]
+    rows += [compare(f"Lightning in two against {peer}", "s", least_seconds, figures[peer]) for peer in list(peers)[:2]]
     plain, tracked = (statistics.median(overheads[name][1:]) for name in ("one by one", "with W&B"))
     rows.append(Row("a run besides its training", plain, None, plain, "s", 0.25, False))
     least = statistics.median(least_of_a_run() for _ in range(5))
     rows.append(Row("of it the least that Hydra, Lightning and matplotlib take", least, None, least, "s"))
     more = tracked - plain
     return [*rows, Row("W&B offline, more", tracked, plain, more, "s", 0.5, False)]
+
+
+def loop(peer: str, first: int = 0, step: int = 1, threads: int | None = None) -> float:
+    """Seconds of every `step`th run from the `first` on, in one process."""
+    return run("-m", "benchmarks.sweep", peer, str(first), str(step), script=None, threads=threads)[0]
+
+
+def two_loops() -> float:
+    """Seconds of all runs of plain Lightning, in two processes."""
+    with ThreadPoolExecutor(2) as pool:
+        return max(pool.map(lambda first: loop("lightning", first, 2, threads=1), range(2)))
 
 
 def besides_training(sweep: Path) -> float:
@@ -99,15 +115,15 @@ def least_of_a_run() -> float:
         return time.perf_counter() - start
 
 
-def with_transformers(config: dict[str, Any]) -> None:
+def with_transformers(config: dict[str, Any], seeds: range) -> None:
     from benchmarks.speed import transformers_trainer
 
     train = transformers_trainer("attention", config, data_of(config), evaluate=True)
-    for _ in range(RUNS):
+    for _ in seeds:
         train()
 
 
-def with_lightning(config: dict[str, Any]) -> None:
+def with_lightning(config: dict[str, Any], seeds: range) -> None:
     """The same batches, model and optimizer."""
     from lightning.pytorch import LightningModule, Trainer, seed_everything
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -146,7 +162,7 @@ def with_lightning(config: dict[str, Any]) -> None:
         def configure_optimizers(self) -> Any:
             return instantiate(config["optimizer"], params=self.parameters())
 
-    for seed in range(RUNS):
+    for seed in seeds:
         seed_everything(seed, verbose=False)
         with tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
@@ -164,4 +180,4 @@ def with_lightning(config: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     loops = {"transformers": with_transformers, "lightning": with_lightning}
-    loops[sys.argv[1]](config_of(*ATTENTION, *QUIET, *SMALL))
+    loops[sys.argv[1]](config_of(*ATTENTION, *QUIET, *SMALL), range(int(sys.argv[2]), RUNS, int(sys.argv[3])))

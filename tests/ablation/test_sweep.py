@@ -37,8 +37,8 @@ def configured(folder: Path, *overrides: str) -> DictConfig:
 class FakeLauncher:
     """Writes what a training would."""
 
-    def __init__(self, config: DictConfig, dies_after: float = np.inf) -> None:
-        self.config, self.dies_after = config, dies_after
+    def __init__(self, config: DictConfig, dies_after: float = np.inf, lost_together: float = 0.0) -> None:
+        self.config, self.dies_after, self.lost_together = config, dies_after, lost_together
         self.loader = config_loader()
         self.jobs: list[Sequence[str]] = []
 
@@ -55,6 +55,7 @@ class FakeLauncher:
             OmegaConf.save(OmegaConf.create(kept), folder / "config.yaml", resolve=True)
             draw = np.random.default_rng([job.seed, *bytes(" ".join(overrides[5:]), "utf-8")])
             score = 0.9 - sum(WORTH.get(one, 0.0) for one in overrides) + 0.0002 * draw.standard_normal()
+            score -= self.lost_together * ({"pe=none", "model.num_heads=1"} <= set(overrides))
             metrics = {"val/acc": score, "test/acc": score, "train/seconds": 1.0, "model/parameters": 10}
             (folder / "metrics.json").write_text(json.dumps(metrics))
         return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
@@ -168,10 +169,13 @@ def test_a_budget_in_runs_is_kept_and_what_it_suffices_for_said(
 
 
 @pytest.mark.slow
-def test_an_interaction_is_asked_for(tmp_path: Path) -> None:
+def test_an_interaction_is_what_two_changes_lose_together(tmp_path: Path) -> None:
     config = configured(tmp_path, "ablation.pairs=true")
-    run(config)
-    assert "pe=none x num_heads=1" in (Path(config.hydra.sweep.dir) / "ablation.csv").read_text()
+    run(config, lost_together=0.02)
+    said = (Path(config.hydra.sweep.dir) / "ablation.md").read_text()
+    assert "Of 4 changes 3 make a difference" in said
+    assert "pe=none x num_heads=1 make 2.0 points less together than one by one [" in said
+    assert "| -2.0 [" in said and "| less together |" in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from attnlab.errors import UserError
 from attnlab.metrics import direction, is_share
 from attnlab.study.result import in_points
 
+TOGETHER = {BETTER: "more together", WORSE: "less together"}  # than the sum of what two changes make one by one
+
 
 class Ablation:
     """Which run comes next.
@@ -56,7 +58,7 @@ class Ablation:
         fallen = {name: now.verdict for name, now in self.standings.items() if now.verdict != OPEN}
         board = self.runs.board
         board.lines += [self._line(name) for name in fallen if name not in before or before[name].verdict == OPEN]
-        rows = {name: (name, *self._cells(now)) for name, now in self.standings.items()}
+        rows = {name: (name, *self._cells(name)) for name in self.standings}
         board.verdicts = [rows[name] for name in sorted(rows, key=lambda name: name in fallen)]
         batch = self._first() or self._next()
         if not batch and self.pairs and len(self.questions) < self.size and self._ask_for_interaction():
@@ -115,13 +117,14 @@ class Ablation:
         return False
 
     def _line(self, name: str) -> str:
-        seeds, difference, interval, verdict = self._cells(self.standings[name])
+        seeds, difference, interval, verdict = self._cells(name)
         return f"{name}: {difference} {interval} on validation after {seeds} seeds: {verdict}"
 
-    def _cells(self, now: Standing) -> tuple[str, str, str, str]:
+    def _cells(self, name: str) -> tuple[str, str, str, str]:
         """Seeds, difference, interval and verdict, as shown."""
+        now, words = self.standings[name], self.words | ({} if name in self.runs.settings else TOGETHER)
         scale = self.scale * self.sign
         low, high = sorted((scale * now.low, scale * now.high))
         interval = f"[{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
         difference = f"{scale * now.difference:+.2f}" if now.seeds else ""
-        return str(now.seeds), difference, interval, self.words[now.verdict]
+        return str(now.seeds), difference, interval, words[now.verdict]

@@ -9,14 +9,14 @@ from scipy import stats
 
 from attnlab.ablation.changes import MODEL
 from attnlab.ablation.figures import draw_worth
-from attnlab.ablation.parts import Ablation
+from attnlab.ablation.parts import TOGETHER, Ablation
 from attnlab.ablation.publishing import publish
-from attnlab.ablation.sequential import bounds
+from attnlab.ablation.sequential import BETTER, WORSE, bounds
 from attnlab.study.result import in_points
 from attnlab.study.runs import correctness
 from attnlab.study.statistics import compare_settings
 
-MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better without", "not worth it", "not worth it here", "open"
+MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better changed", "not worth it", "not worth it here", "open"
 
 
 def report(work: Ablation) -> None:
@@ -88,6 +88,8 @@ def _with_documents(work: Ablation) -> dict[str, tuple[float, float]]:
 
 def _verdict(row: dict[str, Any], margin: float) -> str:
     if row["low"] > 0 or row["high"] < 0:
+        if not row["instead"]:
+            return TOGETHER[BETTER if row["low"] > 0 else WORSE]
         return MATTERS if row["low"] > 0 else HURTS
     if max(-row["low"], row["high"]) < margin:
         return SAME
@@ -96,12 +98,18 @@ def _verdict(row: dict[str, Any], margin: float) -> str:
 
 def in_words(work: Ablation, rows: pd.DataFrame) -> str:
     """One paragraph."""
-    by = {verdict: rows[rows["verdict"] == verdict] for verdict in (MATTERS, HURTS, SAME, SAME_HERE, OPEN)}
-    said = [f"Of {len(rows)} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
+    verdicts = (MATTERS, HURTS, SAME, SAME_HERE, OPEN, *TOGETHER.values())
+    by = {verdict: rows[rows["verdict"] == verdict] for verdict in verdicts}
+    changes = (rows["instead"] != "").sum()
+    said = [f"Of {changes} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
     for verdict, verb, sign in ((MATTERS, "is worth", 1), (HURTS, "costs", -1)):
         for _, row in by[verdict].iterrows():
             amount = in_points(work.metric, sign * row["worth"])
             said.append(f"{_choice(row)} {verb} {amount} {_interval(work, row)}{_time(row)}.")
+    for sign, verdict in zip((1, -1), TOGETHER.values(), strict=True):
+        for _, row in by[verdict].iterrows():
+            amount = in_points(work.metric, sign * row["worth"])
+            said.append(f"{row['part']} make {amount} {verdict} than one by one {_interval(work, row)}.")
     margin = in_points(work.metric, work.plan.margin)
     for verdict, where in ((SAME, ""), (SAME_HERE, " on these documents")):
         if len(by[verdict]):
