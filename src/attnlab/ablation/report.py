@@ -127,6 +127,11 @@ def methods(work: Ablation, rows: pd.DataFrame) -> str:
     documents = (
         " Intervals take in seeds and test documents as crossed random effects." if work.metric == "test/acc" else ""
     )
+    pair = (
+        " An interaction (x) is what two changes make together beyond their sum."
+        if (rows["instead"] == "").any()
+        else ""
+    )
     same = f", or that the difference lay within {in_points(work.metric, plan.margin)}" if plan.margin else ""
     return (
         "Each change was made to the model alone, all else held equal, and compared with it on the same seeds. Each "
@@ -135,7 +140,7 @@ def methods(work: Ablation, rows: pd.DataFrame) -> str:
         f"any more ({seeds.min():.0f} to {seeds.max():.0f} seeds, {len(work.runs.found)} runs). Repeated looks were "
         "paid for by group-sequential t-bounds with alpha spending (Lan and DeMets, 1983; Kim and DeMets, 1987, rho "
         f"= 2), {work.size} comparisons by Holm's rule while runs were chosen and by Bonferroni's in the intervals "
-        f"given here, at a family-wise level of {plan.alpha:g}. The test scores decided nothing.{documents}"
+        f"given here, at a family-wise level of {plan.alpha:g}. The test scores decided nothing.{documents}{pair}"
     )
 
 
