@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from attnlab.ablation.curve import bootstrap, fit
+from attnlab.ablation.curve import Course, bootstrap, fit, in_words
 
 SIZES = np.array([100.0, 300, 1000, 3000, 10000])
 
@@ -22,3 +22,12 @@ def test_noisier_seeds_leave_the_exponent_less_certain(monkeypatch: pytest.Monke
         errors = [0.1 * (n / 10000) ** -0.5 + noise * draw.standard_normal(4) for n in SIZES]
         spreads.append(np.std([one.exponent for one in bootstrap(SIZES, errors)]))
     assert spreads[0] < spreads[1]
+
+
+def test_a_law_that_is_more_than_a_point_off_is_said_to_tell_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnlab.ablation.curve.RESAMPLES", 5)
+    steady = 0.1 * (SIZES / 10000) ** -0.5 + 0.02
+    uneven = steady + np.array([0, 0.03, -0.03, 0.03, 0])
+    said = [in_words("test/acc", Course("bag", SIZES, [np.full(3, n) for n in own])) for own in (steady, uneven)]
+    assert "one more point would take" in said[0] and "misses" not in said[0]
+    assert "The law misses the scores by up to" in said[1] and "so little is to be made of it" in said[1]

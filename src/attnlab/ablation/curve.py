@@ -32,7 +32,7 @@ from attnlab.study.statistics import summarise
 
 log = logging.getLogger(__name__)
 
-MISSED = 0.02  # of a score, from which on a law does not describe it
+MISSED = 0.01  # of a score: a law that is further off can't tell what one more point takes
 RESAMPLES = 500
 Numbers = npt.NDArray[np.float64]
 METHOD = """Each model was trained on a stratified part of the training documents, with the same epochs, schedule and
@@ -186,11 +186,12 @@ def _report(folder: Path, metric: str, courses: list[Course]) -> None:
         | {metric: f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]", "power law": f"{row['power_law']:.4f}"}
         for _, row in rows.iterrows()
     ]
-    title, words = f"{metric} by the number of training documents", " ".join(_in_words(metric, one) for one in courses)
+    title, words = f"{metric} by the number of training documents", " ".join(in_words(metric, one) for one in courses)
     publish(folder, "data", title, words, pd.DataFrame(cells), METHOD)
 
 
-def _in_words(metric: str, course: Course) -> str:
+def in_words(metric: str, course: Course) -> str:
+    """What a course says of more documents, and whether it can be believed."""
     law = course.law
     exponent, rest = (
         np.percentile([getattr(one, name) for one in course.drawn], [2.5, 97.5]) for name in ("exponent", "rest")
@@ -211,7 +212,7 @@ def _in_words(metric: str, course: Course) -> str:
     )
     return (
         f"{course.name}: {metric} {1 - course.means[-1]:.4f} with {law.most:,.0f} documents; error = {law.scale:.3g} * "
-        f"(n / {law.most:,.0f})^-{law.exponent:.2f} + {law.rest:.3g} (exponent [{exponent[0]:.2f}, {exponent[1]:.2f}], "
+        f"(n / {law.most:,.0f})^-{law.exponent:.2f} + {law.rest:.3f} (exponent [{exponent[0]:.2f}, {exponent[1]:.2f}], "
         f"rest [{rest[0]:.3f}, {rest[1]:.3f}]); {gain}.{doubt}"
     )
 
