@@ -172,6 +172,7 @@ def test_a_budget_in_runs_is_kept_and_what_it_suffices_for_said(
 def test_an_interaction_is_what_two_changes_lose_together(tmp_path: Path) -> None:
     config = configured(tmp_path, "ablation.pairs=true")
     run(config, lost_together=0.02)
+    assert "pe=none x num_heads=1" in (Path(config.hydra.sweep.dir) / "ablation.csv").read_text()
     said = (Path(config.hydra.sweep.dir) / "ablation.md").read_text()
     assert "Of 4 changes 3 make a difference" in said
     assert "pe=none x num_heads=1 make 2.0 points less together than one by one [" in said

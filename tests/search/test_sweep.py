@@ -500,7 +500,9 @@ class FakeEvaluation:
 def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate := FakeEvaluation())
     for n_trials in (2, 4):
-        make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
+        fake = make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
+        tested = yaml.safe_load(Path(fake.config.hydra.sweep.dir, "best", "config.yaml").read_text())
+        assert Path(tested["ckpt_path"]).name == str(n_trials - 1)
     assert evaluate.tested == ["1", "3"]
 
 

@@ -17,6 +17,7 @@ from attnlab.study.runs import correctness
 from attnlab.study.statistics import compare_settings
 
 MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better changed", "not worth it", "not worth it here", "open"
+MORE, LESS = TOGETHER[BETTER], TOGETHER[WORSE]
 
 
 def report(work: Ablation) -> None:
@@ -89,7 +90,7 @@ def _with_documents(work: Ablation) -> dict[str, tuple[float, float]]:
 def _verdict(row: dict[str, Any], margin: float) -> str:
     if row["low"] > 0 or row["high"] < 0:
         if not row["instead"]:
-            return TOGETHER[BETTER if row["low"] > 0 else WORSE]
+            return MORE if row["low"] > 0 else LESS
         return MATTERS if row["low"] > 0 else HURTS
     if max(-row["low"], row["high"]) < margin:
         return SAME
@@ -98,18 +99,18 @@ def _verdict(row: dict[str, Any], margin: float) -> str:
 
 def in_words(work: Ablation, rows: pd.DataFrame) -> str:
     """One paragraph."""
-    verdicts = (MATTERS, HURTS, SAME, SAME_HERE, OPEN, *TOGETHER.values())
-    by = {verdict: rows[rows["verdict"] == verdict] for verdict in verdicts}
+    by = {one: rows[rows["verdict"] == one] for one in (MATTERS, HURTS, MORE, LESS, SAME, SAME_HERE, OPEN)}
     changes = (rows["instead"] != "").sum()
     said = [f"Of {changes} changes {len(by[MATTERS]) + len(by[HURTS])} make a difference."]
-    for verdict, verb, sign in ((MATTERS, "is worth", 1), (HURTS, "costs", -1)):
+    for verdict, verb, how, sign in (
+        (MATTERS, "is worth", "", 1),
+        (HURTS, "costs", "", -1),
+        (MORE, "make", f" {MORE} than one by one", 1),
+        (LESS, "make", f" {LESS} than one by one", -1),
+    ):
         for _, row in by[verdict].iterrows():
             amount = in_points(work.metric, sign * row["worth"])
-            said.append(f"{_choice(row)} {verb} {amount} {_interval(work, row)}{_time(row)}.")
-    for sign, verdict in zip((1, -1), TOGETHER.values(), strict=True):
-        for _, row in by[verdict].iterrows():
-            amount = in_points(work.metric, sign * row["worth"])
-            said.append(f"{row['part']} make {amount} {verdict} than one by one {_interval(work, row)}.")
+            said.append(f"{_choice(row)} {verb} {amount}{how} {_interval(work, row)}{_time(row)}.")
     margin = in_points(work.metric, work.plan.margin)
     for verdict, where in ((SAME, ""), (SAME_HERE, " on these documents")):
         if len(by[verdict]):
