@@ -1,7 +1,8 @@
 """Training beside other work: quiet, and with one and two busy processes on the same two cores.
 
-Ours; ours with the threads as torch starts them; and the transformers Trainer, each in a process of its own that lives
-through the measurement, since how threads wait is settled when torch is imported. They take turns.
+Ours; ours with one thread; ours with the threads as torch starts them; and the transformers Trainer, each in a process
+of its own that lives through the measurement, since how threads wait is settled when torch is imported. They take
+turns. `GOMP_SPINCOUNT` in the environment is that of ours.
 """
 
 import os
@@ -25,7 +26,12 @@ MODELS = {
 }
 # libgomp's own, which OpenMP leaves to it: what a process does that sets nothing.
 AS_TORCH_COMES = {"GOMP_SPINCOUNT": "300000"}
-SYSTEMS: dict[str, dict[str, str]] = {"ours": {}, "torch's own": AS_TORCH_COMES, "transformers": AS_TORCH_COMES}
+SYSTEMS: dict[str, dict[str, str]] = {
+    "ours": {},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+    "torch's own": AS_TORCH_COMES,
+    "transformers": AS_TORCH_COMES,
+}
 
 
 def measure() -> list[Row]:
@@ -47,10 +53,12 @@ def judge(model: str, figures: dict[int, dict[str, list[float]]]) -> Iterator[Ro
     row = partial(compare, unit="samples/s")
     quiet = figures[0]
     yield row(f"{model}, quiet, against torch's own", ours=quiet["ours"], peer=quiet["torch's own"], target=0.97)
+    yield row(f"{model}, quiet, one thread against ours", ours=quiet["one thread"], peer=quiet["ours"])
     for load in (1, 2):
         ours, where = figures[load]["ours"], f"{model} beside {load}"
         share, times = (0.4, 5.0) if load == 2 else (None, None)
         yield row(f"{where}, against quiet", ours=ours, peer=quiet["ours"], target=share)
+        yield row(f"{where}, one thread against quiet", ours=figures[load]["one thread"], peer=quiet["ours"])
         yield row(f"{where}, against transformers", ours=ours, peer=figures[load]["transformers"], target=times)
         yield row(f"{where}, against torch's own", ours=ours, peer=figures[load]["torch's own"])
 
@@ -70,7 +78,7 @@ def busy(number: int) -> Iterator[None]:
 @contextmanager
 def worker(model: str, system: str, variables: dict[str, str]) -> Iterator[Callable[[], float]]:
     """A process that trains for `SECONDS` whenever it is asked and says how many samples a second it did."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.busy", model, system],
         cwd=ROOT,
@@ -127,7 +135,9 @@ def main(model: str, system: str) -> None:
     data = data_of(config)
     theirs = system == "transformers"
     train = (
-        transformers_trainer(model, config, data, SECONDS) if theirs else partial(ours, config, data, system == "ours")
+        transformers_trainer(model, config, data, SECONDS)
+        if theirs
+        else partial(ours, config, data, system != "torch's own")
     )
     for _ in sys.stdin:
         print("samples/s", train(), flush=True)

@@ -3,14 +3,17 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.training.encoder import model_settings
 from attnlab.training.run import train
+from hydra_plugins.attnlab_settings import SettingsSweeper
 from tests.conftest import ROOT
 
 Compose = Callable[..., DictConfig]
@@ -162,3 +165,24 @@ def test_a_config_cannot_widen_the_list(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             instantiate(config)
     assert (tmp_path / "kept").is_dir()
+
+
+def test_before_a_sweep_one_of_the_jobs_that_differ_in_numbers_is_composed() -> None:
+    context = Mock()
+    sweeper = SettingsSweeper([["model=bag"], ["model=attention"]], max_batch_size=None, params=None)
+    sweeper.config, sweeper.hydra_context = OmegaConf.create(), context
+    swept = ["seed=1,2,3", "optimizer.lr=1e-3,-2.5E+1", "data.limit=null,5", "model.pooling=max,mean"]
+    (jobs,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
+    sweeper.validate_batch_is_legal(jobs)
+    assert len(jobs) == 2 * 3 * 2 * 2 * 2
+    kinds = [
+        (model, limit, pooling)
+        for model in ("bag", "attention")
+        for limit in ("null", "5")
+        for pooling in ("max", "mean")
+    ]
+    calls = context.config_loader.load_sweep_config.call_args_list
+    assert [call.kwargs["sweep_overrides"] for call in calls] == [
+        [f"model={model}", "seed=1", "optimizer.lr=0.001", f"data.limit={limit}", f"model.pooling={pooling}"]
+        for model, limit, pooling in kinds
+    ]

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 # GNU's and LLVM's OpenMP let threads spin while they wait for one another, so long that beside a busy process training
 # falls to a fraction of its speed: who waits holds the core that the other needs. See `python -m benchmarks busy`.
-WAITING = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
+WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 DECIDES_WAITING = (*WAITING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 M_MMAP_THRESHOLD = -3  # of malloc.h
 MMAP_THRESHOLD = 16 << 20  # bytes
