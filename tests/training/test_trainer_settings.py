@@ -1,6 +1,7 @@
 """What a user can write under trainer, callbacks and optimizer: each value works or is one line, never a traceback."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def assert_works_or_is_one_line(config: DictConfig, message: str | None) -> None
     with pytest.raises(UserError) as caught:
         train(config)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_profile_stands_in_the_folder_of_its_run(tiny_config: Compose, tmp_path: Path) -> None:
+    train(tiny_config("debug=profile", f"paths.run_dir={tmp_path}/run"))
+    for stage, hook in (("fit", "training_step"), ("test", "test_step")):
+        table = (tmp_path / "run" / f"{stage}-profile.txt").read_text()
+        assert re.search(rf"Strategy\.{hook}\s+\|\s+[\d.e-]+\s+\|\s+[1-9]", table), table
 
 
 def test_every_argument_of_the_trainer_has_a_row() -> None:

@@ -1,5 +1,6 @@
 """The Trainer of a run: the config's callbacks and loggers, less what would work against this program."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.profilers import Profiler
 
 from attnlab import progress
 from attnlab.config import instantiate
@@ -28,6 +30,8 @@ from attnlab.errors import UserError, first_line
 from attnlab.training.averaging import WeightAverage
 from attnlab.training.callbacks import NoProfiler
 from attnlab.training.checkpoints import WholeCheckpointIO
+
+log = logging.getLogger(__name__)
 
 # Arguments of Lightning's Trainer that would work against what this program does itself.
 NOT_OURS = {
@@ -85,12 +89,20 @@ def make_trainer(config: Mapping[str, Any], run_dir: Path, *callbacks: Callback)
         no_such_device = any(word in str(error) for word in ("accelerator", "backend", "device"))
         advice = "; trainer=auto takes what this machine has" if no_such_device else ""
         raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
+    if settings.get("profiler"):
+        _into_a_file(trainer.profiler, run_dir)  # type: ignore[attr-defined]
     if progress.in_multirun() and trainer.world_size > 1:
         raise UserError(
             "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
             "again; use trainer=gpu (one device a job), or one command for each setting"
         )
     return trainer
+
+
+def _into_a_file(profiler: Profiler, run_dir: Path) -> None:
+    """Lightning would log the table, wider than a terminal, among what is not shown."""
+    profiler.dirpath, profiler.filename = profiler.dirpath or run_dir, profiler.filename or "profile"
+    log.info("Where the time went will stand in fit-%s.txt and test-%s.txt", profiler.filename, profiler.filename)
 
 
 def _cluster(settings: dict[str, Any]) -> list[SLURMEnvironment]:
