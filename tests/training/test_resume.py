@@ -229,8 +229,11 @@ def test_two_runs_of_one_seed_are_equal_on_any_number_of_workers(
     assert_same_run(whole, tmp_path / "workers")
 
 
-def test_early_stopping_stays_stopped(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
-    """Killed after its last epoch and before its results, a run does not train another epoch."""
+def test_early_stopping_stays_stopped(
+    tiny_config: Compose, resume: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Killed after its last epoch and before its results, a run does not train another epoch, and says why."""
+    caplog.set_level("INFO")
     settings = ["trainer.max_epochs=50", "callbacks.early_stopping.patience=1", "optimizer.lr=0.5"]
     train(tiny_config(*settings, "data.train_size=600", f"paths.run_dir={tmp_path}"))
     before = json.loads((tmp_path / "metrics.json").read_text())
@@ -238,6 +241,7 @@ def test_early_stopping_stays_stopped(tiny_config: Compose, resume: Compose, tmp
     (tmp_path / "metrics.json").unlink()
     after = train(resume(tmp_path))
     assert {key: after[key] for key in after.keys() - TIMING} == {key: before[key] for key in before.keys() - TIMING}
+    assert caplog.text.count("Stopped early: Monitored metric val/loss did not improve in the last 1 records") == 2
 
 
 @pytest.fixture

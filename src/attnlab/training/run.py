@@ -221,6 +221,9 @@ def _frozen(module: TextClassification) -> PretrainedClassifier | None:
 
 def _say_where_it_ended(trainer: Trainer, settings: dict[str, Any]) -> None:
     """Of what comes short of what a reader of the results would take for granted."""
+    for callback in trainer.early_stopping_callbacks:
+        if reason := callback.stopping_reason_message:
+            log.info("Stopped early: %s", reason.removesuffix(" Signaling Trainer to stop."))
     timer = next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)  # type: ignore[attr-defined]
     if timer is not None and (timer.time_remaining() or math.inf) <= 0:
         log.warning("trainer.max_time=%s is over after step %d", settings["max_time"], trainer.global_step)
