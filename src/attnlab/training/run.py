@@ -54,6 +54,7 @@ HARMLESS_WARNINGS = (
     "The `srun` command is available",  # on every machine of a cluster; `make_trainer` says so where it helps
     r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
+    r"Precision \w+-mixed is not supported by the model summary",  # which counts 32 bits a weight, as there are
 )
 
 
