@@ -1,4 +1,4 @@
-"""Makes `hydra/sweeper: settings` known to Hydra, which imports this file at every start: nothing heavy here."""
+"""Puts ours in the place of `hydra/sweeper: basic`. Hydra imports this file at every start: nothing heavy here."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ class SettingsSweeperConfig(BasicSweeperConf):
     settings: list[list[str]] = field(default_factory=list)
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="settings", node=SettingsSweeperConfig, provider="attnlab")
+# Hydra's default: an override in `conf/train.yaml` would win over those of `hparams_search` and `ablation`.
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="basic", node=SettingsSweeperConfig, provider="attnlab", replace=True
+)
 
 
 class SettingsSweeper(BasicSweeper):
