@@ -11,7 +11,7 @@ from benchmarks.common import DATA_NAME, RESULTS, THREADS, Row
 
 matplotlib.use("Agg")
 
-BUILT_IN = ("sweep", "sweeps")  # whatever AG_NEWS_PATH says
+BUILT_IN = ("sweep", "sweeps", "ablation")  # whatever AG_NEWS_PATH says
 
 
 def write(part: str, rows: list[Row]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -175,14 +176,8 @@ def test_before_a_sweep_one_of_the_jobs_that_differ_in_numbers_is_composed() -> 
     (jobs,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)
     sweeper.validate_batch_is_legal(jobs)
     assert len(jobs) == 2 * 3 * 2 * 2 * 2
-    kinds = [
-        (model, limit, pooling)
-        for model in ("bag", "attention")
-        for limit in ("null", "5")
-        for pooling in ("max", "mean")
-    ]
     calls = context.config_loader.load_sweep_config.call_args_list
     assert [call.kwargs["sweep_overrides"] for call in calls] == [
         [f"model={model}", "seed=1", "optimizer.lr=0.001", f"data.limit={limit}", f"model.pooling={pooling}"]
-        for model, limit, pooling in kinds
+        for model, limit, pooling in product(("bag", "attention"), ("null", "5"), ("max", "mean"))
     ]
