@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, bounds, judge, spreads_to_show
 
@@ -23,6 +24,36 @@ def test_looking_after_every_seed_errs_as_often_as_the_level_says() -> None:
         crossed |= np.abs(part.mean(axis=1)) / part.std(axis=1, ddof=1) * np.sqrt(seeds) > out[seeds]
     assert crossed.mean() == pytest.approx(0.05, abs=0.004)
     assert np.isinf(out[:3]).all()
+
+
+@pytest.mark.parametrize("last", [5, 20, 100])
+def test_the_first_bound_is_a_quantile_of_t_and_all_are_finite(last: int) -> None:
+    for first in (2, 3, 5):
+        for questions in (1, 14, 40):
+            level = 0.05 / questions
+            out = bounds(level, first, last)
+            assert out[first] == pytest.approx(stats.t.isf(level * (first / last) ** 2 / 2, first - 1), rel=0.01)
+            assert np.isfinite(out[first:]).all() and (np.diff(out[first:]) < 0).all()
+            assert out[last] > stats.t.isf(level / 2, last - 1)  # all looks together cost more than the last alone
+
+
+@pytest.mark.parametrize(("alpha", "first", "last"), [(1e-12, 2, 100), (0.99, 2, 6), (0.05, 5, 5)])
+def test_bounds_of_extreme_settings_are_numbers(alpha: float, first: int, last: int) -> None:
+    assert np.isfinite(bounds(alpha, first, last)[first:]).all()
+
+
+@pytest.mark.parametrize(("first", "last", "questions"), [(2, 20, 15), (3, 20, 1), (3, 100, 14)])
+def test_all_questions_and_looks_together_err_as_often_as_alpha(first: int, last: int, questions: int) -> None:
+    out, draw, studies = bounds(0.05 / questions, first, last), np.random.default_rng(3), 8000
+    wrong = np.zeros(studies, dtype=bool)
+    seeds = np.arange(1, last + 1)
+    for _ in range(questions):
+        seen = draw.standard_normal((studies, last))
+        sums, squares = seen.cumsum(axis=1), np.square(seen).cumsum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            t = sums / np.sqrt(seeds) / np.sqrt((squares - sums**2 / seeds) / (seeds - 1))
+        wrong |= (np.abs(t) > out[1:])[:, first - 1 :].any(axis=1)
+    assert wrong.mean() == pytest.approx(0.05, abs=0.0075)  # three standard errors
 
 
 @pytest.mark.parametrize(

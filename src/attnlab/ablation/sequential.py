@@ -13,15 +13,15 @@ asked at `alpha / K` each. An interval within `margin` on both sides of 0 is an 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr
+from scipy import special, stats
 
 Values = npt.NDArray[np.float64]
 
-SIMULATIONS = 300_000  # of which the bounds are made: their level is off by 3 % of itself
+EDGES = np.linspace(0.0, 10.0, 301)  # of cells of normal scores; the last is out at a chance of 1e-23
 POWER = 2.0  # of the share of seeds; 3 is like O'Brien and Fleming's bounds, 1 like Pocock's
 WORTH_A_TRY = 0.2  # chance of a verdict below which a setting gets no more runs
 
@@ -63,32 +63,60 @@ class Standing:
     further: float = 0.0
 
 
-@cache
-def _sequences(last: int) -> Values:
-    """|t| after 1, 2, ... seeds where there is no difference: [SIMULATIONS, last]."""
-    values = np.random.default_rng(0).standard_normal((SIMULATIONS, last), dtype=np.float32)
-    seeds = np.arange(1, last + 1, dtype=np.float32)
-    mean = values.cumsum(axis=1) / seeds
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sd = np.sqrt((np.square(values).cumsum(axis=1) - seeds * mean**2) / (seeds - 1))
-        return np.abs(mean) / sd * np.sqrt(seeds)
+def _t_at(score: Values, seeds: int) -> Values:
+    """The t of so many seeds that is as far out as a normal `score`, however far that is."""
+    return np.asarray(stats.t.isf(stats.norm.sf(score), seeds - 1))
+
+
+@lru_cache(maxsize=128)
+def _chance_beyond(seeds: int) -> Values:
+    """P(|t| after one seed more is beyond an edge | |t| after `seeds` is in a cell): [cells, edges].
+
+    Where there is no difference, the direction of the values is independent of their length. So w = sum / length is a
+    Markov chain: the next is w cos(a) + sin(a) with an angle a for which sqrt(seeds) tan(a) is a t of `seeds` degrees
+    of freedom. It passes a bound while a is within an arc about the angle of (w, 1).
+    """
+    now, then = _t_at((EDGES[1:] + EDGES[:-1]) / 2, seeds)[:, None], _t_at(EDGES, seeds + 1)
+    w = np.sqrt(seeds * now**2 / (seeds - 1 + now**2))
+    bound = np.sqrt((seeds + 1) * then**2 / (seeds + then**2))
+    # 1 + w^2 - bound^2, without taking nearly equal numbers from each other
+    room = (seeds + 1) * seeds / (seeds + then**2) - seeds * (seeds - 1) / (seeds - 1 + now**2)
+    half = np.where(room > 0, np.arctan2(np.sqrt(np.maximum(room, 0.0)), bound), 0.0)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 8001)
+    below = special.stdtr(seeds, np.sqrt(seeds) * np.tan(angles))
+    chance = np.zeros_like(half)
+    for middle in (np.arctan2(1.0, w), np.arctan2(1.0, -w)):  # on the side where it is, and on the other
+        start, end = (np.clip(middle + part, angles[0], angles[-1]) for part in (-half, half))
+        chance += np.interp(end, angles, below) - np.interp(start, angles, below)
+    return np.maximum(chance, 0.0)
 
 
 @cache
 def bounds(level: float, first: int, last: int) -> Values:
-    """How far |t| has to be out after n seeds to be significant: [last + 1], by n; infinite where nothing is.
+    """How far |t| has to be out after n seeds to be significant: [last + 1], by n; infinite before `first`.
 
-    Found by simulation, as a t of few seeds has no closed form over several looks.
+    The first is a quantile of t. The others follow from what each look leaves undecided, carried on from look to look
+    (Armitage, McPherson and Rowe, 1969) in cells of the normal score of |t|.
     """
-    sequences = _sequences(last)
-    inside = np.ones(len(sequences), dtype=bool)
     found = np.full(last + 1, np.inf)
+    spent = level * (np.arange(last + 1) / last) ** POWER
+    spent[:first] = 0.0
+    inside = np.zeros(len(EDGES) - 1)  # the chance of each cell, and of no verdict so far
     for seeds in range(first, last + 1):
-        allowed = round(level * (seeds / last) ** POWER * SIMULATIONS) - int((~inside).sum())
-        if allowed > 0:
-            t = sequences[:, seeds - 1]
-            found[seeds] = np.partition(t[inside], -allowed - 1)[-allowed - 1]
-            inside &= t <= found[seeds]
+        allowed = spent[seeds] - spent[seeds - 1]
+        beyond = inside @ _chance_beyond(seeds - 1) if seeds > first else 2 * stats.norm.sf(EDGES)
+        if seeds == first:
+            score = float(stats.norm.isf(allowed / 2))
+        else:
+            score = float(np.interp(-np.log(allowed), -np.log(np.maximum(beyond, 1e-300)), EDGES))
+        found[seeds] = _t_at(np.array(score), seeds)
+        inside = -np.diff(beyond)
+        cut = min(int(score / EDGES[1]), len(inside) - 1)
+        inside[cut:] = 0.0
+        # What is left of the cell that the bound cuts goes to it and the one before, so that its mean stays.
+        left, share = beyond[cut] - allowed, (1 + (score - EDGES[cut]) / EDGES[1]) / 2
+        inside[cut] = left * share
+        inside[max(cut - 1, 0)] += left * (1 - share)
     return found
 
 
@@ -144,6 +172,6 @@ def _chance(difference: float, sd: float, looks: npt.NDArray[np.int64], half: fl
     spread = sd * np.sqrt(1 / looks[0] - 1 / looks[1])
 
     def below(value: float) -> float:
-        return float(stdtr(looks[0] - 1, (value - difference) / spread))
+        return float(special.stdtr(looks[0] - 1, (value - difference) / spread))
 
     return below(-half) + 1 - below(half) + max(0.0, below(narrow) - below(-narrow))

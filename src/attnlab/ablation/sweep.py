@@ -100,7 +100,7 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
 def _say_what_suffices(plan: Plan, size: int, mean_seeds: float) -> None:
     """Of a budget in runs that gives each setting fewer seeds than it may have: what can be decided with them."""
     if mean_seeds < plan.last:
-        seeds = int(mean_seeds)
+        seeds = max(plan.first, int(mean_seeds))
         fewer = replace(plan, last=seeds)
         log.warning(
             "The budget gives each setting %d seeds, and bounds are made for %d: to show then, a difference has to be "
