@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.search.space import Branch, Space
-from attnlab.search.study import exhausted_is_fine, open_study
+from attnlab.search.study import exhausted_is_fine, make_sampler, open_study
 from tests.search.test_study import compose_search
 
 Config = dict[str, Any]
@@ -98,6 +98,7 @@ def search(folder: Path, kind: str, target: str, arguments: Config, space: Space
     study = open_study(resolve(config.hparams_search), "min", space)
     for number in range(6):
         trial = study.ask()
+        study.sampler = make_sampler(resolve(config.hparams_search), trial.number)
         space.suggest(trial)
         for epoch in (1, 2):
             trial.report(float(number), step=epoch)
@@ -160,8 +161,35 @@ def test_hyperband_wants_a_number_of_epochs(tmp_path: Path) -> None:
         compose_search(tmp_path, "hparams_search/pruner=hyperband", "trainer.max_epochs=-1")
 
 
-def test_a_continued_search_has_another_seed_also_inside_of_another_sampler(tmp_path: Path) -> None:
+def test_a_continued_search_draws_no_trial_again_also_inside_of_another_sampler(tmp_path: Path) -> None:
     arguments = {"fixed_params": {"model": "attention"}, "base_sampler": RANDOM}
     search(tmp_path, "sampler", "optuna.samplers.PartialFixedSampler", arguments, CONDITIONAL)
     again = search(tmp_path, "sampler", "optuna.samplers.PartialFixedSampler", arguments, CONDITIONAL)
     assert len({trial.params["optimizer.lr"] for trial in again.trials}) == 12
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"_target_": "optuna.samplers.RandomSampler"},
+        {"_target_": "optuna.samplers.TPESampler", "multivariate": True, "group": True, "n_startup_trials": 2},
+        {"_target_": "optuna.samplers.QMCSampler", "scramble": True, "warn_independent_sampling": False},
+    ],
+)
+def test_searches_that_ask_together_draw_different_trials_and_the_same_ones_each_time(
+    sampler: Config, tmp_path: Path
+) -> None:
+    def ask_in_pairs(file: Path, seed: int) -> list[float]:
+        """Both ask before either draws."""
+        settings = {"sampler": sampler | {"seed": seed}}
+        study = optuna.create_study(study_name="one", storage=f"sqlite:///{file}")
+        searches = [study, optuna.load_study(study_name="one", storage=study._storage)]
+        for _ in range(4):
+            for one, trial in [(one, one.ask()) for one in searches]:
+                one.sampler = make_sampler(settings, trial.number)
+                one.tell(trial, trial.suggest_float("lr", 1e-4, 1e-2, log=True))
+        return [trial.params["lr"] for trial in study.trials]
+
+    first = ask_in_pairs(tmp_path / "first.db", seed=0)
+    assert first == ask_in_pairs(tmp_path / "again.db", seed=0) and len(set(first)) == 8
+    assert not set(first) & set(ask_in_pairs(tmp_path / "other.db", seed=1))

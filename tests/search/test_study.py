@@ -68,17 +68,10 @@ def test_an_equal_trial_that_has_a_value_is_found() -> None:
         trial._suggest("x", IntDistribution(x, x))
     study.tell(trials[0], state=TrialState.PRUNED)
     study.tell(trials[2], 0.5)
-    assert find_same(study, trials[1]) is None and find_same(study, trials[2]) is None
-    same = find_same(study, trials[3])
+    complete = TrialState.COMPLETE
+    assert find_same(study, trials[1], complete) is None and find_same(study, trials[2], complete) is None
+    same = find_same(study, trials[3], complete)
     assert same is not None and same.number == 2
-
-
-def test_a_continued_search_does_not_draw_its_first_settings_again(tmp_path: Path) -> None:
-    settings = dict(compose_search(tmp_path, search="random").hparams_search)
-    space = Space({(): Branch([], {"optimizer.lr": FloatDistribution(1e-4, 1e-2, log=True)})})
-    first = space.suggest(open_study(settings, "min", space).ask())
-    second = space.suggest(open_study(settings, "min", space).ask())
-    assert first != second
 
 
 def test_a_storage_that_is_none_is_one_line_without_the_password(tmp_path: Path) -> None:

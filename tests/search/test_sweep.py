@@ -22,7 +22,7 @@ from attnlab.errors import UserError
 from attnlab.search.possible import refusal
 from attnlab.search.report import report
 from attnlab.search.space import Space
-from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS, counted
+from attnlab.search.study import PRUNED_AFTER, REASON, SAME_AS, counted, open_study
 from attnlab.search.sweep import search
 from tests.conftest import ROOT
 from tests.search.test_study import compose_search, config_loader
@@ -97,6 +97,51 @@ def test_the_same_command_goes_on_to_the_same_total(tmp_path: Path) -> None:
     more = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=5").run()
     assert [job["hparams_search.trial"] for job in more.jobs] == ["3", "4"]
     assert len(first.study.trials) == 5
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_a_search_draws_other_trials_than_one_that_began_with_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    range_only = ["hparams_search.space=null", "hparams_search/pruner=none"]
+    lr = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
+    first, second = (
+        make(tmp_path, lr_is_the_loss, *range_only, f"hparams_search.n_trials={n}", search=kind) for n in "12"
+    )
+
+    def open_with_the_other(*arguments: Any) -> optuna.Study:
+        study = open_study(*arguments)
+        monkeypatch.undo()
+        first.run(lr)
+        return study
+
+    monkeypatch.setattr("attnlab.search.sweep.open_study", open_with_the_other)
+    second.run(lr)
+    assert len({job["optimizer.lr"] for job in [*first.jobs, *second.jobs]}) == 2
+    whole = make(tmp_path / "whole", lr_is_the_loss, *range_only, "hparams_search.n_trials=2", search=kind).run(lr)
+    assert [trial.params for trial in whole.study.trials] == [trial.params for trial in second.study.trials]
+
+
+def test_what_another_search_is_training_is_not_trained_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = list[Trial]()
+
+    def open_beside_another(settings: dict[str, Any], mode: str, space: Space) -> optuna.Study:
+        study = open_study(settings, mode, space)
+        others.append(study.ask())
+        space.suggest(others[0])
+        return study
+
+    def end_the_other(settings: Settings) -> float:
+        others[0].study.tell(others[0], 0.5)
+        return lr_is_the_loss(settings)
+
+    monkeypatch.setattr("attnlab.search.sweep.open_study", open_beside_another)
+    fake = make(tmp_path, end_the_other, "hparams_search.n_trials=2", "hparams_search.space=null").run(
+        "optimizer.lr=1,2"
+    )
+    assert [job["optimizer.lr"] for job in fake.jobs] == ["2" if others[0].params["optimizer.lr"] == 1 else "1"]
 
 
 def test_a_trial_whose_process_died_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

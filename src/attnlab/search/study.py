@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import optuna
 from annotated_types import Ge, Interval
 from omegaconf import DictConfig, open_dict
@@ -89,7 +90,7 @@ def open_study(settings: dict[str, Any], mode: str, space: Space) -> optuna.Stud
             f"the study {study.study_name} is there and wants to {study.direction.name.lower()}, but this search to "
             f"{direction}: give another hparams_search.study_name"
         )
-    study.sampler = make_sampler(settings, len(study.trials))
+    study.sampler = make_sampler(settings, 0)
     return study
 
 
@@ -115,9 +116,13 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def make_sampler(settings: dict[str, Any], num_trials: int) -> BaseSampler:
-    """The sampler of a study that has `num_trials`. Raises `UserError` where `hparams_search.sampler` is none."""
-    sampler: BaseSampler = _make("sampler", _reseeded(settings["sampler"], num_trials), BaseSampler)
+def make_sampler(settings: dict[str, Any], trial: int) -> BaseSampler:
+    """The sampler that draws the trial of this number. Raises `UserError` where `hparams_search.sampler` is none.
+
+    The number is part of the seed, and the storage gives it to one trial only: searches that start together on one
+    study draw different trials, one that goes on draws no trial again, and alone it draws the same trials each time.
+    """
+    sampler: BaseSampler = _make("sampler", _seeded(settings["sampler"], trial), BaseSampler)
     if isinstance(sampler, optuna.samplers.GridSampler):
         raise UserError(
             "hparams_search.sampler: optuna.samplers.GridSampler knows no settings that only some parts have; use "
@@ -126,11 +131,18 @@ def make_sampler(settings: dict[str, Any], num_trials: int) -> BaseSampler:
     return sampler
 
 
-def _reseeded(settings: dict[str, Any], num_trials: int) -> dict[str, Any]:
-    """With other seeds, as a continued search must not draw its first trials again."""
-    changed = {key: _reseeded(value, num_trials) for key, value in settings.items() if isinstance(value, dict)}
+def _seeded(settings: dict[str, Any], trial: int) -> dict[str, Any]:
+    """With the seed of this trial, also inside of another sampler."""
+    changed = settings | {key: _seeded(value, trial) for key, value in settings.items() if isinstance(value, dict)}
     seed = settings.get("seed")
-    return settings | changed | ({"seed": seed + num_trials} if isinstance(seed, int) else {})
+    if not isinstance(seed, int):
+        return changed
+    # Far apart for neighbouring seeds, of which one would else draw what the other draws a trial later.
+    own = (int(np.random.SeedSequence(seed).generate_state(1)[0]) + trial) % 2**32
+    if str(settings.get("_target_")).endswith(".QMCSampler"):  # one sequence for all trials, but for what is not in it
+        independent = {"_target_": "optuna.samplers.RandomSampler", "seed": own}
+        return {"independent_sampler": independent} | changed
+    return changed | {"seed": own}
 
 
 def _make(name: str, settings: dict[str, Any], kind: type) -> Any:
@@ -193,7 +205,7 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state != TrialState.FAIL or REASON in trial.user_attrs]
 
 
-def find_same(study: optuna.Study, trial: Trial) -> FrozenTrial | None:
-    """An earlier trial of the same settings that has a value."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return next((other for other in complete if other.number < trial.number and other.params == trial.params), None)
+def find_same(study: optuna.Study, trial: Trial, state: TrialState) -> FrozenTrial | None:
+    """An earlier trial of the same settings that is in this state."""
+    trials = study.get_trials(deepcopy=False, states=(state,))
+    return next((other for other in trials if other.number < trial.number and other.params == trial.params), None)

@@ -37,6 +37,7 @@ from attnlab.search.study import (
     counted,
     exhausted_is_fine,
     find_same,
+    make_sampler,
     open_study,
     without_password,
 )
@@ -84,7 +85,7 @@ class _Searcher:
     ) -> None:
         self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
         self.folder, self.board = board.folder, board
-        self.asking, self.over = Lock(), False
+        self.asking, self.over, self.redrawn = Lock(), False, 0
         self.first_seen: dict[int, float] = {}  # trials at work without a heartbeat
 
     def run(self, n_trials: int) -> None:
@@ -121,26 +122,36 @@ class _Searcher:
             since = self.first_seen.setdefault(trial.number, time.monotonic())
             if trial.user_attrs.get(HEARD) != trial.number and time.monotonic() - since > 2 * GRACE_SECONDS:
                 half_asked = Trial(self.study, trial._trial_id)
-                self.space.suggest(half_asked)
+                self._draw(half_asked)
                 self._queue_again(half_asked)
+
+    def _draw(self, trial: Trial) -> list[str]:
+        """What to train for it."""
+        self.study.sampler = make_sampler(self.settings, trial.number)
+        return self.space.suggest(trial)
 
     def _ask(self, n_trials: int) -> tuple[Trial, list[str]] | None:
         """A trial and what to train for it; None where it is one too many, or its settings were trained before."""
         trial = self.study.ask()
-        overrides = self.space.suggest(trial)  # of one too many too: a grid takes none that has failed without settings
+        overrides = self._draw(trial)  # of one too many too: a grid takes none that has failed without settings
         trial.set_user_attr(OVERRIDES, overrides)
         if self._is_copy(trial):
             self._fail(trial)
         elif sum(other.number < trial.number for other in counted(self.study)) >= n_trials:
             # Another process has asked for the last one at the same time.
             self._queue_again(trial)
-        elif same := find_same(self.study, trial):
+        elif self.redrawn < TRIES and find_same(self.study, trial, TrialState.RUNNING):
+            self.redrawn += 1  # it is being trained at this moment; twice only where hardly anything else is left
+            self._fail(trial)
+            return None
+        elif same := find_same(self.study, trial, TrialState.COMPLETE):
             trial.set_user_attr(SAME_AS, same.number)
             with exhausted_is_fine():
                 self.study.tell(trial, same.value)
         elif self._take_over(trial) == TRIES:  # what takes all down each time would keep the search from its end
             self._fail(trial, f"its process died {TRIES} times without getting any further")
         else:
+            self.redrawn = 0
             return trial, overrides
         return None
 
