@@ -1,3 +1,5 @@
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from attnlab.data import tokens
 from attnlab.data.tokenization import BPE, WordLevel
 from attnlab.data.tokens import fingerprint, tokenize
+from attnlab.errors import UserError
 
 TEXTS = {"train": ["a cat on a mat", "dogs", "a very long story of a cat"], "test": ["a mat"]}
 RECIPE = BPE(vocab_size=40)
@@ -86,3 +89,38 @@ def test_of_a_pair_of_texts_the_longer_one_is_cut(tmp_path: Path) -> None:
     assert train.losses(tokenizer)["tokens_cut"] == 7 / 19
     assert fingerprint(texts) != fingerprint({"train": [f"{a} {b}" for a, b in pairs]})
     assert fingerprint(texts) != fingerprint({"train": [(b, a) for a, b in pairs]})
+
+
+def test_a_recipe_whose_code_has_changed_is_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while a user writes one: its name and its settings stay."""
+
+    def vocabulary(version: int, function: str) -> dict[str, int]:
+        file = tmp_path / str(version) / "own_recipe.py"
+        file.parent.mkdir()
+        file.write_text(
+            "from attnlab.data.tokenization import BPE\n\nclass Own(BPE):\n"
+            f"    def train(self, texts):\n        return super().train(map({function}, texts))\n"
+        )
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(file.parent))
+            patch.delitem(sys.modules, "own_recipe", raising=False)
+            own = importlib.import_module("own_recipe")
+            return tokenize(TEXTS, own.Own(vocab_size=40), tmp_path / "cache")[0].get_vocab()
+
+    found = [vocabulary(0, "str"), vocabulary(1, "str.upper"), vocabulary(2, "str")]
+    assert "A" in found[1] and "A" not in found[0] == found[2]
+
+
+def test_a_cache_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that runs as root may write anywhere, so each way to write is closed."""
+    _, first = tokenize(TEXTS, RECIPE, tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for place in ("filelock.BaseFileLock.acquire", "pathlib.Path.mkdir"):
+        monkeypatch.setattr(place, refuse)
+    _, second = tokenize(TEXTS, RECIPE, tmp_path)
+    assert np.array_equal(first["train"].ids, second["train"].ids)
+    with pytest.raises(UserError, match=r"^can't write the cache in \S+: .*; .*paths\.cache_dir=<folder>$"):
+        tokenize(TEXTS, BPE(vocab_size=41), tmp_path)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,11 @@ from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.training.run import train
 from attnlab.training.saved import Trained, load_weights
 from tests.conftest import ROOT
+from tests.encoders import save_encoder
 from tests.training.test_resume import assert_same_run, start
 
 Compose = Callable[..., DictConfig]
+SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
 TEXTS = ["oil prices fall", "the striker won the derby before a sold out crowd"]
 
 
@@ -83,7 +86,7 @@ def test_a_frozen_encoder_is_asked_once(
         again = train(pretrained_config(encoder, *head, "seed=1", f"paths.run_dir={tmp_path}/1"))
         assert "Encoding" not in caplog.text
         train(pretrained_config(encoder, *head, "model.pooling=max", "test=false", f"paths.run_dir={tmp_path}/2"))
-        assert "Encoding 180 documents" in caplog.text
+        assert [caplog.text.count(f"Encoding {size} documents") for size in (180, 20, 60)] == [1, 1, 0]
     assert again["train/encoding_seconds"] == metrics["train/encoding_seconds"] > 0
     after = weights_of(tmp_path / "0")
     assert all(torch.equal(after[name], value) for name, value in encoder_weights(encoder).items() if name in after)
@@ -95,6 +98,32 @@ def test_a_frozen_encoder_is_asked_once(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def edited(**settings: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | settings))
+
+    return edit
+
+
+def test_a_frozen_encoder_is_asked_again_once_its_config_has_changed(
+    pretrained_config: Compose, tmp_path: Path
+) -> None:
+    changed = {"hidden_act": "relu", "num_attention_heads": 4}
+    save_encoder(tmp_path / "encoder", initializer_range=0.5)
+    settings = ["model.train=head", "optimizer.lr=1e-2", "trainer.max_epochs=1"]
+    train(pretrained_config(tmp_path / "encoder", *settings, f"paths.run_dir={tmp_path}/0"))
+    edited(**changed)(tmp_path / "encoder")
+    config = pretrained_config(tmp_path / "encoder", *settings, f"paths.run_dir={tmp_path}/1")
+    train(config)
+    source: Source = instantiate(resolve(config)["data"])
+    predictor = Predictor.load(tmp_path / "1")
+    assert changed.items() <= json.loads(predictor.trained.settings["encoder"]).items()
+    expected = predictor(source.load(["test"]).test.texts).probabilities
+    found = pd.read_parquet(tmp_path / "1" / "predictions.parquet").filter(like="p(").to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_new_run_begins_with_what_another_has_learnt(
     encoder: Path, pretrained_config: Compose, compose_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,14 +132,14 @@ def test_a_new_run_begins_with_what_another_has_learnt(
     first = [f"model.init_from={tmp_path}/0", "optimizer.lr=1e-9"]
     with caplog.at_level(logging.INFO):
         train(pretrained_config(encoder, *short, *first, f"paths.run_dir={tmp_path}/1"))
-        assert re.search(r"(\d+) of \1 weights are those of .*; drawn anew: none", caplog.text)
+        assert re.search(r"(\d+) of \1 weights are those of .*; not copied: none", caplog.text)
         caplog.clear()
         file = tmp_path / "two.csv"
         file.write_text("text,label\n" + "".join(f"oil {i},a\ngame {i},b\n" for i in range(30)))
         two = ["data=files", f"data.train={file}", "data.test=0.2", "model=pretrained", f"model.path={encoder}"]
         two += ["tokenizer.max_length=32", "trainer=cpu", f"paths.run_dir={tmp_path}/2"]
         train(compose_config(*two, *short, *first))
-        assert "drawn anew: head.weight (other classes), head.bias (other classes)" in caplog.text
+        assert "not copied: head.weight (other classes), head.bias (other classes)" in caplog.text
     trained = load_weights(tmp_path / "0/checkpoints/last.ckpt", Trained).model
     assert isinstance(trained, PretrainedClassifier)
     trained.merge()
@@ -128,7 +157,10 @@ def test_rows_of_tokens_are_taken_by_their_names(
     first = [f"model.init_from={tmp_path}/0", "optimizer.lr=1e-9", "tokenizer.vocab_size=150", "data.train_size=150"]
     with caplog.at_level(logging.INFO):
         train(tiny_config(*one, *first, f"paths.run_dir={tmp_path}/1"))
-    assert re.search(r"3 of 3 weights are those of .*, of 1\d\d tokens that both know; drawn anew: none", caplog.text)
+    assert re.search(
+        r"3 of 3 weights .*, of 1\d\d tokens that both know \(\d+ have no vector there\); not copied: none",
+        caplog.text,
+    )
     rows = []
     for run in ("0", "1"):
         tokenizer = Tokenizer.from_file(str(tmp_path / run / "tokenizer.json"))
@@ -136,6 +168,62 @@ def test_rows_of_tokens_are_taken_by_their_names(
     torch.testing.assert_close(*rows, atol=1e-6, rtol=0)
     with pytest.raises(UserError, match=r"model.init_from=\S+: nothing in it fits this model"):
         train(tiny_config(*one, first[0], "model.embed_dim=6"))
+
+
+def reordered(tokenizer: Tokenizer, without: str) -> Tokenizer:
+    """One that knows the same tokens but one, in another order behind the special ones."""
+    settings = json.loads(tokenizer.to_str())
+    special, rest = (
+        [token for token in tokenizer.get_vocab() if (token in SPECIAL) == which and token != without]
+        for which in (True, False)
+    )
+    tokens = [
+        *sorted(special, key=tokenizer.get_vocab().__getitem__),
+        *sorted(rest, key=lambda token: (len(token), token)),
+    ]
+    settings["model"]["vocab"] = {token: row for row, token in enumerate(tokens)}
+    return Tokenizer.from_str(json.dumps(settings))
+
+
+def test_vectors_of_an_encoder_are_taken_by_token(
+    encoder: Path, pretrained_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, own = tmp_path / "other", Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    shutil.copytree(encoder, other)
+    lost = str(own.id_to_token(own.get_vocab_size() - 1))
+    tokenizer = reordered(own, lost)
+    tokenizer.save(str(other / "tokenizer.json"))
+    short = ["trainer.max_epochs=1", "test=false", "optimizer.lr=1e-9"]
+    train(pretrained_config(other, *short, f"paths.run_dir={tmp_path}/0", "model.from_scratch=true"))
+    with caplog.at_level(logging.INFO):
+        train(pretrained_config(encoder, *short, f"model.init_from={tmp_path}/0", f"paths.run_dir={tmp_path}/1"))
+    sizes = f"of {tokenizer.get_vocab_size()} tokens that both know (1 have no vector there); not copied: none"
+    assert sizes in caplog.text
+    name = "encoder.embeddings.word_embeddings.weight"
+    there, here = weights_of(tmp_path / "0")[name], weights_of(tmp_path / "1")[name]
+    for token in ("the", "[CLS]", *sorted(tokenizer.get_vocab())[:20]):
+        vectors = here[own.token_to_id(token)], there[tokenizer.token_to_id(token)]
+        torch.testing.assert_close(*vectors, atol=1e-6, rtol=0)
+    kept = encoder_weights(encoder)[name][own.token_to_id(lost)]
+    torch.testing.assert_close(here[own.token_to_id(lost)], kept, atol=1e-6, rtol=0)
+
+
+def test_scores_of_tokens_are_taken_by_their_names_too(tiny_config: Compose, tmp_path: Path) -> None:
+    """Also where both vocabularies are of one size: `model=ngram_bag` has a table of scores beside its vectors."""
+    one = ["model=ngram_bag", "model.pooling=attention", "model.buckets=50", "trainer.max_epochs=1", "test=false"]
+    train(tiny_config(*one, "optimizer.lr=0.5", f"paths.run_dir={tmp_path}/0"))
+    first = [f"model.init_from={tmp_path}/0", "optimizer.lr=1e-9", "data.train_size=250"]
+    train(tiny_config(*one, *first, f"paths.run_dir={tmp_path}/1"))
+    tokenizers = [Tokenizer.from_file(str(tmp_path / run / "tokenizer.json")) for run in ("0", "1")]
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
+    assert vocabularies[0] != vocabularies[1] and len(vocabularies[0]) == len(vocabularies[1])
+    common = sorted(vocabularies[0].keys() & vocabularies[1].keys())
+    there, here = (
+        weights_of(tmp_path / run)["scores.weight"][[vocabulary[token] for token in common]]
+        for run, vocabulary in zip(("0", "1"), vocabularies, strict=True)
+    )
+    assert there.abs().max() > 0.1
+    torch.testing.assert_close(here, there, atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
@@ -171,11 +259,6 @@ def cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
 
 
-def deeper(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -184,7 +267,7 @@ def deeper(folder: Path) -> None:
         (without("config.json"), "has no config.json: it is no encoder"),
         (without("tokenizer.json"), "^tokenizer.path=.* has no tokenizer.json, the form of a fast tokenizer"),
         (cut, "^can't read model.path=.*; get it again$"),
-        (deeper, "lacks 16 of the weights that its config.json describes, as encoder.layer.3"),
+        (edited(num_hidden_layers=4), "lacks 16 of the weights that its config.json describes, as encoder.layer.3"),
     ],
 )
 def test_a_folder_that_is_no_encoder_is_one_line(

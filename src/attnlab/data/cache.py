@@ -12,11 +12,14 @@ from attnlab.errors import as_user_error
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     """`folder`, which `fill` writes where it is not there yet.
 
-    Of several runs that start at once one fills it and the others wait.
+    Of several runs that start at once one fills it and the others wait. What is there is read without writing anything,
+    so that a cache may be shared read-only.
 
     Raises:
         UserError: it can't be written, for want of space or of permission.
     """
+    if folder.is_dir():
+        return folder
     advice = "; free some space, or give another place with paths.cache_dir=<folder>"
     with as_user_error(f"can't write the cache in {folder.parent}", advice, only=(OSError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)

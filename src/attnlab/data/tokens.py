@@ -1,8 +1,10 @@
 """The token cache: each split as one flat array on disk, so that only the first run on some data tokenises it."""
 
 import hashlib
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +97,16 @@ def _mapped(file: Path) -> npt.NDArray[np.int32]:
 
 
 def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> str:
-    recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else repr(tokenizer)
+    recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else f"{tokenizer!r}\n{_code(tokenizer)}"
     settings = f"{FORMAT}\n{tokenizers.__version__}\n{recipe}\n{fingerprint(texts)}"
     return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
+
+
+def _code(recipe: TokenizerRecipe) -> str:
+    """Of its class, which may be a user's own and change; nothing where Python can't find it, as in some shells."""
+    with suppress(OSError, TypeError):
+        return inspect.getsource(type(recipe))
+    return ""
 
 
 def fingerprint(texts: Mapping[str, Documents]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
 from annotated_types import Gt
 from tokenizers import Tokenizer
 
@@ -67,7 +68,8 @@ class StaticVectors:
             UserError: there is no such file, it holds no vectors, or none of a token.
         """
         tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
-        key = hashlib.blake2b("\0".join([str(FORMAT), *_state(self.path), *tokens]).encode(), digest_size=16)
+        parts = [str(FORMAT), tokenizers.__version__, *_state(self.path), *tokens]
+        key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
         folder = cached(cache_dir / key.hexdigest(), lambda folder: _fill(folder, Path(self.path), tokens))
         return Vectors(np.load(folder / "table.npy"), np.load(folder / "covered.npy"))
 

@@ -5,7 +5,8 @@ import json
 import logging
 import math
 import time
-from functools import cache, partial
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from attnlab.model.pretrained import PretrainedClassifier
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files in the cache; raise it with any change, and older ones are not used
+FORMAT = 2  # of the files in the cache; raise it with any change, and older ones are not used
 PLACES = ("path", "init_from")  # settings of a model that say where weights are, and nothing of what it is
 SCRATCH = "from_scratch"  # no more does this
 BYTES = 4  # of a weight
@@ -55,7 +56,6 @@ def model_settings(model: dict[str, Any], checkpoint: Path | None = None) -> dic
     return settings
 
 
-@cache
 def _encoder_config(path: str) -> str:
     folder = pretrained_folder(path)
     if not (file := folder / CONFIG).is_file():
@@ -143,20 +143,26 @@ def _kind(model: PretrainedClassifier) -> str:
     return f"{config.model_type} with {config.num_hidden_layers} layers of width {config.hidden_size}"
 
 
-def keep_vectors(model: PretrainedClassifier, data: TextDataModule, trainer: Trainer) -> float:
-    """Run a frozen encoder once over each document; batches bring its vectors then, and no tokens.
+def cache_encoder_features(
+    model: PretrainedClassifier, data: TextDataModule, trainer: Trainer, splits: Iterable[str]
+) -> float:
+    """Run a frozen encoder once over each document of `splits`, whose batches then hold its vectors in place of tokens.
 
-    They are kept for every later run with this encoder, pooling, precision and tokenizer, a split at a time.
+    The cache keeps them, a split at a time, for every later run in which nothing that changes them differs.
 
     Returns:
-        seconds that it took for the training split, now or in the run that kept them.
+        seconds that the training split took, now or in the run that filled the cache.
 
     Raises:
         UserError: the cache can't be written.
     """
-    start = [str(FORMAT), _digest(model), type(model.pooling).__name__, str(trainer.precision), data.tokenizer.to_str()]
+    start = [
+        *(str(FORMAT), torch.__version__, _config_of(model), _digest(model), type(model.pooling).__name__),
+        *(str(trainer.precision), trainer.strategy.root_device.type, data.tokenizer.to_str()),
+    ]
     seconds = {}
-    for split, dataset in data.datasets.items():
+    for split in splits:
+        dataset = data.datasets[split]
         documents = fingerprint({"": data.splits[split].documents})
         key = hashlib.blake2b("\0".join([*start, documents]).encode(), digest_size=16).hexdigest()
         folder = cached(data.cache_dir / key, partial(_encode, model, dataset, trainer))
@@ -164,6 +170,14 @@ def keep_vectors(model: PretrainedClassifier, data: TextDataModule, trainer: Tra
         seconds[split] = float((folder / "seconds").read_text())
         data.datasets[split] = VectorDataset(dataset.tokens, dataset.labels, dataset.pad_id, vectors)
     return seconds["train"]
+
+
+def _config_of(model: PretrainedClassifier) -> str:
+    """All that decides what the weights compute, defaults of this version of transformers included."""
+    settings = model.encoder.config.to_dict()
+    for key in ("_name_or_path", "dtype"):  # transformers sets them when it reads weights; a checkpoint has neither
+        settings.pop(key, None)
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def _digest(model: PretrainedClassifier) -> str:

@@ -34,7 +34,7 @@ from attnlab.training.beside import TellProgress, own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
 from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
-from attnlab.training.encoder import keep_vectors, model_settings
+from attnlab.training.encoder import cache_encoder_features, model_settings
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification
@@ -143,7 +143,8 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
     use_threads(config["trainer"].get("threads"), module.model)
     encoding = {}
     if (frozen := _frozen(module)) is not None:
-        encoding["train/encoding_seconds"] = keep_vectors(frozen, datamodule, trainer)
+        splits = [split for split in datamodule.datasets if split != "test" or config["test"]]
+        encoding["train/encoding_seconds"] = cache_encoder_features(frozen, datamodule, trainer, splits)
     if trainer.is_global_zero:
         datamodule.tokenizer.save(str(run_dir / TOKENIZER))
         write_environment(run_dir, trainer)
