@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from attnlab import composing
+from attnlab.config import EXECUTION_WHITELIST
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -46,6 +47,14 @@ def figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """None are drawn but in tests marked `figures`: they take a third of a tiny run."""
     if request.node.get_closest_marker("figures") is None:
         monkeypatch.setattr("attnlab.training.results.draw_figures", lambda *_: None)
+
+
+@pytest.fixture
+def own_parts() -> Iterator[None]:
+    """The classes of `tests.parts` may be named in a config."""
+    EXECUTION_WHITELIST.append("tests.parts.*")
+    yield
+    EXECUTION_WHITELIST.remove("tests.parts.*")
 
 
 @pytest.fixture

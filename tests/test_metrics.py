@@ -1,6 +1,7 @@
 import pytest
 from scipy.stats import binomtest
 
+from attnlab.errors import UserError
 from attnlab.metrics import direction, interval, is_share
 
 
@@ -17,10 +18,23 @@ from attnlab.metrics import direction, interval, is_share
         ("train/samples_per_second", "max", False),
         ("model/parameters", "min", False),
         ("data/test_duplicates", "min", False),
+        ("ceiling/order_aware", "max", False),
     ],
 )
 def test_each_number_has_a_direction(metric: str, better: str, share: bool) -> None:
     assert direction(metric) == better and is_share(metric) == share
+
+
+@pytest.mark.parametrize("metric", ["val/auroc", "val/mcc", "test/mcc", "test/temperature", "accuracy"])
+def test_of_a_metric_that_is_not_known_the_user_says_the_direction(metric: str) -> None:
+    with pytest.raises(UserError, match=f"{metric} is better is not known: give mode=min"):
+        direction(metric)
+    assert direction(metric, "max") == "max" and direction(metric, "min") == "min"
+
+
+def test_no_direction_is_taken_that_contradicts_the_metric() -> None:
+    with pytest.raises(UserError, match="mode=max contradicts test/loss"):
+        direction("test/loss", "max")
 
 
 @pytest.mark.parametrize(("right", "number"), [(0, 1), (1, 1), (0, 20), (20, 20), (1, 2), (7, 20), (7000, 7600)])

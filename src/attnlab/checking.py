@@ -44,6 +44,9 @@ def check_parts(config: dict[str, Any]) -> None:
         config[part] = {} if config.get(part) is None else config[part]
         if not isinstance(config[part], dict):
             raise UserError(f"{part}={config[part]} is no group of parts by name; ~{part} is for none")
+    for callback in config["callbacks"].values():
+        if isinstance(callback, dict) and callback.get("mode", "") is None:  # what `check_selection` then finds out
+            del callback["mode"]
 
 
 def check_config(config: dict[str, Any], settings: Mapping[str, Any]) -> None:

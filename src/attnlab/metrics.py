@@ -6,16 +6,48 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
+from attnlab.errors import UserError
+
+Direction = Literal["min", "max"]
+
 SHARES = (
     *("acc", "acc_balanced", "f1", "f1_macro", "f1_micro", "map"),
     *("acc_kept_95", "acc_kept_90", "acc_kept_80"),
 )
 HIGHER_IS_BETTER = (*SHARES, "samples_per_second")
+LOWER_IS_BETTER = (
+    *("loss", "ece", "brier", "log_loss", "ece_uncalibrated", "brier_uncalibrated", "log_loss_uncalibrated"),
+    *("seconds", "encoding_seconds", "epochs", "parameters", "learned"),
+)
 
 
-def direction(metric: str) -> Literal["min", "max"]:
-    """Whether less or more of `metric`, a key of metrics.json or of the curves, is better."""
-    return "max" if _name(metric) in HIGHER_IS_BETTER else "min"
+def direction(metric: str, given: Direction | None = None, key: str = "mode") -> Direction:
+    """Whether less ("min") or more ("max") of `metric`, a key of metrics.json or of the curves, is better.
+
+    Args:
+        given: by the user, with the setting `key`; of a metric that this program does not measure itself it decides.
+
+    Raises:
+        UserError: nobody says it, or `given` contradicts the metric.
+    """
+    if given not in (None, "min", "max"):
+        raise UserError(f"{key}={given} should be min (less is better) or max (more is better)")
+    found = known_direction(metric) or given
+    if found is None:
+        raise UserError(
+            f"whether less or more of {metric} is better is not known: give {key}=min (less) or {key}=max (more)"
+        )
+    if given not in (None, found):
+        better = {"min": "less", "max": "more"}[found]
+        raise UserError(f"{key}={given} contradicts {metric}, of which {better} is better; leave it out: it follows")
+    return found
+
+
+def known_direction(metric: str) -> Direction | None:
+    """That of a metric which this program measures itself, None of any other."""
+    if _name(metric) in HIGHER_IS_BETTER or metric.startswith("ceiling/"):
+        return "max"
+    return "min" if _name(metric) in LOWER_IS_BETTER or metric.startswith("data/") else None
 
 
 def is_share(metric: str) -> bool:
@@ -40,4 +72,4 @@ def _name(metric: str) -> str:
     return metric.rsplit("/", 1)[-1]
 
 
-OmegaConf.register_resolver("direction", direction, replace=True)
+OmegaConf.register_resolver("direction", known_direction, replace=True)

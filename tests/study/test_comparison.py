@@ -223,6 +223,17 @@ def test_less_time_or_error_is_better_and_no_points(metric: str, tmp_path: Path)
     assert "points" not in display_rows(study.comparisons[0])[1]["verdict"]
 
 
+def test_of_a_metric_of_ones_own_the_user_says_what_is_better(tmp_path: Path) -> None:
+    for seed in range(4):
+        for pooling, value in (("cls", 0.5), ("max", 0.7)):
+            measured: dict[str, Any] = {"test/mcc": value + seed / 1000}
+            write_run(tmp_path / f"{pooling}{seed}", {"model.pooling": pooling}, seed=seed, **measured)
+    with pytest.raises(UserError, match="test/mcc is better is not known: give mode=min"):
+        make_study([tmp_path], reference="cls", metric="test/mcc")
+    rows = make_study([tmp_path], reference="cls", metric="test/mcc", mode="max").comparisons[0].rows
+    assert rows.loc["max", "verdict"] == "better"
+
+
 def test_runs_that_validated_within_epochs_have_a_curve(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     table = pd.DataFrame({"epoch": [0, 0, 1, 1], "step": range(4), "val/acc": [0.1, 0.2, 0.3, 0.4]})

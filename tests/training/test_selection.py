@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
@@ -22,6 +23,33 @@ def test_a_direction_follows_from_each_callbacks_own_metric(tiny_config: Compose
     config = tiny_config("monitor.metric=val/acc", "callbacks.early_stopping.monitor=val/loss")
     assert (config.monitor.mode, config.callbacks.best_checkpoint.mode) == ("max", "max")
     assert config.callbacks.early_stopping.mode == "min"
+
+
+OWN_TASK = ["task._target_=tests.parts.Measured", "model=bag", "optimizer.lr=0.5", "callbacks.early_stopping=null"]
+
+
+@pytest.mark.usefixtures("own_parts")
+def test_a_metric_of_a_task_of_ones_own_chooses_the_highest(tiny_config: Compose, tmp_path: Path) -> None:
+    """torchmetrics says the direction of the one, the user that of the other."""
+    settings = [*OWN_TASK, "trainer.max_epochs=4", "data.train_size=400", "monitor.metric=val/mcc"]
+    other = ["callbacks.best_checkpoint.monitor=val/agreement", "callbacks.best_checkpoint.mode=max"]
+    for name, metric, given in (("a", "val/mcc", []), ("b", "val/agreement", other)):
+        metrics = train(tiny_config(*settings, *given, f"paths.run_dir={tmp_path}/{name}"))
+        scores = curve(tmp_path / name, metric)
+        assert metrics[metric] == pytest.approx(max(scores)) and len(set(scores)) > 1
+    kept = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert kept["monitor"]["mode"] == kept["callbacks"]["best_checkpoint"]["mode"] == "max"
+
+
+@pytest.mark.usefixtures("own_parts")
+def test_a_metric_whose_direction_nobody_says_is_refused(tiny_config: Compose) -> None:
+    with pytest.raises(UserError, match=r"val/agreement is better is not known: give monitor\.mode=min"):
+        train(tiny_config(*OWN_TASK, "monitor.metric=val/agreement"))
+    alone = [*OWN_TASK, "callbacks.best_checkpoint.monitor=val/agreement"]
+    with pytest.raises(UserError, match=r"give callbacks\.best_checkpoint.mode=min"):
+        train(tiny_config(*alone))
+    with pytest.raises(UserError, match=r"monitor\.mode=upwards should be .min. or .max."):
+        train(tiny_config("monitor.mode=upwards"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from attnlab.study.factors import as_text, flat
 
 log = logging.getLogger(__name__)
 
-FREE = ("budget", "n_jobs", "name")  # what may change when an ablation is continued, and no job depends on
+FREE = ("budget", "n_jobs", "name", "mode")  # what may change when an ablation is continued, and no job depends on
 MODEL = "model"  # the name of the setting that all others are compared with
 WORDS = {
     "pe": "positions",

@@ -9,7 +9,7 @@ from attnlab.ablation.changes import MODEL, Changer, Setting
 from attnlab.ablation.runs import Runs
 from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, Standing, Values, judge
 from attnlab.errors import UserError
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import Direction, is_share
 from attnlab.study.result import in_points
 
 TOGETHER = {BETTER: "more together", WORSE: "less together"}  # than the sum of what two changes make one by one
@@ -21,18 +21,26 @@ class Ablation:
     Args:
         changes: the settings to compare with the model.
         metric: of the test; decisions go by the same one of validation.
+        better: whether less or more of it.
         pairs: whether to ask for the interaction of the two largest.
     """
 
     def __init__(
-        self, runs: Runs, changer: Changer, changes: Sequence[Setting], plan: Plan, metric: str, pairs: bool
+        self,
+        runs: Runs,
+        changer: Changer,
+        changes: Sequence[Setting],
+        plan: Plan,
+        metric: str,
+        better: Direction,
+        pairs: bool,
     ) -> None:
         self.runs, self.changer, self.plan, self.metric, self.pairs = runs, changer, plan, metric, pairs
         # Each question is a contrast: settings with their weights.
         self.questions: dict[str, dict[str, int]] = {one.name: {one.name: 1, MODEL: -1} for one in changes}
         self.size = len(changes) + pairs
         self.standings: dict[str, Standing] = {}
-        self.sign = {"max": 1, "min": -1}[direction(metric)]
+        self.sign = {"max": 1, "min": -1}[better]
         self.scale = 100 if is_share(metric) else 1  # to points
         same = f"not worth {in_points(metric, plan.margin)}"
         self.words = {SAME: same, BETTER: "better", WORSE: "worse", OPEN: "open", LEFT: "left open"}

@@ -18,7 +18,7 @@ from attnlab.ablation.sequential import Plan, spreads_to_show
 from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.metrics import is_share
+from attnlab.metrics import Direction, direction, is_share
 from attnlab.search.multirun import check_devices, name_by_settings, sweeps
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "ablation.budget": str | None,
     "ablation.n_jobs": int | None,
     "ablation.metric": str,
+    "ablation.mode": Direction | None,
 }
 
 
@@ -81,10 +82,11 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
         raise UserError(
             f"ablation.metric={metric} is no score of the test set; give one such as test/acc or test/f1_macro"
         )
+    better = direction(metric, settings["mode"], "ablation.mode")
     points = (settings["margin"] or 0.0) / (100 if is_share(metric) else 1)
     plan = Plan(settings["alpha"], points, settings["seeds"], max(settings["seeds"], settings["max_seeds"]))
     runs = Runs(config, launcher, loader, [changer.model, *changes], metric)
-    work = Ablation(runs, changer, changes, plan, metric, settings["pairs"])
+    work = Ablation(runs, changer, changes, plan, metric, better, settings["pairs"])
     minimum = (1 + len(changes)) * plan.first - sum(seed < plan.first for _, seed in runs.found)
     if runs.budget.runs - len(runs) < minimum:
         raise UserError(

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab import progress
+from attnlab.metrics import direction
 from attnlab.paths import choose_job_dir, shown
 
 WAITING, DIED = "waiting", "died"
@@ -68,7 +69,8 @@ class Board:
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, total: int | None = None) -> None:
         self.config, self.loader, self.total, self.jobs = config, loader, total, list[Job]()
-        self.metric, self.sign = config.monitor.metric, 1 if config.monitor.mode == "min" else -1
+        self.metric = config.monitor.metric
+        self.sign = {"min": 1, "max": -1}[direction(self.metric, config.monitor.mode, "monitor.mode")]
         self.folder = Path(config.hydra.sweep.dir)
         self.verdicts: list[tuple[str, ...]] = []  # of an ablation: a row of the table for each change, the open first
         self.lines: list[str] = []  # what has been found and not been said yet, for where there is no table

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, as_user_error, first_line
+from attnlab.metrics import Direction
 from attnlab.search.multirun import check_devices, name_by_settings
 from attnlab.search.space import Space
 
@@ -66,7 +67,7 @@ def prepare(config: DictConfig) -> DictConfig:
     return config
 
 
-def open_study(settings: dict[str, Any], mode: str, space: Space) -> optuna.Study:
+def open_study(settings: dict[str, Any], mode: Direction, space: Space) -> optuna.Study:
     """Make the study or go on with it.
 
     Raises:

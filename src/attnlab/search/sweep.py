@@ -20,6 +20,7 @@ from optuna.trial import Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
+from attnlab.metrics import direction
 from attnlab.process import available
 from attnlab.search.board import Board
 from attnlab.search.making import make_space
@@ -58,7 +59,7 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = resolve(config.hparams_search)
     space = make_space(config, arguments, loader)
-    study = open_study(settings, config.monitor.mode, space)
+    study = open_study(settings, direction(config.monitor.metric, config.monitor.mode, "monitor.mode"), space)
     n_trials = settings["n_trials"]
     if isinstance(study.sampler, BruteForceSampler):
         n_trials = min(n_trials or math.inf, space.size())

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from attnlab.config import resolve
 from attnlab.data.losses import complaints
 from attnlab.errors import UserError
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import Direction, direction, is_share
 from attnlab.paths import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
@@ -44,12 +44,11 @@ def compare(cfg: DictConfig) -> "Study | Ranks":
     if config["across"]:
         from attnlab.study.ranks import rank_settings, write_ranks
 
-        ranks = rank_settings(read_runs(folders)[0], config["metric"], config["alpha"])
+        ranks = rank_settings(read_runs(folders)[0], config["metric"], config["alpha"], config["mode"])
         write_ranks(make_run_dir(config), ranks, config["metric"])
         return ranks
-    study = make_study(
-        folders, by, config["reference"], config["metric"], config["alpha"], config["margin"], config["plan"]
-    )
+    asked = (config[key] for key in ("reference", "metric", "alpha", "margin", "plan", "mode"))
+    study = make_study(folders, by, *asked)
     folder = make_run_dir(config)
     write_report(folder, study)
     print_report(folder, study)
@@ -64,6 +63,7 @@ def make_study(
     alpha: float = 0.05,
     margin: float | None = None,
     planned: bool = False,
+    mode: Direction | None = None,
 ) -> Study:
     """Read the runs, find out what differs and compare.
 
@@ -76,6 +76,7 @@ def make_study(
         alpha: how often to see a difference where there is none, over all settings of a comparison.
         margin: what difference counts as none, in points of a share, else as the metric is.
         planned: whether to say how many runs would show the margin, or differences of several sizes.
+        mode: whether less or more of the metric is better, where this program does not measure it itself.
     """
     _check_numbers(alpha, margin)
     runs, warnings = read_runs(folders)
@@ -83,6 +84,7 @@ def make_study(
         runs, others = _newest_data(runs)
         warnings += others
     _check_metric(metric, runs, planned and margin is None)
+    better = direction(metric, mode)
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
 
@@ -97,7 +99,7 @@ def make_study(
 
     if margin is not None and is_share(metric):
         margin /= 100
-    comparer = _Comparer(factors.values[~repeated], table[~repeated], metric, alpha, margin, planned)
+    comparer = _Comparer(factors.values[~repeated], table[~repeated], metric, better, alpha, margin, planned)
     main = comparer.compare(names, reference)
     if main is None:
         differing = ", ".join(factors.values)
@@ -133,6 +135,7 @@ class _Comparer:
     factors: pd.DataFrame  # of each run that counts
     runs: pd.DataFrame  # likewise its metrics, `run`, `fold`, and where all are known `right`, [documents]
     metric: str
+    better: Direction  # less or more of it
     alpha: float
     margin: float | None  # as the metric is
     planned: bool
@@ -157,12 +160,12 @@ class _Comparer:
             table = table[table["block"].isin(table.loc[table["setting"] == own_name, "block"])]
         rows = self._rows(by, own_name, table)
         runs = {str(name): table.loc[table["setting"] == name, "run"].to_list() for name in rows.index}
-        return Comparison(self.metric, by, dict(zip(by, chosen, strict=True)), rows, runs)
+        return Comparison(self.metric, self.better, by, dict(zip(by, chosen, strict=True)), rows, runs)
 
     def _rows(self, by: list[str], reference: str, table: pd.DataFrame) -> pd.DataFrame:
         """Those of a `Comparison`; table: the runs with their factors' `values` and what `compare_settings` takes."""
         found = {}
-        sign = {"max": -1, "min": 1}[direction(self.metric)] if len(by) > 1 else 0
+        sign = {"max": -1, "min": 1}[self.better] if len(by) > 1 else 0
         places = sign * table.groupby("setting")["value"].mean()  # the best first, or as they come
         for name in sorted(table["setting"].unique(), key=lambda name: (name != reference, places[name])):
             mine = table[table["setting"] == name]
@@ -192,7 +195,7 @@ class _Comparer:
         if row["p_same"] < self.alpha:
             return f"the same within {in_points(self.metric, self.margin or 0)}"
         if row["p_holm"] < self.alpha:
-            sign = {"max": 1, "min": -1}[direction(self.metric)]
+            sign = {"max": 1, "min": -1}[self.better]
             good = sign * row["difference"] > 0
             return ("better" if good else "worse") + (f" on these documents; {pairs} only" if row["pairs"] == 1 else "")
         smallest = in_points(self.metric, row["detectable"])

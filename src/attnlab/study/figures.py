@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from attnlab.metrics import direction
 from attnlab.study.result import Comparison, Study, in_lines
 
 ACCENT, QUIET = "#1f5fa8", "#8a8f98"
@@ -85,7 +84,7 @@ def draw_time(comparison: Comparison) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    sign = 1 if direction(metric) == "max" else -1
+    sign = 1 if comparison.better == "max" else -1
     for i, (name, row) in enumerate(rows.iterrows()):
         seconds, score = row["train/seconds"], row[f"{metric} mean"]
         better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)

@@ -16,7 +16,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from attnlab.errors import UserError
-from attnlab.metrics import direction
+from attnlab.metrics import Direction, direction
 from attnlab.paths import shown
 from attnlab.study.factors import find_factors
 from attnlab.study.runs import Run
@@ -41,7 +41,7 @@ class Ranks:
     critical: float
 
 
-def rank_settings(runs: list[Run], metric: str, alpha: float) -> Ranks:
+def rank_settings(runs: list[Run], metric: str, alpha: float, mode: Direction | None = None) -> Ranks:
     """Compare the settings that were run on every data set.
 
     Raises:
@@ -59,7 +59,7 @@ def rank_settings(runs: list[Run], metric: str, alpha: float) -> Ranks:
             f"across=true found {number} settings with {metric} on all of {sets} data sets; it takes 2 on {FEWEST} or "
             "more"
         )
-    ranks = scores.rank(ascending=direction(metric) == "min")
+    ranks = scores.rank(ascending=direction(metric, mode) == "min")
     # Friedman's statistic wants three; the sign of two goes by Wilcoxon's ranks.
     test = stats.friedmanchisquare(*scores.to_numpy()) if number > 2 else stats.wilcoxon(*scores.to_numpy())
     table = pd.DataFrame({"rank": ranks.mean(axis=1)}).sort_values("rank")

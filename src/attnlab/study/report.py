@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from attnlab.interactive import PROGRAM, interactive
-from attnlab.metrics import direction, is_share
+from attnlab.metrics import is_share
 from attnlab.page import embedded, render
 from attnlab.paths import shown
 from attnlab.study.figures import draw_figures
@@ -94,7 +94,7 @@ def _table(lines: list[dict[str, str]], columns: list[str]) -> Table:
 
 def _introduction(comparison: Comparison) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in comparison.reference.items() if value != "-")
-    metric, better = comparison.metric, {"max": "higher", "min": "lower"}[direction(comparison.metric)]
+    metric, better = comparison.metric, {"max": "higher", "min": "lower"}[comparison.better]
     return f"{len(comparison.all_runs)} runs, {metric} ({better} is better), reference {settings or 'none'}"
 
 

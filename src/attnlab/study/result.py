@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from attnlab.metrics import is_share
+from attnlab.metrics import Direction, is_share
 from attnlab.study.runs import Run
 
 METRICS = (
@@ -22,6 +22,7 @@ class Comparison:
 
     Attributes:
         metric: what "better" goes by.
+        better: whether less or more of it.
         by: the factors that make a setting.
         reference: the reference's value of each.
         rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
@@ -31,6 +32,7 @@ class Comparison:
     """
 
     metric: str
+    better: Direction
     by: list[str]
     reference: dict[str, str]
     rows: pd.DataFrame

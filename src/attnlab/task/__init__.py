@@ -8,9 +8,7 @@ from attnlab.task.base import Task
 from attnlab.task.multi_label import MultiLabel
 from attnlab.task.single_label import SingleLabel
 
-METRICS = tuple(dict.fromkeys((*SingleLabel.METRICS, *MultiLabel.METRICS)))  # of any task
-
-__all__ = ["METRICS", "MultiLabel", "SingleLabel", "Task", "make_task"]
+__all__ = ["MultiLabel", "SingleLabel", "Task", "make_task"]
 
 
 def make_task(config: dict[str, Any], label_names: list[str]) -> Task:

@@ -1,7 +1,7 @@
 """Any number of classes a document."""
 
 import warnings
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Interval
@@ -32,7 +32,7 @@ class MultiLabel(Task):
         threshold: of every class, rather than chosen.
     """
 
-    METRICS = ("loss", "acc", "f1_micro", "f1_macro", "map")
+    METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "f1_micro", "f1_macro", "map")
     BALANCED = "map"
     thresholds: Tensor
 

@@ -1,7 +1,7 @@
 """One class a document."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +26,7 @@ class SingleLabel(Task):
     meaning; "balanced" gives every class the same weight in all.
     """
 
-    METRICS = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
+    METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
     BALANCED = "acc_balanced"
 
     def check(self, labels: Labels) -> None:

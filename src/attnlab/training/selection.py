@@ -4,33 +4,33 @@ import inspect
 import logging
 import re
 from pathlib import Path
+from typing import cast
 
 from hydra.utils import get_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from attnlab.errors import UserError
-from attnlab.metrics import direction
+from attnlab.metrics import Direction, direction, known_direction
 from attnlab.paths import BEST
-from attnlab.task import make_task
+from attnlab.task import Task, make_task
 from attnlab.training.checkpoints import name_again
-from attnlab.training.settings import MONITORED, Settings
+from attnlab.training.settings import Settings
 
 log = logging.getLogger(__name__)
-
-LOGGED = (*MONITORED, "train/loss")  # which is the mean since the validation before
 
 
 def check_selection(config: Settings) -> None:
     """Make sure that everything which goes by a metric goes by one that there is, and in its direction.
 
-    A callback that takes a `mode` and was given none gets the metric's.
+    `monitor`, and a callback that takes a `mode`, get the metric's direction where they were given none.
 
     Raises:
-        UserError: a mode that contradicts its metric, an unknown metric, or no validation to measure one on.
+        UserError: a mode that contradicts its metric, a metric whose direction nobody says, an unknown metric, or no
+            validation to measure one on.
     """
     monitor = config["monitor"]
-    task = make_task(config["task"] | {"class_weights": None}, [])  # the classes' names are not known yet
+    task = make_task(config["task"] | {"class_weights": None}, ["", " "])  # the classes' names are not known yet
     measured = tuple(f"val/{name}" for name in task.METRICS)
     if monitor["metric"] not in measured:
         raise UserError(
@@ -42,27 +42,34 @@ def check_selection(config: Settings) -> None:
             "frequent ones; monitor.metric=val/%s chooses it by all",
             task.BALANCED,
         )
-    _check_direction("monitor.mode", monitor["mode"], monitor["metric"])
+    monitor["mode"] = _direction(task, monitor["metric"], monitor["mode"], "monitor.mode")
     for name, callback in config["callbacks"].items():
         if callback is None or (metric := callback.get("monitor")) is None:
             continue
-        if metric not in (logged := (*measured, "train/loss")):
+        if metric not in (logged := _logged(task)):
             raise UserError(f"callbacks.{name}.monitor={metric} is not measured; choose one of {', '.join(logged)}")
         if config["trainer"].get("limit_val_batches") == 0:
             raise UserError(
                 f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "
                 f"callbacks.{name}=null too"
             )
-        if "mode" in callback:
-            _check_direction(f"callbacks.{name}.mode", callback["mode"], metric)
-        elif "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
-            callback["mode"] = direction(metric)
+        if "mode" in callback or "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
+            usual = monitor["mode"] if metric == monitor["metric"] else None
+            callback["mode"] = _direction(task, metric, callback.get("mode") or usual, f"callbacks.{name}.mode")
 
 
-def _check_direction(key: str, mode: str, metric: str) -> None:
-    if mode != direction(metric):
-        better = {"min": "less", "max": "more"}[direction(metric)]
-        raise UserError(f"{key}={mode} contradicts {metric}, of which {better} is better; leave it out: it follows")
+def _logged(task: Task) -> tuple[str, ...]:
+    """What can be monitored."""
+    return (*(f"val/{name}" for name in task.METRICS), "train/loss")  # the mean since the validation before
+
+
+def _direction(task: Task, metric: str, given: Direction | None, key: str) -> Direction:
+    """Of a metric that a task of the user's own brings, what its torchmetrics class says where the user does not."""
+    if known_direction(metric) is None and given is None:
+        own = dict(task.metrics().items()).get(metric.removeprefix("val/"))
+        if (higher := getattr(own, "higher_is_better", None)) is not None:
+            given = "max" if higher else "min"
+    return direction(metric, given, key)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -84,19 +91,18 @@ class BestCheckpoint(ModelCheckpoint):
                 "validates more often, and callbacks.last_checkpoint saves more often"
             )
         if stage == "fit" and self.dirpath is None:
-            self.filename = self._template()
+            self.filename = self._template(("epoch", "step", *_logged(cast(Task, pl_module.task))))
             self.auto_insert_metric_name = False
         elif stage == "fit":
             raise UserError(f"dirpath={self.dirpath}: a run keeps its checkpoints in its own folder; leave it out")
         super().setup(trainer, pl_module, stage)
 
-    def _template(self) -> str:
+    def _template(self, known: tuple[str, ...]) -> str:
         if self.filename in (None, "best"):
             return "best" if self.save_top_k in (0, 1) else "epoch_{epoch:02d}-step_{step}"
         names = re.findall(r"\{([^:}]*)", self.filename)
-        if strange := [name for name in names if name not in ("epoch", "step", *LOGGED)]:
-            known = ", ".join(("epoch", "step", *LOGGED))
-            raise UserError(f"filename={self.filename}: {strange[0]!r} is none of {known}")
+        if strange := [name for name in names if name not in known]:
+            raise UserError(f"filename={self.filename}: {strange[0]!r} is none of {', '.join(known)}")
         template = re.sub(
             r"\{([^:}]*)", lambda found: f"{found[1].replace('/', '_')}_{{{found[1]}", self.filename.replace("=", "_")
         )

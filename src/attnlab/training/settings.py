@@ -1,26 +1,20 @@
 """What the config of a run holds, as `conf/train.yaml` composes it: its type, and by it the check of its values."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_hints, is_typeddict
+from typing import Annotated, Any, TypedDict, get_type_hints, is_typeddict
 
 from annotated_types import Interval
 
-from attnlab.task import METRICS
+from attnlab.metrics import Direction
 
-MONITORED = tuple(f"val/{name}" for name in METRICS)  # what the module logs on validation, of any task
-
-if TYPE_CHECKING:
-    Metric = str
-else:
-    Metric = Literal[MONITORED]
 Part = dict[str, Any]  # what is called, `_target_`, and its arguments: checked by the annotations of what is called
 
 
 class Monitor(TypedDict):
     """By what the best checkpoint is chosen."""
 
-    metric: Metric
-    mode: Literal["min", "max"]
+    metric: str
+    mode: Direction
 
 
 class Paths(TypedDict):
@@ -65,3 +59,4 @@ def _annotations(kind: type, path: str = "") -> Iterator[tuple[str, Any]]:
 
 NO_ARGUMENTS = {"model.path": str, "model.init_from": str | None, "model.from_scratch": bool}  # of a model
 CHECKED: dict[str, Any] = {**dict(_annotations(Settings)), **NO_ARGUMENTS}
+CHECKED["monitor.mode"] = Direction | None  # which `check_selection` finds out where there is none
