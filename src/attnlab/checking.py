@@ -3,15 +3,13 @@
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Interval
-from hydra.utils import get_object
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from attnlab.config import EXECUTION_WHITELIST
+from attnlab.config import find_allowed
 from attnlab.errors import UserError
 
 # Other people's arguments that say their type but not that a number may be too small.
@@ -70,16 +68,14 @@ def _leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, st
         if isinstance(value, dict):
             yield from _leaves(value, f"{path}{name}.")
         elif not str(name).startswith("_"):
-            yield f"{path}{name}", node.get("_target_", ""), name, value
+            yield f"{path}{name}", str(node.get("_target_", "")), name, value
 
 
 def _annotations(target: str) -> dict[str, Any]:
-    if not any(fnmatch(target, allowed) for allowed in EXECUTION_WHITELIST):
-        return {}  # it will be refused when it is called; nothing is imported for it here
     try:
-        called = get_object(target)
+        called = find_allowed(target)
         return get_type_hints(called.__init__ if inspect.isclass(called) else called, include_extras=True)
-    except (ImportError, NameError):  # a name that only a type checker imports
+    except (UserError, NameError):  # refused when it is called; a name that only a type checker imports
         return {}
 
 

@@ -1,9 +1,12 @@
 """The one door from configuration to code: only what is listed here is ever called by a config."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import hydra.utils
+import yaml
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -36,7 +39,6 @@ EXECUTION_WHITELIST = [
     "optuna.pruners.*",
     "optuna.samplers.*",
     "torch.optim.*",
-    "torchmetrics.*",
 ]
 
 # The task of a run of the time when there was no other, whose config names none.
@@ -66,12 +68,47 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise UserError(str(inner) if inner else first_line(error)) from error
 
 
+def read_config(file: Path) -> dict[str, Any]:
+    """The config.yaml of a run or a record of Hydra's, as it stands: an interpolation in it stays text.
+
+    Configs are written resolved, so only one that somebody else has changed would read the environment by it.
+
+    Raises:
+        UserError: the file can't be read, or holds no settings.
+    """
+    with as_user_error(f"{file} can't be read", only=(OSError, ValueError, yaml.YAMLError, OmegaConfBaseException)):
+        config = OmegaConf.load(file)
+        if not isinstance(config, DictConfig):
+            raise ValueError("no settings in it")
+        return cast(dict[str, Any], OmegaConf.to_container(config))
+
+
+def _literal(value: Any) -> Any:
+    """Plain data whose every "${" is text to OmegaConf, which would take it for an interpolation."""
+    if isinstance(value, Mapping):
+        return {key: _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def find_allowed(name: object) -> Any:
+    """The class or function that a config names; a name that is not on the whitelist is not even imported.
+
+    Raises:
+        UserError: the name is not on the whitelist, or there is nothing of that name.
+    """
+    if not isinstance(name, str):
+        raise UserError(f"_target_={name} should be the name of a class, such as attnlab.data.sources.Files")
+    return instantiate({"_target_": name}, _partial_=True).func
+
+
 def instantiate(config: Any, **arguments: Any) -> Any:
-    """Call what `config["_target_"]` names with the config's other entries and `arguments`.
+    """Call what `config["_target_"]` names with the config's other entries, which are resolved, and `arguments`.
 
     Raises:
         UserError: the target is not on the whitelist, or refuses its arguments.
     """
     name = config.get("_target_") if isinstance(config, Mapping) else config
     with as_user_error(str(name), only=(InstantiationException, ImportError, TypeError, ValueError)):
-        return hydra.utils.instantiate(config, **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
+        return hydra.utils.instantiate(_literal(config), **arguments, _execution_whitelist_=EXECUTION_WHITELIST)

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from attnlab.errors import UserError
 from tests.conftest import ROOT, TINY
 from tests.search.test_study import config_loader
 from tests.search.test_workers import found, kill_job, start
+from tests.study.fake import write_run
 from tests.training.test_resume import assert_same_run
 
 OWN: dict[str, list[object]] = {
@@ -101,6 +103,13 @@ def test_seeds_go_where_they_decide_and_the_answer_is_right(tmp_path: Path, caps
     assert "group-sequential" in said
     assert "matters" in capsys.readouterr().out
     assert len(launcher.jobs) == len({tuple(job) for job in launcher.jobs}) < 5 * 6
+
+
+@pytest.mark.slow
+def test_an_earlier_run_of_a_source_that_is_not_allowed_is_left_aside(tmp_path: Path) -> None:
+    write_run(tmp_path / "train" / "runs" / "theirs", {"data._target_": "this.s"})
+    assert run(configured(tmp_path, "ablation.max_seeds=2", "ablation.change={pe: [none]}")).jobs
+    assert "this" not in sys.modules
 
 
 def test_it_goes_on_after_a_kill_and_trains_nothing_twice(tmp_path: Path) -> None:

@@ -263,8 +263,9 @@ def test_what_a_resumed_run_takes_from_the_command_line(
     write_config(tmp_path, resolve(tiny_config("model.pooling=max")))
     command_line("resume=latest", "trainer.max_epochs=7", "trainer.max_time=00:00:10:00", "data.num_workers=1")
     config = resumed_config(tmp_path, OmegaConf.create())
-    assert (config.model.pooling, config.trainer.max_epochs, config.data.num_workers) == ("max", 7, 1)
-    assert config.trainer.max_time == "00:00:10:00" and config.model.embed_dim == 8
+    model, trainer = config["model"], config["trainer"]
+    assert (model["pooling"], trainer["max_epochs"], config["data"]["num_workers"]) == ("max", 7, 1)
+    assert trainer["max_time"] == "00:00:10:00" and model["embed_dim"] == 8
     for override in ("model.pooling=cls", "pe=none", "trainer=gpu", "seed=1", "data.batch_size=1", "~trainer.devices"):
         command_line("resume=latest", override)
         with pytest.raises(UserError, match=rf"{override} can't be given with resume="):

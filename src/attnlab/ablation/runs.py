@@ -84,8 +84,8 @@ class Runs:
         """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
         self.settings[setting.name] = setting
         wanted = _identity(setting.config)
-        for run in self._there:
-            if _identity(run.config) == wanted and self.metric in run.metrics:
+        for identity, run in self._there:
+            if identity == wanted and self.metric in run.metrics:
                 self.found[setting.name, int(run.config["seed"]) - self.first_seed] = run
 
     def __len__(self) -> int:
@@ -148,10 +148,14 @@ class Runs:
         return [run for run in self.found.values() if run.folder.parent == self.folder]
 
     @cached_property
-    def _there(self) -> list[Run]:
+    def _there(self) -> list[tuple[str, Run]]:
         root = Path(self.config.paths.log_dir, self.config.task_name)
         folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
-        return [run for folder in sorted(folders) if (run := _read(folder)) is not None]
+        found = []
+        for run in filter(None, map(_read, sorted(folders))):
+            with suppress(UserError):  # of a source that configs may not call, so of no setting of this ablation
+                found.append((_identity(run.config), run))
+        return found
 
 
 def _identity(config: dict[str, Any]) -> str:

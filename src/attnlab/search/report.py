@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attnlab.config import instantiate, resolve
+from attnlab.config import instantiate, read_config, resolve
 from attnlab.errors import UserError
 from attnlab.paths import CONFIG, shown
 from attnlab.progress import OUTPUT, output_into
@@ -118,8 +118,8 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     from attnlab.training.evaluation import evaluate  # torch waits until something was searched
 
     tested, trial = folder / "best", folder / str(number)
-    with suppress(OSError):
-        if OmegaConf.load(tested / CONFIG).ckpt_path == str(trial):
+    with suppress(OSError, UserError):
+        if read_config(tested / CONFIG).get("ckpt_path") == str(trial):
             return _of_test(json.loads((tested / "metrics.json").read_text(encoding="utf-8")))
     shutil.rmtree(tested, ignore_errors=True)  # of the best trial before the search was continued
     if not (trial / "checkpoints" / "best.ckpt").is_file():

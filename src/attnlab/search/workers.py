@@ -70,6 +70,8 @@ class Workers:
             return self.idle.get_nowait()
         except Empty:
             given = {name: os.environ.get(name, str(self.threads)) for name in DECIDES_NUMBER}
+            # Or `python -m` and `-c`, by which loky starts, would import from the working directory before all else.
+            os.environ.setdefault("PYTHONSAFEPATH", "1")
             return ProcessPoolExecutor(max_workers=1, env=given)
 
 

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from attnlab.config import SINGLE_LABEL
-from attnlab.errors import UserError, as_user_error
+from attnlab.config import SINGLE_LABEL, read_config
+from attnlab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         files = {file.parent: file for file in folder.rglob("config.yaml") if file.parent.name != ".hydra"}
         files = {file.parent.parent: file for file in folder.rglob(".hydra/config.yaml")} | files
         for path in sorted(files, key=_natural):
-            config = _read_yaml(files[path])
+            config = read_config(files[path])
             if not {"model", "data", "seed"} <= config.keys():
                 continue  # of evaluate.py or compare.py
             metrics = _read_metrics(path / "metrics.json")
@@ -134,15 +131,6 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """As it stands: `config.yaml` is resolved, and Hydra's own files refer to what only a running job knows."""
-    with as_user_error(f"{file} can't be read", only=(OSError, ValueError, YAMLError, OmegaConfBaseException)):
-        config = OmegaConf.load(file)
-        if not isinstance(config, DictConfig):
-            raise ValueError("no settings in it")
-        return cast(dict[str, Any], OmegaConf.to_container(config))
-
-
 def _read_metrics(file: Path) -> dict[str, float] | None:
     """None for a run that has not come to its end, or was killed while it wrote."""
     try:
@@ -152,5 +140,5 @@ def _read_metrics(file: Path) -> dict[str, float] | None:
 
 
 def _read_choices(file: Path) -> dict[str, str]:
-    choices = _read_yaml(file)["hydra"]["runtime"]["choices"] if file.is_file() else {}
+    choices = read_config(file)["hydra"]["runtime"]["choices"] if file.is_file() else {}
     return {key: value for key, value in choices.items() if value is not None}

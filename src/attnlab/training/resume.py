@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.paths import CONFIG, choose_run_dir, shown, started_again
 from attnlab.progress import in_multirun
@@ -47,17 +48,17 @@ def resumed_folder(config: DictConfig) -> Path | None:
     return folder.absolute()
 
 
-def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
+def resumed_config(folder: Path, given: DictConfig) -> dict[str, Any]:
     """The config of the run in `folder`, with what the command or the composed config `given` gives anew.
 
     Raises:
         UserError: the run has finished, or a setting was given that can't change in mid-run.
     """
-    config = OmegaConf.load(folder / CONFIG)
-    assert isinstance(config, DictConfig)
-    for parts in (config.callbacks, config.logger):
+    stored = read_config(folder / CONFIG)
+    for parts in (stored.get("callbacks"), stored.get("logger")):
         for part in filter(None, (parts or {}).values()):
-            part._target_ = REPLACED.get(part._target_, part._target_)
+            part["_target_"] = REPLACED.get(part["_target_"], part["_target_"])
+    config = OmegaConf.create(stored)
     anew = [] if started_again() else _given_anew(_hydra_node(given))  # what it gave stands there already
     with open_dict(config):
         for key, value in anew:
@@ -66,7 +67,7 @@ def resumed_config(folder: Path, given: DictConfig) -> DictConfig:
         raise UserError(
             f"the run in {shown(folder)} has finished; to train it further give a higher limit: trainer.max_epochs=20"
         )
-    return config
+    return cast(dict[str, Any], OmegaConf.to_container(config))
 
 
 def _hydra_node(config: DictConfig) -> DictConfig | HydraConf:

@@ -91,7 +91,7 @@ def _finished_before(cfg: DictConfig) -> results.Metrics:
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
     # A job of a multirun is found by its settings: they are those of the run that it goes on with.
-    given = resolve(cfg if resumed is None or in_multirun() else resumed_config(resumed, cfg))
+    given = resolve(cfg) if resumed is None or in_multirun() else resumed_config(resumed, cfg)
     config = _checked({"task": SINGLE_LABEL, "embedding": RANDOM} | given)  # these of a run of the version before
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])

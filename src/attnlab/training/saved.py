@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from attnlab.config import SINGLE_LABEL, instantiate, resolve
+from attnlab.config import SINGLE_LABEL, instantiate, read_config
 from attnlab.data.tokenization import SEP, max_length, pad_id, token_id
 from attnlab.errors import UserError, first_line
 from attnlab.paths import BEST, CONFIG, LAST
@@ -140,8 +140,5 @@ def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
 
 def data_of_run(checkpoint: Path) -> dict[str, Any] | None:
     """The data settings of the run that a checkpoint lies in; None where it lies in none."""
-    from omegaconf import DictConfig, OmegaConf
-
     file = checkpoint.parent.parent / CONFIG
-    config = OmegaConf.load(file) if file.is_file() else None
-    return resolve(config)["data"] if isinstance(config, DictConfig) and "data" in config else None
+    return read_config(file).get("data") if file.is_file() else None

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import cast
 
-from hydra.utils import get_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from attnlab.config import find_allowed
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, known_direction
 from attnlab.paths import BEST
@@ -53,7 +53,7 @@ def check_selection(config: Settings) -> None:
                 f"trainer.limit_val_batches=0 leaves nothing to measure callbacks.{name}.monitor={metric} on; give "
                 f"callbacks.{name}=null too"
             )
-        if "mode" in callback or "mode" in inspect.signature(get_object(callback["_target_"])).parameters:
+        if "mode" in callback or "mode" in inspect.signature(find_allowed(callback.get("_target_"))).parameters:
             usual = monitor["mode"] if metric == monitor["metric"] else None
             callback["mode"] = _direction(task, metric, callback.get("mode") or usual, f"callbacks.{name}.mode")
 

@@ -8,8 +8,9 @@ from textwrap import fill
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
-from hydra.utils import get_object, to_absolute_path
+from hydra.utils import to_absolute_path
 
+from attnlab.config import find_allowed
 from attnlab.data.forms import Quoting
 from attnlab.data.reading import matching
 from attnlab.data.separated import warn_of_quotes
@@ -153,8 +154,12 @@ def warn_of_shared(chosen: Mapping[str, object], what: Mapping[str, Set[object]]
 
 
 def located(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a source with the places of its files in full, so that they are found from anywhere, later too."""
-    keys = getattr(get_object(config["_target_"]), "PATHS", ())
+    """The config of a source with the places of its files in full, so that they are found from anywhere, later too.
+
+    Raises:
+        UserError: it names a source that configs may not call.
+    """
+    keys = getattr(find_allowed(config.get("_target_")), "PATHS", ())
     return config | {key: _absolute(config[key]) for key in keys if key in config}
 
 
