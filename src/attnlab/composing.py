@@ -14,6 +14,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 import attnlab.metrics  # noqa: F401  (registers `direction`)
+from attnlab.arguments import quote_free_text, read_arguments
 from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import CONF, UserError, report_in_one_line
 from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, console_level, hydra_subdir, log_file
@@ -22,13 +23,14 @@ from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, cons
 def run(name: str, main: TaskFunction) -> None:
     """Be the program `src/<name>.py`: call `main` with the config that the command line asks for, or with each one."""
     report_in_one_line()
+    sys.argv[1:] = read_arguments(name, sys.argv[1:])
     hydra.main(config_path=str(CONF), config_name=name, execution_whitelist=EXECUTION_WHITELIST)(main)()
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
     """The config of `python src/<name>.py <overrides>`."""
     with hydra.initialize_config_dir(str(CONF)):
-        return hydra.compose(name, list(overrides))
+        return hydra.compose(name, quote_free_text(name, overrides))
 
 
 def vector_width(path: str | None) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 CONF = Path(__file__).parents[2] / "conf"
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra makes, before any code of ours
 
 
 class UserError(ValueError):
@@ -62,8 +61,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 def report_in_one_line() -> None:
     """Print a `UserError` that ends the program as one line; `HYDRA_FULL_ERROR=1` brings the traceback back.
 
-    Hydra hands the exception of a failed job to `sys.excepthook` and exits with status 1; of an argument that it can't
-    read it says little, so that is looked at here.
+    Hydra hands the exception of a failed job to `sys.excepthook` and exits with status 1.
     """
     os.environ["MPLBACKEND"] = "Agg"  # figures are files; a notebook's own backend can't be imported here
     for stream in (sys.stdout, sys.stderr):
@@ -71,32 +69,3 @@ def report_in_one_line() -> None:
             stream.reconfigure(errors="replace")  # a terminal that has no such character shows another
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         sys.excepthook = _report
-        if mistake := next(filter(None, map(_mistake, sys.argv[1:])), None):
-            sys.exit(f"error: {mistake}")
-
-
-def _mistake(argument: str) -> str | None:
-    """What is wrong with an argument that Hydra would refuse in a way that helps nobody."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    key, equals, value = argument.partition("=")
-    if argument.startswith("-") or not equals:
-        return None
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        quoted = value.replace("'", "\\'")
-        return f"{argument} can't be read as it stands; quote the value, once more for the shell: \"{key}='{quoted}'\""
-    if override.value() is None and (CONF / key).is_dir():
-        return f"{argument}: a group takes a name; ~{key} is for none of it"
-    sweeps = {"-m", "--multirun"} & set(sys.argv)
-    if key == "resume" and sweeps and value not in ("latest", "null") and not Path(value, "multirun.yaml").is_file():
-        return f"{argument}: there is no such sweep; give the folder of one, as in logs/train/multiruns, or latest"
-    folder = str(override.value())
-    if key.lstrip("+") in FOLDERS and "${" not in folder:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            return f"{argument}: no folder can be made there ({error.strerror}); give another"
-    return None

@@ -253,8 +253,9 @@ def test_several_labels_have_their_columns_in_every_part(
         predict(compose_config(*paths, "top_k=2", name="predict"))
 
 
-def test_one_text_is_a_table(ask: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    ask("text=oil prices fall")
+@pytest.mark.parametrize("text", ["oil prices fall", "the team's: [won], 3-2", "???"])
+def test_one_text_is_a_table(text: str, ask: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    ask(f"text={text}")
     shown = capsys.readouterr().out
     assert shown.count("*") == 1 and all(name in shown for name in ("World", "Sports", "Business", "Sci/Tech"))
 
@@ -264,7 +265,7 @@ def test_one_text_is_a_table(ask: Callable[..., None], capsys: pytest.CaptureFix
     [
         ([], "give either text=.* or input="),
         (["text=a", "input=b.csv"], "give either text=.* or input="),
-        (["text=' '"], "the text is empty"),
+        (["text= "], "the text is empty"),
         (["text=a", "text_pair=b"], "this model is of single texts: leave out text_pair"),
         (["input=none.csv"], "input=none.csv is no file"),
         (["input={folder}"], "is no file, but a folder"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -53,7 +53,11 @@ def predict(cfg: DictConfig) -> None:
     Raises:
         UserError: the checkpoint or the input can't be used.
     """
-    config = resolve(cfg)
+    # Three question marks are a text, too, but to OmegaConf a missing value.
+    question_marks = {key: "???" for key in ("text", "text_pair") if OmegaConf.is_missing(cfg, key)}
+    cfg = cfg.copy()
+    cfg.update(dict.fromkeys(question_marks))
+    config = resolve(cfg) | question_marks
     check_config(config, SETTINGS)
     if (config["text"] is None) == (config["input"] is None):
         raise UserError('give either text="..." or input=<file>, or input=- for standard input')
