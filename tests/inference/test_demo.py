@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from attnlab.errors import UserError
 from attnlab.inference import Explanation, Predictor
-from attnlab.inference.demo import LIMIT, Model, build, serve
+from attnlab.inference.demo import LIMIT, Model, OwnHosts, build, serve
 from attnlab.inference.explaining import MAPS, draw_attention
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
 
-TEXT = "Oil prices fall as the <b>team</b> wins 😀"
+TEXT = "Oil prices ${7*7} fall {{7*7}} as the <b>team</b> wins 😀"
+LONG = f"a long one{' of more words' * 10_000}, with an end"
 # Says which hosts are asked for: Python runs a file of this name when it starts.
 WATCH = """
 import sys
@@ -50,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         paths = [f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/{name}"]
         with initialize_config_dir(str(ROOT / "conf")):
             train(compose("train", overrides=[*TINY, model, "trainer.max_epochs=1", *paths]))
-    rows = "".join(f'"the {number}. mistake, a long one of more words",World,Sports\n' for number in range(7))
+    rows = "".join(f'"the {number}. mistake, {LONG}",World,Sports\n' for number in range(7))
     (folder / "attention" / "mistakes.csv").write_text("text,label,predicted\n" + rows)
     return [folder / "attention", folder / "bag"]
 
@@ -127,6 +131,45 @@ def test_what_is_unusual_is_answered_or_refused(url: str, runs: list[Path]) -> N
     assert ask(url, [TEXT]).ok
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "127.0.0.1:7860"}, 200),
+        ({"Host": "localhost", "Origin": "http://localhost:7860"}, 200),
+        ({"Host": "[::1]:7860"}, 200),
+        ({"Host": "evil.example:7860"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "evil.example", "Origin": "http://127.0.0.1"}, 403),
+        ({"Host": "127.0.0.1:7860", "Origin": "https://evil.example"}, 403),
+        ({"Host": "127.0.0.1:7860", "Origin": "null"}, 403),
+        ({"Host": "[127.0.0.1"}, 403),
+    ],
+)
+def test_other_hosts_and_sites_are_refused(headers: dict[str, str], status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("here")(scope, receive, send)
+
+    client = TestClient(OwnHosts(app, {"127.0.0.1", "localhost", "::1"}))
+    assert client.get("/config", headers=headers).status_code == status
+
+
+@pytest.mark.slow
+def test_a_site_that_calls_itself_this_machine_gets_nothing(url: str) -> None:
+    """By DNS rebinding, or from its own page in the same browser."""
+    evil = {"Origin": "http://evil.example"}
+    for headers in (evil, evil | {"Host": "evil.example"}, {"Host": "evil.example"}):
+        for request in (
+            requests.get(f"{url}/config", headers=headers, timeout=60),
+            requests.post(f"{url}/gradio_api/run/predict", json={"data": [[TEXT]]}, headers=headers, timeout=60),
+            requests.options(
+                f"{url}/gradio_api/run/predict", headers=headers | {"Access-Control-Request-Method": "POST"}, timeout=60
+            ),
+        ):
+            assert request.status_code == 403
+            assert not any(name.lower().startswith("access-control") for name in request.headers)
+    assert "mistake, a long" not in requests.get(f"{url}/config", timeout=60).text
+
+
 @pytest.mark.slow
 def test_a_port_in_use_is_one_line(url: str, runs: list[Path], compose_config: Compose) -> None:
     port = url.rpartition(":")[2]
@@ -148,18 +191,23 @@ def test_in_a_browser(width: int, url: str, browser: Any) -> None:
     page.keyboard.press("Tab")
     page.keyboard.type(TEXT)
     page.keyboard.press("Enter")
+    page.locator(".answer").last.wait_for(timeout=60_000)
+    page.get_by_text("Attention", exact=True).click()
     page.locator(".plot-container img, [data-testid=matplotlib] img").wait_for(timeout=60_000)
-    answers = page.get_by_test_id("label-output-value").all_inner_texts()
+    answers = page.locator(".answer h2").all_inner_texts()
     assert len(answers) == 2 and set(answers) <= {"World", "Sports", "Business", "Sci/Tech"}
+    assert page.locator(".answer .text").all_inner_texts() == [TEXT] * 2
     for answer in answers:
-        assert page.get_by_text(f"What speaks for {answer} (+1) and against it (-1)").count()
+        assert page.get_by_text(f"spoke for {answer}").count()
+    assert "TextClassifier" in page.title() and page.get_by_text("on 60 test documents").count() == 2
     assert page.get_by_text("the 4. mistake").count() and not page.get_by_text("the 5. mistake").count()
     page.get_by_text("the 4. mistake").click()
-    page.wait_for_function("document.querySelector('textarea').value.startsWith('the 4. mistake, a long one')")
+    page.wait_for_function(f"document.querySelector('textarea').value === {json.dumps(f'the 4. mistake, {LONG}')}")
+    page.get_by_text("characters were not read").first.wait_for()
     page.get_by_label("Text").fill(" ")
     page.keyboard.press("Enter")
     page.get_by_text("There is no text").wait_for()
-    page.get_by_test_id("label-output-value").last.wait_for(state="detached")
+    page.locator(".answer").last.wait_for(state="detached")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert said == [] and all(address.startswith((url, "data:", "blob:")) for address in asked)
 
@@ -175,9 +223,10 @@ def call(model: Model, name: str, *values: Any) -> Any:
 def test_several_labels_have_a_star(tiny_config: Compose, tmp_path: Path) -> None:
     train(tiny_config("model=bag", "task=multi_label", "data.topics=all", f"paths.run_dir={tmp_path}/run"))
     predictor = Predictor.load(tmp_path / "run")
-    probabilities, _ = call(Model("several", predictor, []), "show", TEXT)
-    answered = {name.removesuffix(" *") for name in probabilities if name.endswith(" *")}
-    assert answered == set(predictor([TEXT]).labels[0]) and len(probabilities) == 4
+    (html,) = call(Model("several", predictor), "show", TEXT)
+    classes = re.findall(r"<span>([^<]*)</span><span>", html)
+    answered = {name.removesuffix(" *") for name in classes if name.endswith(" *")}
+    assert answered == set(predictor([TEXT]).labels[0]) and len(classes) == 4
 
 
 @pytest.mark.slow
@@ -188,27 +237,44 @@ def test_a_pair_has_two_boxes(runs: list[Path], tmp_path: Path) -> None:
     with initialize_config_dir(str(ROOT / "conf")):
         paths = [f"paths.log_dir={tmp_path}/logs", f"paths.run_dir={tmp_path}/run"]
         train(compose("train", overrides=[*tiny, *data, "model=bag", *paths]))
-    pairs = Model("pairs", Predictor.load(tmp_path / "run"), [["oil || a team", "0", "1"]])
-    probabilities, words = call(pairs, "show", "oil 1", "team " * 500)
-    assert probabilities.keys() == {"0", "1"} and "in the part that the model reads" in words.label
-    assert call(pairs, "choose", pairs.mistakes[0]) == ("oil", "a team")
+    wrong = pd.read_csv(tmp_path / "run" / "mistakes.csv")
+    assert set(wrong["text"]) <= {f"oil {n}" for n in range(60)} and set(wrong["text_pair"]) == {"team"}
+    pairs = Model("pairs", Predictor.load(tmp_path / "run"), [["oil || gas", "a team", "0", "1"]])
+    (html,) = call(pairs, "show", "oil 1", "team " * 500)
+    assert set(re.findall(r"<span>([^<]*)</span><span>", html)) == {"0", "1"} and "characters were not read" in html
+    assert call(pairs, "choose", 0) == ["oil || gas", "a team"]
     with pytest.warns(UserWarning, match="Both texts are needed"):
-        assert call(pairs, "show", "oil 1", "") == [None, None]
+        assert call(pairs, "show", "oil 1", "") == [None]
     with pytest.raises(UserError, match="pairs is of pairs of texts and others not"):
-        build([pairs, Model("bag", Predictor.load(runs[1]), [])])
+        build([pairs, Model("bag", Predictor.load(runs[1]))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"text,label\nteam,World\n", b"text,label,predicted\n\xff,World,Sports\n"])
+def test_mistakes_that_cannot_be_read_are_one_line(
+    content: bytes, runs: list[Path], compose_config: Compose, tmp_path: Path
+) -> None:
+    shutil.copytree(runs[1], tmp_path / "run")
+    (tmp_path / "run" / "mistakes.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"mistakes.csv has no text, label, predicted that can be read: remove it"):
+        serve(compose_config(f"ckpt_path={tmp_path}/run", name="demo"))
+
+
+@pytest.mark.slow
+def test_no_model_is_said_to_be_sure(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor.load(runs[1])
+    monkeypatch.setattr(predictor.trained.task, "temperature", 1e-6)
+    (html,) = call(Model("sure", predictor), "show", TEXT)
+    assert html.count("&gt; 99.9 %") == 1 and html.count("&lt; 0.1 %") == 3
 
 
 def test_a_mistake_is_one_line(compose_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / "best.ckpt").touch()
-    (tmp_path / "run" / "mistakes.csv").write_bytes(b"text,label\n\xff,World\n")
     torch.save({"state_dict": {}, "hyper_parameters": {"model": {"_target_": "os.system"}}}, tmp_path / "x.ckpt")
     for overrides, message in {
         (): "ckpt_path is needed",
         ("ckpt_path=[]",): r"ckpt_path=\[\] should be",
         ("ckpt_path=none",): "ckpt_path=none is neither a checkpoint nor a run's folder",
         (f"ckpt_path=[{tmp_path}/x.ckpt]",): "x.ckpt is no checkpoint",
-        (f"ckpt_path={tmp_path}/run",): "mistakes.csv has no text, label, predicted that can be read: remove it",
         ("ckpt_path=a", "port=0"): "port=0 should be greater than or equal to 1",
         ("ckpt_path=a", "share=maybe"): "share=maybe should be a valid boolean",
     }.items():

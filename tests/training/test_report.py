@@ -104,6 +104,8 @@ def test_hostile_texts_and_labels_stay_text(compose_config: Compose, tmp_path: P
     assert not {"script", "b", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', html) and "url(" not in html
     assert f"[... the first {TEXT:,} of" in page.text and "documents cut" in page.text
+    written = {row["text"] for row in mistakes_in(tmp_path / "run")}
+    assert written <= set(pd.read_csv(tmp_path / "all.csv")["text"]) and max(map(len, written)) > TEXT
 
 
 def test_of_several_labels_the_surest_error_is_marked(tiny_config: Compose, tmp_path: Path) -> None:

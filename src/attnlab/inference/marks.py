@@ -17,6 +17,9 @@ from attnlab.training.attribution import Explanation
 
 SPOKE_FOR = "spoke_for"  # a column
 WORDS = 10  # in the table on the terminal
+# Of strong marks and of weak ones: blue and orange of Okabe and Ito, told apart by more than their hue.
+FOR = "white on #0072B2", "underline #0072B2"
+AGAINST = "black on #D55E00", "italic #D55E00"
 
 
 def with_words(rows: list[Row], predictor: Predictor, documents: Documents, predictions: Predictions) -> list[Row]:
@@ -35,7 +38,9 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
     table.columns[1].justify = "right"
     for word, score in explanation.strongest(WORDS):
         table.add_row(Text(word), f"{score:+.3f}")
-    console.print(_coloured(explanation), table, sep="\n")
+    console.print(_coloured(explanation))
+    console.print(Text.assemble(("for", FOR[0]), f" {explanation.label}, ", ("against", AGAINST[0]), " it:"))
+    console.print(table)
     gain = float(explanation.scores.sum())
     console.print(f"All words together: {gain:+.3f}, on the logit of the same document without its words")
     if abs(explanation.lacking) > TOLERANCE * max(1.0, abs(gain)):
@@ -55,13 +60,11 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
 
 
 def _coloured(explanation: Explanation) -> Text:
-    """The text, words that spoke for the class in green, those against it in red; the strong ones in bold."""
+    """The text, words that spoke for the class and against it in the colours of the pages."""
     text = Text()
     for piece, score in explanation.marks():
         strength = score or 0.0
-        colour = "green" if strength > 0 else "red"
-        text.append(
-            " ..." if score is None and piece.strip() else piece,
-            style="" if abs(strength) < 0.1 else f"bold {colour}" if abs(strength) >= 0.5 else colour,
-        )
+        strong, weak = FOR if strength > 0 else AGAINST
+        style = "" if abs(strength) < 0.1 else strong if abs(strength) >= 0.5 else weak
+        text.append(" ..." if score is None and piece.strip() else piece, style)
     return text

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from attnlab.data.sources import Split
+from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.model.gradients import STEPS, Attributable
 from attnlab.training.attribution import Classifier, Explanation, attribute
 from attnlab.training.module import Predictions
 
 MISTAKES = 50
 MARKED = 10  # the first ones: a run should not wait for its report
-TEXT = 1000  # characters
+TEXT = 1000  # characters that are shown
+TEXTS = ("text", "text_pair")  # columns of mistakes.csv
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,24 @@ class Mistake:
 
     Attributes:
         index: as in predictions.parquet.
-        text: its first `TEXT` characters, with a word on how many there are.
+        document: all of it, two texts of a pair.
         label, predicted: names; of several labels with commas.
         probability: that the model gives to what is wrong: the predicted class, or of several labels the surest error.
         explanation: of the first `MARKED`, where the model can be asked: for the class that the probability is of.
     """
 
     index: int
-    text: str
+    document: str | tuple[str, str]
     label: str
     predicted: str
     probability: float
     explanation: Explanation | None
+
+    @property
+    def text(self) -> str:
+        """To be shown: the first `TEXT` characters, with a word on how many there are."""
+        text = self.document if isinstance(self.document, str) else BETWEEN_TEXTS.join(self.document)
+        return text if len(text) <= TEXT else f"{text[:TEXT]} [... the first {TEXT:,} of {len(text):,} characters]"
 
 
 def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split) -> list[Mistake]:
@@ -45,7 +53,7 @@ def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split
     sure, classes = _surest_error(predictions)
     order = sure.argsort(descending=True, stable=True)
     rows = order[~task.correct(answers, labels)[order]][:MISTAKES]
-    places, documents, readable = predictions.index[rows].tolist(), split.documents, split.readable
+    places, documents = predictions.index[rows].tolist(), split.documents
     explanations: list[Any] = [None] * len(rows)
     if isinstance(classifier.model, Attributable):
         some: Any = [documents[place] for place in places[:MARKED]]
@@ -55,7 +63,7 @@ def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split
     return [
         Mistake(
             index=place if split.places is None else int(split.places[place]),
-            text=_cut(readable[place]),
+            document=documents[place],
             label=_in_words(label),
             predicted=_in_words(answer),
             probability=float(sure[row]),
@@ -77,20 +85,21 @@ def _surest_error(predictions: Predictions) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def write_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """A row each; `words`: the strongest of those that spoke for what is wrong (+) or against it (-)."""
+def write_mistakes(path: Path, mistakes: Sequence[Mistake], pairs: bool) -> None:
+    """A row each, with the whole document; `words`: the strongest of those that spoke for what is wrong or against it.
+
+    The documents stand in `TEXTS`, of pairs in both of these columns.
+    """
+    texts = TEXTS[: 1 + pairs]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", "text", "label", "predicted", "probability", "explained", "words"])
+        writer.writerow(["index", *texts, "label", "predicted", "probability", "explained", "words"])
         for mistake in mistakes:
-            explanation = mistake.explanation
+            explanation, document = mistake.explanation, mistake.document
             marks = ("", "") if explanation is None else (explanation.label, explanation.in_words())
-            row = (mistake.index, mistake.text, mistake.label, mistake.predicted, f"{mistake.probability:.4f}")
-            writer.writerow([*row, *marks])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT]} [... the first {TEXT:,} of {len(text):,} characters]"
+            written = [document] if isinstance(document, str) else document
+            answer = (mistake.label, mistake.predicted, f"{mistake.probability:.4f}")
+            writer.writerow([mistake.index, *written, *answer, *marks])
 
 
 def _in_words(names: str | list[str]) -> str:

@@ -49,7 +49,7 @@ def report(
     try:
         if predictions is not None and split is not None:
             mistakes = find_mistakes(classifier, predictions, split)
-            write_mistakes(folder / "mistakes.csv", mistakes)
+            write_mistakes(folder / "mistakes.csv", mistakes, classifier.pairs)
         # A run's own folder has the checkpoint, that of a test names it.
         use = {"model": config.get("ckpt_path") or str(shown(folder)), "pairs": classifier.pairs}
         tested = None if predictions is None else len(predictions.index)

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from attnlab.errors import as_user_error
-from attnlab.inference.export.check import name_of
 from attnlab.model.classifier import TextClassifier
 from attnlab.page import render
 from attnlab.paths import shown
+from attnlab.training.headline import name_of
 from attnlab.training.saved import data_of_run
 
 

@@ -16,6 +16,7 @@ from attnlab.errors import UserError
 from attnlab.inference.export.formats import Answer
 from attnlab.metrics import interval
 from attnlab.task import Task
+from attnlab.training.headline import name_of
 from attnlab.training.saved import Trained, data_of_run
 
 log = logging.getLogger(__name__)
@@ -96,13 +97,6 @@ def _test_documents(data: dict[str, Any], trained: Trained, config: dict[str, An
     datamodule = test_data(instantiate(data), trained, Path(config["paths"]["cache_dir"]))
     loader = datamodule.test_dataloader()
     return Documents(loader, f"{len(loader.dataset):,} test documents of {name_of(data)}")  # type: ignore[arg-type]
-
-
-def name_of(data: dict[str, Any]) -> str:
-    """What a set is called: by its place on the Hub or its file, of which no folder of this machine is told."""
-    path = data.get("path") or data.get("test") or data.get("train")
-    name = path if isinstance(path, str) else str(data["_target_"]).rpartition(".")[-1]
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _made_up(trained: Trained) -> Sequence[Batch]:
