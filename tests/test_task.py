@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import functional as F
 
+from attnlab.composing import compose
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
 from attnlab.task import MultiLabel, SingleLabel, make_task
@@ -100,6 +102,22 @@ def test_balanced_accuracy_is_the_mean_over_classes() -> None:
     scores = task.scores(metrics, logits, labels)
     assert scores["acc"].item() == pytest.approx(4 / 5) and scores["acc_balanced"].item() == pytest.approx(2 / 3)
     assert set(scores) == set(task.METRICS)
+
+
+@pytest.mark.parametrize("name", ["1_0", "10", "1.50", "true", "null", "1e3", "on", "R&D tech"])
+def test_a_class_is_the_one_that_was_typed(name: str) -> None:
+    typed = compose(f"task.class_weights={{{name.replace('&', '@')}: 5}}").task.class_weights
+    assert typed == {name.replace("&", "@"): 5}
+    saved = yaml.safe_load(OmegaConf.to_yaml(typed))
+    assert saved == typed
+
+
+def test_a_class_that_yaml_makes_something_else_of_is_found() -> None:
+    task = SingleLabel(["no", "1_0", "2"], class_weights=yaml.safe_load("{no: 3, 1_0: 5, 2: 4}"))
+    assert task.class_weights == {"no": 3, "1_0": 5, "2": 4}
+    with pytest.raises(UserError, match="10 may be 10 or 1_0; put the class's name in quotation marks"):
+        SingleLabel(["10", "1_0"], class_weights=yaml.safe_load("{1_0: 5}"))
+    assert SingleLabel(["10", "1_0"], class_weights=yaml.safe_load("{'1_0': 5}")).class_weights == {"1_0": 5}
 
 
 def test_a_run_with_weights_trains_and_goes_on_with_them(

@@ -8,8 +8,10 @@ train(compose("model.pooling=max", "pe=learned"))
 
 import sys
 from functools import cache
+from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,6 +33,12 @@ def compose(*overrides: str, name: str = "train") -> DictConfig:
     """The config of `python src/<name>.py <overrides>`."""
     with hydra.initialize_config_dir(str(CONF)):
         return hydra.compose(name, quote_free_text(name, overrides))
+
+
+def _key_as_typed(self: HydraOverrideVisitor, context: Any) -> str:
+    """A key of `{key: value}`, such as a class's name: 1_0 is no 10, and Hydra has no quotes for keys."""
+    key = self._createPrimitive(context)
+    return key if isinstance(key, str) else context.getText().strip()
 
 
 def vector_width(path: str | None) -> int:
@@ -57,6 +65,7 @@ def scaled(key: str, factor: float | int, less: int = 0, *, _root_: DictConfig) 
     return None if value is None else max(1 - less, int(value * factor) - less)
 
 
+HydraOverrideVisitor.visitDictKey = _key_as_typed  # type: ignore[method-assign, assignment]
 OmegaConf.register_resolver("sweep_dir", sweep_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("job_dir", job_dir, replace=True)
 OmegaConf.register_resolver("scaled", scaled, replace=True)

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from attnlab.data.sources import Files, Headlines, Hub
+from attnlab.data.folds import cut_fold
+from attnlab.data.sources import Files, Folders, Headlines, Hub
 from attnlab.errors import UserError
 
 ROWS = [{"body": 'Rain, "again"', "kind": "weather"}, {"body": "Two goals", "kind": "sport"}] * 3
@@ -31,6 +33,36 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
             writer.writeheader()
             writer.writerows(rows)
     return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_each_document_leads_back_to_its_file_row_and_id(suffix: str, tmp_path: Path) -> None:
+    """Whatever was left out, cut or put together on the way."""
+    for name in ("a", "b"):
+        rows = [{"id": f"{name}{i}", "body": f"{name} {i}" if i % 5 else "", "kind": "xy"[i % 2]} for i in range(40)]
+        write(tmp_path / f"{name}.{suffix}", rows)
+    paths = [str(tmp_path / f"{name}.{suffix}") for name in ("a", "b")]
+    cut = Files(batch_size=4, train=paths, test=0.3, text="body", label="kind", id="id", on_empty="drop").load()
+    folded = Files(
+        batch_size=4, train=paths[0], val=paths[1], test=paths[0], text="body", label="kind", id="id", on_empty="drop"
+    )
+    fold = cut_fold(folded.load(), replace(folded, folds=3, fold=1))
+    assert len(cut.test.texts) == 19 and len(fold.test.texts) > 15
+    for split in (cut.train, cut.test, fold.train, fold.test):
+        found = split.found_at(np.arange(len(split.texts))[::-1])
+        assert [text.replace(" ", "") for text in split.texts[::-1]] == found["id"]
+        places = [f"{Path(file).stem} {row}" for file, row in zip(found["file"], found["row"], strict=True)]
+        assert places == split.texts[::-1] and {Path(file).name[1:] for file in found["file"]} == {f".{suffix}"}
+
+
+def test_documents_of_folders_and_of_the_built_in_corpus_lead_back_too(tmp_path: Path) -> None:
+    for name in ("x/1", "x/2", "x/3", "y/1", "y/2", "y/3"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).write_text(name)
+    train = Folders(batch_size=4, path=str(tmp_path), test=0.3).load().train
+    assert [file[-3:] for file in train.found_at(np.arange(4))["file"]] == train.texts
+    headlines = Headlines(batch_size=4, train_size=9, test_size=9, noise=0.0, order_share=0.0).load()
+    assert headlines.test.found_at(np.array([4]))["row"] == [4]
 
 
 def files(

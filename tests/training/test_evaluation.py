@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
@@ -137,5 +138,8 @@ def test_a_share_of_a_file_is_tested_on_again(
     settings = ["model.embed_dim=8", "trainer=cpu", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
     expected = train(compose_config(*files, *settings))
     monkeypatch.chdir(tmp_path.parent)
-    metrics = evaluate_with(f"ckpt_path={tmp_path}/run")
+    metrics = evaluate_with(f"ckpt_path={tmp_path}/run", f"paths.run_dir={tmp_path}/test")
     assert 0 < metrics["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-5)
+    for folder in ("run", "test"):
+        for row in pd.read_parquet(tmp_path / folder / "predictions.parquet").itertuples():
+            assert pd.read_csv(row.file)["label"][row.row] == row.label

@@ -64,7 +64,8 @@ def test_a_run_and_a_test_of_it_leave_the_same_mistakes_and_a_page(
 ) -> None:
     metrics = train(tiny_config(f"paths.run_dir={tmp_path}/run"))
     mistakes = mistakes_in(tmp_path / "run")
-    assert list(mistakes[0]) == ["index", "text", "label", "predicted", "probability", "explained", "words"]
+    columns = "index file row text label predicted probability explained words"
+    assert list(mistakes[0]) == columns.split()
     sure = [float(row["probability"]) for row in mistakes]
     assert sure == sorted(sure, reverse=True) and all(row["label"] != row["predicted"] for row in mistakes)
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet").set_index("index")

@@ -32,7 +32,8 @@ def read_split(key: str, paths: Paths, columns: Columns, form: Form, field: str 
     files = find_files(key, paths)
     given = shown(Path(paths)) if isinstance(paths, str) else f"data.{key}"
     name = str(shown(files[0])) if len(files) == 1 else f"{given} ({len(files)} files)"
-    return concatenate([_read_file(key, file, columns, form, field) for file in files], name)
+    tables = [_read_file(key, file, columns, form, field).from_file(file.resolve()) for file in files]
+    return concatenate(tables, name)
 
 
 def matching(path: str) -> list[Path]:
@@ -111,7 +112,7 @@ def split_fasttext(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 def _read_fasttext(file: BufferedReader, name: str, columns: Columns, form: Form) -> Table:
     """One document a line, with its labels in it: `__label__sport Two late goals`."""
     for key, column in columns.named:
-        if key in ("group", "text_pair"):
+        if key in ("group", "id", "text_pair"):
             raise UserError(f"data.{key}={column}: {name} has fastText's lines, which have no columns; leave it out")
     encoding = form.encoding_of(file)
     texts, labels = [], list[Any]()
@@ -140,4 +141,5 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, form: Fo
         raise UserError(f"{name} have {', '.join(map(str, sizes))} lines; they need equally many, one a document")
     needed = columns.needed(list(values), name)
     how = f"; a line a document, {encoding.removesuffix('-sig')}"
-    return columns.table(name, {column: values[column] for column in needed}, present=list(values), how=how)
+    table = columns.table(name, {column: values[column] for column in needed}, present=list(values), how=how)
+    return table.from_file(Path(str(paths[columns.texts[0]])).resolve())

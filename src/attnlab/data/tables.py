@@ -4,16 +4,65 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from attnlab.data.labels import BETWEEN, flagged
 from attnlab.errors import UserError
+from attnlab.paths import shown
 
 Value = TypeVar("Value")
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where N documents come from.
+
+    Attributes:
+        parts: path and number of rows of each file, or the name of what else was read.
+        rows: [N] int64, the row of each document, counted over all parts.
+        ids: its value of the column that `data.id` names, where one does.
+    """
+
+    parts: Sequence[tuple[str, int]]
+    rows: npt.NDArray[np.int64]
+    ids: list[str] | None = None
+
+    @classmethod
+    def of_one(cls, name: str | Path, size: int, ids: list[str] | None = None) -> "Origin":
+        """All rows of one file."""
+        return cls([(str(name), size)], np.arange(size), ids)
+
+    def take(self, rows: Sequence[int]) -> "Origin":
+        """Of these documents alone."""
+        return Origin(self.parts, self.rows[np.asarray(rows, dtype=np.int64)], self.ids and pick(self.ids, rows))
+
+    def __add__(self, other: "Origin") -> "Origin":
+        """Of the documents of both."""
+        ids = None if self.ids is None else self.ids + (other.ids or [""] * len(other.rows))
+        rows = np.concatenate([self.rows, other.rows + sum(size for _, size in self.parts)])
+        return Origin([*self.parts, *other.parts], rows, ids)
+
+    def files(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """Of each document the name of its part, and its row there."""
+        starts = np.cumsum([0, *(size for _, size in self.parts)])
+        numbers = np.searchsorted(starts, self.rows, side="right") - 1
+        return [self.parts[number][0] for number in numbers.tolist()], self.rows - starts[numbers]
+
+    def place(self, row: int) -> str:
+        """Where a user finds this document, in a message that names the file where there is only one."""
+        (name,), (number,) = self.take([row]).files()
+        if len(self.parts) < 2:
+            return f"row {number}"
+        file = str(shown(Path(name)))
+        return file if dict(self.parts)[name] == 1 else f"{file} row {number}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +82,7 @@ class Columns:
     flags: tuple[str, ...] = ()
     separator: str | None = None
     optional: bool = False
+    id: str | None = None
 
     def of_split(self, key: str) -> "Columns":
         """Those that this split needs: a test set may come without labels, and only train is cut."""
@@ -43,7 +93,7 @@ class Columns:
         """Each column after the setting that names it."""
         labels = [("label", column) for column in self.flags or (self.label,)]
         named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), *labels]
-        return [(key, column) for key, column in [*named, ("group", self.group)] if column is not None]
+        return [(key, column) for key, column in [*named, ("group", self.group), ("id", self.id)] if column is not None]
 
     def needed(self, present: Sequence[str], name: str) -> list[str]:
         """Those of `present`, the columns of what messages call `name`, that are to be read.
@@ -82,11 +132,14 @@ class Columns:
         rows = zip(*texts, strict=True)
         joined = texts[0] if len(texts) == 1 else [self.join.join(filter(None, parts)) for parts in rows]
         labels, several, classes = self._labels(name, values, classes, len(joined))
-        groups = None if self.group is None else ["" if v is None or v != v else str(v) for v in values[self.group]]
+        groups, ids = (
+            None if column is None else ["" if v is None or v != v else str(v) for v in values[column]]
+            for column in (self.group, self.id)
+        )
         pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
         form = (self._describe(present) if present else "") + how
-        parts = [(name, len(joined))]
-        return Table(name, self.label, joined, labels, groups, classes, parts, form=form, pairs=pairs, several=several)
+        origin = Origin.of_one(name, len(joined), ids)
+        return Table(name, self.label, joined, labels, origin, groups, classes, form, pairs=pairs, several=several)
 
     def _labels(
         self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None, size: int
@@ -116,6 +169,7 @@ class Columns:
             + (f", its pair from {self.pair}" if self.pair is not None else "")
             + (f", label from {self.label}" if labelled else ", no labels")
             + (f", group from {self.group}" if self.group is not None else "")
+            + (f", id from {self.id}" if self.id is not None else "")
             + (f" (not used: {', '.join(others[:10])}{', ...' if len(others) > 10 else ''})" if others else "")
         )
 
@@ -151,10 +205,9 @@ class Table:
         column: the one that holds the labels.
         texts: "" where there is none.
         labels: as they are written, "" where there is none, and with `BETWEEN` between several.
-        groups, pairs: likewise; None where none were asked for.
+        origin: where each row comes from.
+        groups, pairs: as texts; None where none were asked for.
         classes: all that there can be, in their order, where the set says so.
-        parts: name and number of rows of each file that it was read from.
-        kept: of all these rows the ones that are left; None for all.
         form: which columns were used and how the files are written, in words.
         several: whether a document may have any number of labels.
         quoted: whether quotation marks were taken to enclose texts; None where that can't be.
@@ -164,14 +217,17 @@ class Table:
     column: str
     texts: list[str]
     labels: list[str]
+    origin: Origin
     groups: list[str] | None = None
     classes: list[str] | None = None
-    parts: Sequence[tuple[str, int]] = ()
-    kept: Sequence[int] | None = None
     form: str = ""
     quoted: bool | None = None
     pairs: list[str] | None = None
     several: bool = False
+
+    def from_file(self, name: str | Path) -> "Table":
+        """The same, whose rows are all of this file."""
+        return replace(self, origin=Origin.of_one(name, len(self.texts), self.origin.ids))
 
     def label_sets(self) -> list[list[str]]:
         """The labels of each document."""
@@ -181,13 +237,7 @@ class Table:
 
     def place(self, row: int) -> str:
         """Where a user finds this row."""
-        row = row if self.kept is None else self.kept[row]
-        if len(self.parts) < 2:
-            return f"row {row}"
-        starts = np.cumsum([0, *(size for _, size in self.parts)])
-        part = int(np.searchsorted(starts, row, side="right")) - 1
-        name, size = self.parts[part]
-        return name if size == 1 else f"{name} row {row - starts[part]}"
+        return self.origin.place(row)
 
     def take(self, rows: Sequence[int]) -> "Table":
         """These rows alone."""
@@ -195,9 +245,9 @@ class Table:
             self,
             texts=pick(self.texts, rows),
             labels=pick(self.labels, rows),
+            origin=self.origin.take(rows),
             groups=self.groups and pick(self.groups, rows),
             pairs=self.pairs and pick(self.pairs, rows),
-            kept=rows if self.kept is None else pick(self.kept, rows),
         )
 
     def find_classes(self) -> list[str]:
@@ -244,5 +294,5 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
         several=any(table.several for table in tables),
         groups=None if first.groups is None else [group for table in tables for group in table.groups or []],
         pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
-        parts=[part for table in tables for part in table.parts],
+        origin=reduce(add, (table.origin for table in tables)),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import yaml
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
@@ -180,7 +181,7 @@ class Task(nn.Module, ABC):
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:
     """Raises `UserError` for what is no weight of a class."""
-    named = {str(name): weight for name, weight in weights.items()}
+    named = {_as_typed(name, label_names): weight for name, weight in weights.items()}
     for name, weight in named.items():
         if name not in label_names:
             known = ", ".join(label_names[:20]) + (" ..." if len(label_names) > 20 else "")
@@ -188,3 +189,23 @@ def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, fl
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise UserError(f"task.class_weights={{{name}: {weight}}} should be a number above 0")
     return named
+
+
+def _as_typed(name: Any, label_names: list[str]) -> str:
+    """The class that a key of a YAML file means which YAML has made something else of: 10 of 1_0, true of yes."""
+    if isinstance(name, str):
+        return name
+
+    def means(label: str) -> bool:
+        try:
+            read = yaml.safe_load(label)
+        except yaml.YAMLError:
+            return False
+        return type(read) is type(name) and read == name
+
+    found = list(filter(means, label_names))
+    if len(found) > 1:
+        raise UserError(
+            f"task.class_weights: {name} may be {' or '.join(found)}; put the class's name in quotation marks"
+        )
+    return found[0] if found else str(name)

@@ -55,7 +55,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
         if trainer.is_global_zero:
             split = datamodule.splits["test"]
-            results.write_results(run_dir, metrics, module.predictions, module.task, split.places)
+            results.write_results(run_dir, metrics, module.predictions, module.task, split)
             report(run_dir, config, metrics, module, module.predictions, split)
             results.print_summary(run_dir, metrics)
     return metrics

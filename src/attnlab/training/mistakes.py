@@ -26,14 +26,14 @@ class Mistake:
     """A document whose answer is wrong.
 
     Attributes:
-        index: as in predictions.parquet.
+        place: where the document comes from, as in predictions.parquet: `index` and others by their names.
         document: all of it, two texts of a pair.
         label, predicted: names; of several labels with commas.
         probability: that the model gives to what is wrong: the predicted class, or of several labels the surest error.
         explanation: of the first `MARKED`, where the model can be asked: for the class that the probability is of.
     """
 
-    index: int
+    place: dict[str, Any]
     document: str | tuple[str, str]
     label: str
     predicted: str
@@ -59,17 +59,20 @@ def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split
         some: Any = [documents[place] for place in places[:MARKED]]
         found = attribute(classifier, some, classes[rows[:MARKED]].tolist(), steps=STEPS[:1])
         explanations[: len(found)] = found
+    found_at = split.found_at(predictions.index[rows].numpy())
     names = zip(task.names(labels[rows]), task.names(answers[rows]), strict=True)
     return [
         Mistake(
-            index=place if split.places is None else int(split.places[place]),
+            place={column: values[number] for column, values in found_at.items()},
             document=documents[place],
             label=_in_words(label),
             predicted=_in_words(answer),
             probability=float(sure[row]),
             explanation=explanation,
         )
-        for row, place, (label, answer), explanation in zip(rows, places, names, explanations, strict=True)
+        for number, (row, place, (label, answer), explanation) in enumerate(
+            zip(rows, places, names, explanations, strict=True)
+        )
     ]
 
 
@@ -93,13 +96,14 @@ def write_mistakes(path: Path, mistakes: Sequence[Mistake], pairs: bool) -> None
     texts = TEXTS[: 1 + pairs]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["index", *texts, "label", "predicted", "probability", "explained", "words"])
+        place = mistakes[0].place if mistakes else ["index"]
+        writer.writerow([*place, *texts, "label", "predicted", "probability", "explained", "words"])
         for mistake in mistakes:
             explanation, document = mistake.explanation, mistake.document
             marks = ("", "") if explanation is None else (explanation.label, explanation.in_words())
             written = [document] if isinstance(document, str) else document
             answer = (mistake.label, mistake.predicted, f"{mistake.probability:.4f}")
-            writer.writerow([mistake.index, *written, *answer, *marks])
+            writer.writerow([*mistake.place.values(), *written, *answer, *marks])
 
 
 def _in_words(names: str | list[str]) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import written
 from attnlab.paths import CONFIG, holds_a_run, shown, taken, write_whole
@@ -82,17 +81,17 @@ def write_results(
     metrics: Metrics,
     predictions: Predictions | None,
     task: Task,
-    places: npt.NDArray[np.int64] | None = None,
+    split: Split | None = None,
 ) -> None:
     """Of a run that was tested, write predictions.parquet, per_class.csv and confused_pairs.csv; then metrics.json.
 
-    A folder that has metrics.json has all of them. Figures come after, and never in their way. `places` of the test
-    documents, where they are a fold, stand for their `index`.
+    A folder that has metrics.json has all of them. Figures come after, and never in their way. `split`: of the
+    documents that were tested, by which predictions.parquet says where each comes from.
     """
     counts = scores = None
     if predictions is not None:
         scores = task.stat_scores(predictions.answers, predictions.labels)
-        _write_predictions(folder / "predictions.parquet", predictions, task, places)
+        _write_predictions(folder / "predictions.parquet", predictions, task, split)
         _write_per_class(folder / "per_class.csv", scores, task.label_names)
         confusion = task.confusion(predictions.answers, predictions.labels)
         if confusion is not None:
@@ -105,13 +104,12 @@ def write_results(
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
 
-def _write_predictions(path: Path, predictions: Predictions, task: Task, places: npt.NDArray[np.int64] | None) -> None:
+def _write_predictions(path: Path, predictions: Predictions, task: Task, split: Split | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
     index = predictions.index.numpy()
-    columns = {
-        "index": index if places is None else places[index],
+    columns = ({"index": index} if split is None else split.found_at(index)) | {
         "label": task.names(predictions.labels),
         "predicted": task.names(predictions.answers),
         "correct": task.correct(predictions.answers, predictions.labels).numpy(),

@@ -258,7 +258,7 @@ def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
     if trainer.is_global_zero:
         (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run is over and last.ckpt whole
         split = fitted.datamodule.splits["test"] if predictions else None
-        results.write_results(run_dir, metrics, predictions, task, split.places if split else None)
+        results.write_results(run_dir, metrics, predictions, task, split)
         mistakes = report(run_dir, config, metrics, fitted.module, predictions, split)
         tracking.show(trainer.loggers, tracking.of_run(run_dir, metrics, predictions, mistakes, task))
         results.print_summary(run_dir, metrics)

@@ -116,6 +116,7 @@ class Columned(Labelled):
             of 0 and 1 that are named after them.
         label_separator: what stands between several labels in one column.
         group: a column; documents with one value there stay on one side of a split that is cut here.
+        id: a column that goes into predictions.parquet and mistakes.csv, to know documents by.
         quoting: of files whose values are separated, see `attnlab.data.forms.Form`.
     """
 
@@ -124,6 +125,7 @@ class Columned(Labelled):
     label: str | int | list[str] = "label"
     label_separator: str | None = None
     group: str | int | None = None
+    id: str | int | None = None
     join: str = " "
     quoting: Quoting = None
 
@@ -138,6 +140,7 @@ class Columned(Labelled):
             separator=self.label_separator,
             group=None if self.group is None else str(self.group),
             join=self.join,
+            id=None if self.id is None else str(self.id),
             pair=None if self.text_pair is None else str(self.text_pair),
         )
 

@@ -8,9 +8,10 @@ import numpy as np
 from annotated_types import Ge
 
 from attnlab.data import headlines
-from attnlab.data.labels import multi_hot
+from attnlab.data.labels import Labels, multi_hot
 from attnlab.data.sources.base import Source
 from attnlab.data.sources.corpus import SPLITS, Corpus, Split
+from attnlab.data.tables import Origin
 from attnlab.errors import UserError
 
 
@@ -45,11 +46,16 @@ class Headlines(Source):
             headlines.generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size)
         )
         names = list(headlines.TOPICS)
+        labels: tuple[Labels, ...] = train.labels, test.labels
         if self.topics == "all":
-            of_train, of_test = (
-                multi_hot(zip(part.labels, part.body_topics, strict=True), len(names)) for part in (train, test)
-            )
-            return Corpus(names, Split(train.texts, of_train), Split(test.texts, of_test))
+            both = (zip(part.labels, part.body_topics, strict=True) for part in (train, test))
+            labels = tuple(multi_hot(topics, len(names)) for topics in both)
+        of_train, of_test = (
+            Split(part.texts, own, origin=Origin.of_one(f"headlines {name}", len(part.texts)))
+            for name, part, own in zip(("train", "test"), (train, test), labels, strict=True)
+        )
+        if self.topics == "all":
+            return Corpus(names, of_train, of_test)
         aware, blind = headlines.ceilings(self.noise, self.order_share)
         ceilings = {"ceiling/order_aware": aware, "ceiling/order_blind": blind}
-        return Corpus(names, Split(train.texts, train.labels), Split(test.texts, test.labels), ceilings=ceilings)
+        return Corpus(names, of_train, of_test, ceilings=ceilings)

@@ -4,14 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from attnlab.data.labels import Labels, count_labels, multi_hot
 from attnlab.data.splitting import Mask, set_aside
-from attnlab.data.tables import Table, pick
+from attnlab.data.tables import Origin, Table, pick
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 
@@ -35,6 +35,7 @@ class Split:
         groups: those of one group, but "", stay on one side of a split.
         pairs: the second texts.
         places: [N], where they stand among the documents that they were taken from as a fold.
+        origin: where they come from; None where the source does not say it.
     """
 
     texts: list[str]
@@ -42,6 +43,7 @@ class Split:
     groups: list[str] | None = None
     pairs: list[str] | None = None
     places: npt.NDArray[np.int64] | None = None
+    origin: Origin | None = None
 
     @property
     def documents(self) -> Documents:
@@ -57,13 +59,28 @@ class Split:
         """The documents of both."""
         groups = None if self.groups is None else self.groups + (other.groups or [""] * len(other.texts))
         pairs = None if self.pairs is None else self.pairs + (other.pairs or [])
-        return Split(self.texts + other.texts, np.concatenate([self.labels, other.labels]), groups, pairs)
+        origin = self.origin + other.origin if self.origin and other.origin else None
+        labels = np.concatenate([self.labels, other.labels])
+        return Split(self.texts + other.texts, labels, groups, pairs, origin=origin)
 
     def take(self, mask: Mask) -> "Split":
         """The documents where `mask`, [N], is set."""
         rows = np.flatnonzero(mask).tolist()
         groups, pairs = self.groups and pick(self.groups, rows), self.pairs and pick(self.pairs, rows)
-        return Split(pick(self.texts, rows), self.labels[mask], groups, pairs)
+        origin = self.origin and self.origin.take(rows)
+        return Split(pick(self.texts, rows), self.labels[mask], groups, pairs, origin=origin)
+
+    def found_at(self, numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
+        """Columns that lead from the documents of these numbers back to the data: `index`, and where known more.
+
+        `id` is the user's own, `file` and `row` are the place in the source (rows count from 0, without a header).
+        """
+        columns: dict[str, Any] = {"index": numbers if self.places is None else self.places[numbers]}
+        if self.origin is not None:
+            origin = self.origin.take(numbers.tolist())
+            columns |= {} if origin.ids is None else {"id": origin.ids}
+            columns["file"], columns["row"] = origin.files()
+        return columns
 
 
 NOTHING = Split([], np.empty(0, dtype=np.int64))
@@ -197,7 +214,7 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
         labels: Labels = multi_hot(numbers, len(classes))
     else:
         labels = np.fromiter((row[0] for row in numbers), dtype=np.int64, count=len(sets))
-    return Split(table.texts, labels, table.groups, table.pairs)
+    return Split(table.texts, labels, table.groups, table.pairs, origin=table.origin)
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from attnlab.data.forms import Form
 from attnlab.data.reading import reading_from
 from attnlab.data.sources.base import Labelled
-from attnlab.data.tables import Columns, Table
+from attnlab.data.tables import Columns, Origin, Table
 from attnlab.errors import UserError
 from attnlab.paths import shown
 
@@ -59,11 +61,12 @@ class Folders(Labelled):
                 with reading_from(str(file), form), file.open("rb") as opened:
                     texts.append(opened.read().decode(form.encoding_of(opened)))
                 labels.append(label.name)
-                parts.append((str(shown(file)), 1))
+                parts.append((str(file.resolve()), 1))
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
         columns, values = Columns(("text",), "label"), {"text": texts, "label": labels}
-        return replace(columns.table(str(shown(folder)), values, how="; a folder a class"), parts=parts)
+        table = columns.table(str(shown(folder)), values, how="; a folder a class")
+        return replace(table, origin=Origin(parts, np.arange(len(parts))))
 
 
 def _below(folder: Path) -> list[Path]:

@@ -52,7 +52,9 @@ class Hub(Columned):
                 raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
         tables = {
-            key: _read(present[split], f"the {split} split", self.columns.of_split(key), quoted)
+            key: _read(present[split], f"the {split} split", self.columns.of_split(key), quoted).from_file(
+                f"{self.path} {split}"
+            )
             for key, split in chosen.items()
         }
         return tables, [split for split in present if split not in (self.train, self.test)]
