@@ -25,6 +25,7 @@ NARROWER: dict[tuple[str, str], Any] = {
     ("Trainer", "num_sanity_val_steps"): Annotated[int, Ge(-1)],
     ("EarlyStopping", "patience"): Annotated[int, Ge(0)],
     ("RichModelSummary", "max_depth"): Annotated[int, Ge(-1)],
+    ("ModelTable", "max_depth"): Annotated[int, Ge(-1)],
     ("HyperbandPruner", "max_resource"): Annotated[int, Ge(1)] | Literal["auto"],
 }
 # What pydantic says of the classes in a union, which no plain value can be.

@@ -8,9 +8,11 @@ train(compose("model.pooling=max", "pe=learned"))
 
 import sys
 from functools import cache
+from textwrap import fill
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -65,7 +67,14 @@ def scaled(key: str, factor: float | int, less: int = 0, *, _root_: DictConfig) 
     return None if value is None else max(1 - less, int(value * factor) - less)
 
 
+def config_groups() -> str:
+    """For `--help`, what Hydra has as $APP_CONFIG_GROUPS: the options of each group, in lines of 80 columns."""
+    lines = GlobalHydra.instance().hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")  # type: ignore[union-attr]
+    return "\n".join(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines.splitlines())
+
+
 HydraOverrideVisitor.visitDictKey = _key_as_typed  # type: ignore[method-assign, assignment]
+OmegaConf.register_resolver("config_groups", config_groups, replace=True)
 OmegaConf.register_resolver("sweep_dir", sweep_dir, use_cache=True, replace=True)
 OmegaConf.register_resolver("job_dir", job_dir, replace=True)
 OmegaConf.register_resolver("scaled", scaled, replace=True)

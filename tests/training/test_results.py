@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from omegaconf import DictConfig
+from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.errors import UserError
 from attnlab.task import SingleLabel
@@ -86,6 +87,23 @@ def test_curves_without_validation_are_drawn(tmp_path: Path) -> None:
 def test_a_path_is_printed_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(tmp_path / "x [/b]", {"test/acc": 0.5})
     assert "x [/b]" in capsys.readouterr().out
+
+
+def test_the_first_lines_tell_what_was_achieved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Zeros are left out where they say that nothing happened, and not where they are a score."""
+    counted = {"train/epochs": 6, "train/best_epoch": 3, "data/train_tokens_cut": 0.0, "data/test_duplicates": 7}
+    (tmp_path / "report.html").touch()
+    print_summary(tmp_path, counted | {"val/loss": 0.25, "val/acc": 0.75, "test/loss": 0.5, "test/acc": 0.8}, 100)
+    first, second, third, *rest = capsys.readouterr().out.splitlines()
+    low, high = proportion_confint(80, 100, method="wilson")
+    assert first == f"Accuracy 0.8000 (95 % interval {low:.4f} to {high:.4f}) on 100 test documents"
+    assert "3 of 6" in second and "report.html" in third
+    shown = "\n".join(rest)
+    assert shown.index("acc") < shown.index("loss") and "tokens_cut" not in shown and "test_duplicates 7" in shown
+    print_summary(tmp_path, {"test/acc": 0.0}, 100)
+    assert "Accuracy 0.0000" in capsys.readouterr().out
+    print_summary(tmp_path, {"val/acc": 0.75})
+    assert "0.7500" in (shown := capsys.readouterr().out) and "Accuracy" not in shown
 
 
 def test_a_folder_belongs_to_one_run(tiny_config: Compose, compose_config: Compose, tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 SHOWN = ("train/loss", "val/loss", "val/acc")
 
@@ -36,9 +40,68 @@ class PlainProgress(ProgressBar):
         print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {shown}", flush=True)
 
 
+class Scores(ProgressColumn):
+    """What is known of each epoch, behind its bar; cut where a terminal is too narrow, never on a second line."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self.texts: dict[int | None, str] = {}  # by the number of the bar
+
+    def render(self, task: Task) -> Text:
+        return Text(self.texts.get(task.id, ""))
+
+
+class TerminalProgress(RichProgressBar):
+    """Lightning's bar in one line of 80 columns: an epoch from 1 on, steps, time left, and the metrics `SHOWN`."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+        self.scores: Scores
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+        self.scores = Scores()  # bars of a test are numbered from 0 again
+        return [TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), left, self.scores]
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """None for Lightning's own column, which breaks lines."""
+        metrics = trainer.callback_metrics
+        known = (f"{key.removeprefix('train/')} {float(metrics[key]):.3f}" for key in SHOWN if key in metrics)
+        self.scores.texts[self.train_progress_bar_id] = " ".join(known)
+        return {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        epochs = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}" + (f"/{epochs}" if epochs is not None and epochs > 0 else "")
+
+
 def progress() -> ProgressBar:
     """A progress bar on a terminal, plain lines elsewhere."""
-    return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
+    return TerminalProgress() if sys.stdout.isatty() else PlainProgress()
+
+
+class ModelTable(ModelSummary):
+    """The parts of the model with their parameters, without what Lightning's table has of tasks, modes and FLOPs."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        model_size: float,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        columns = dict(summary_data)
+        table = Table("part", "class", "parameters")
+        table.columns[-1].justify = "right"
+        for name, kind, number in zip(columns["Name"], columns["Type"], columns["Params"], strict=True):
+            if name.partition(".")[0] == "model":
+                table.add_row(name, kind, number.strip().removeprefix("0"))
+        console = Console()
+        console.print(table)
+        size = f"{model_size:,.1f} MB of weights"
+        console.print(f"{trainable_parameters:,} of {total_parameters:,} parameters learn; {size}", highlight=False)
 
 
 class Stopwatch(Callback):

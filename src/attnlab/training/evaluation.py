@@ -57,7 +57,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             split = datamodule.splits["test"]
             results.write_results(run_dir, metrics, module.predictions, module.task, split)
             report(run_dir, config, metrics, module, module.predictions, split)
-            results.print_summary(run_dir, metrics)
+            results.print_summary(run_dir, metrics, len(split.texts))
     return metrics
 
 

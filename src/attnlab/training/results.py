@@ -16,16 +16,18 @@ from torch import Tensor
 
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
-from attnlab.metrics import written
+from attnlab.metrics import is_share, written
 from attnlab.paths import CONFIG, holds_a_run, shown, taken, write_whole
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
+from attnlab.training.headline import accuracy
 from attnlab.training.module import Predictions
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+SCORED = ("test", "val")  # groups of metrics that are scores
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -138,17 +140,48 @@ def _write_confused_pairs(path: Path, counts: Counts, label_names: list[str]) ->
             writer.writerow([label_names[row], label_names[column], count, f"{share:.4f}"])
 
 
-def print_summary(folder: Path, metrics: Metrics) -> None:
-    """A table of the metrics and the folder where everything lies."""
-    table = Table("metric", "value")
-    table.columns[1].justify = "right"
-    for key, value in metrics.items():
-        table.add_row(key, written(value))
-    console = Console()
-    console.print(table)
+def print_summary(folder: Path, metrics: Metrics, tested: int | None = None) -> None:
+    """What the run has achieved and where to read on; then the scores, and what else was measured, less its zeros.
+
+    tested: the number of test documents, of a run that was tested.
+    """
+    console = Console(highlight=False, markup=False)
+    lines = [f"Accuracy {accuracy(metrics, tested)}"] if tested and "test/acc" in metrics else []
+    if "train/best_epoch" in metrics:
+        lines.append(f"Best epoch: {metrics['train/best_epoch']} of {metrics['train/epochs']}")
+    page = "; report.html shows it" if (folder / "report.html").is_file() else ""
+    for line in (*lines, f"Everything is in {shown(folder)}{page}"):
+        console.print(line, soft_wrap=True)
+    if any(_split(key)[0] in SCORED for key in metrics):
+        console.print(_scores(metrics))
     if "test/temperature" in metrics:
-        console.print(_describe_calibration(metrics), soft_wrap=True, highlight=False)
-    console.print(f"Everything is in {shown(folder)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(_describe_calibration(metrics))
+    others: dict[str, list[str]] = {}
+    for key, value in metrics.items():
+        group, name = _split(key)
+        if group not in SCORED and value:
+            others.setdefault(group, []).append(f"{name} {written(value)}")
+    for group, values in others.items():
+        console.print(f"{group or 'also'}: {', '.join(values)}")
+
+
+def _scores(metrics: Metrics) -> Table:
+    """A row for each score, accuracies first and losses behind; those before calibration are in the line about it."""
+    splits = [split for split in SCORED if any(_split(key)[0] == split for key in metrics)]
+    names = dict.fromkeys(name for group, name in map(_split, metrics) if group in SCORED)
+    table = Table("", *splits)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in sorted(names, key=lambda name: not is_share(name)):
+        if not name.endswith("_uncalibrated"):
+            values = (metrics.get(f"{split}/{name}") for split in splits)
+            table.add_row(name, *("" if value is None else written(value) for value in values))
+    return table
+
+
+def _split(key: str) -> tuple[str, str]:
+    group, _, name = key.rpartition("/")
+    return group, name
 
 
 def _describe_calibration(metrics: Metrics) -> str:

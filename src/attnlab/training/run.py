@@ -30,6 +30,7 @@ from attnlab.paths import make_run_dir, shown
 from attnlab.process import give_memory_back, use_threads
 from attnlab.progress import in_multirun, told
 from attnlab.training import results, tracking
+from attnlab.training.attribution import attends
 from attnlab.training.beside import TellProgress, own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
@@ -48,12 +49,14 @@ from attnlab.training.warm_start import place_weights, with_whole_paths
 
 log = logging.getLogger(__name__)
 
+FEW = 10_000  # documents
 HARMLESS_WARNINGS = (
     ".*does not have many workers",  # batches are slices of a memory-mapped array: processes would only cost
     ".*treespec, LeafSpec",  # Lightning 2.6 under torch 2.13
     "The `srun` command is available",  # on every machine of a cluster; `make_trainer` says so where it helps
     r"Found \d+ module\(s\) in eval mode",  # a frozen encoder
     "Sparse invariant checks are implicitly disabled",  # by torch's own Adagrad
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # an epoch's mean is logged
     r"Precision \w+-mixed is not supported by the model summary",  # which counts 32 bits a weight, as there are
 )
 
@@ -159,7 +162,8 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
     give_memory_back()
     best = name_the_best(trainer)
     if best is not None:
-        metrics |= torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+        metrics |= {"train/best_epoch": checkpoint["epoch"] + 1} | checkpoint["metrics"]
     else:
         log.warning("No best checkpoint was kept, so the last weights are tested")
         metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]
@@ -261,8 +265,18 @@ def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
         results.write_results(run_dir, metrics, predictions, task, split)
         mistakes = report(run_dir, config, metrics, fitted.module, predictions, split)
         tracking.show(trainer.loggers, tracking.of_run(run_dir, metrics, predictions, mistakes, task))
-        results.print_summary(run_dir, metrics)
+        results.print_summary(run_dir, metrics, len(predictions.index) if predictions else None)
+        if (few := _too_few_for_attention(fitted)) is not None:
+            log.info(few)
     return metrics
+
+
+def _too_few_for_attention(fitted: Fitted) -> str | None:
+    """On data of one's own: attention, the default, learns from few documents worse than much simpler models."""
+    size = len(fitted.datamodule.splits["train"].texts)
+    if size >= FEW or fitted.datamodule.ceilings or not attends(fitted.module.model):
+        return None
+    return f"{size:,} training documents are few for attention: model=ngram_bag, of words and pairs, often does better"
 
 
 @contextmanager
