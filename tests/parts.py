@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
+from attnlab.model.classifier import TextClassifier
 from attnlab.task import SingleLabel
 
 
@@ -36,3 +38,37 @@ class Measured(SingleLabel):
         metrics = super().metrics()
         metrics.add_metrics({"mcc": MulticlassMatthewsCorrCoef(len(self.label_names)), "agreement": Agreement()})
         return metrics
+
+
+class Replaced(TextClassifier):
+    """Makes its parts anew, so that more is made than stays."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for _ in range(5):
+            self.embedding = nn.Embedding(*self.embedding.weight.shape)
+            self.head = nn.Linear(self.embedding.embedding_dim, settings["num_classes"])
+
+
+class Ordinal(SingleLabel):
+    """Classes in an order: a logit for each border between two, that the document is above it (McCullagh, 1980).
+
+    The answer is the median class, not the most probable one.
+    """
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.label_names) - 1
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.losses(logits, labels).mean()
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return -self.uncalibrated(logits).gather(1, labels[:, None])[:, 0].clamp(min=1e-9).log()
+
+    def uncalibrated(self, logits: Tensor) -> Tensor:
+        above = logits.sigmoid().cummin(dim=1).values
+        return -F.pad(F.pad(above, (1, 0), value=1.0), (0, 1)).diff(dim=1)
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        return (probabilities.cumsum(dim=1)[:, :-1] < 0.5).sum(dim=1)

@@ -1,9 +1,14 @@
+import contextlib
+import io
+import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,6 +18,8 @@ from torch.nn import functional as F
 from attnlab.composing import compose
 from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
+from attnlab.inference import Predictor, explain
+from attnlab.inference.export import export
 from attnlab.task import MultiLabel, SingleLabel, make_task
 from attnlab.task.multi_label import best_thresholds
 from attnlab.training.run import train
@@ -118,6 +125,45 @@ def test_a_class_that_yaml_makes_something_else_of_is_found() -> None:
     with pytest.raises(UserError, match="10 may be 10 or 1_0; put the class's name in quotation marks"):
         SingleLabel(["10", "1_0"], class_weights=yaml.safe_load("{1_0: 5}"))
     assert SingleLabel(["10", "1_0"], class_weights=yaml.safe_load("{'1_0': 5}")).class_weights == {"1_0": 5}
+
+
+@pytest.mark.usefixtures("own_parts")
+def test_a_task_with_other_logits_is_asked_itself_everywhere(
+    tiny_config: Callable[..., DictConfig],
+    compose_config: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three logits for four classes, of which the answer is the median: in a run, explained, predicted, exported."""
+    run = tmp_path / "run"
+    train(tiny_config("task._target_=tests.parts.Ordinal", "model=bag", "optimizer.lr=0.05", f"paths.run_dir={run}"))
+    table = pd.read_parquet(run / "predictions.parquet")
+    predictor = Predictor.load(run)
+    names = predictor.label_names
+    probabilities = table[[f"p({name})" for name in names]].to_numpy()
+    median = (probabilities.cumsum(axis=1)[:, :-1] < 0.5).sum(axis=1)
+    answers = [names[number] for number in median]
+    assert table["predicted"].to_list() == answers and (median != probabilities.argmax(axis=1)).any()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test/acc"] == pytest.approx(table["correct"].mean())
+    mistakes = pd.read_csv(run / "mistakes.csv")
+    for row in mistakes.itertuples():
+        assert row.predicted == answers[row.index]
+        assert row.probability == pytest.approx(probabilities[row.index, names.index(row.predicted)], abs=1e-4)
+    assert (mistakes["explained"].dropna() == mistakes["predicted"][: mistakes["explained"].count()]).all()
+    texts = ["Oil prices fall as supply grows", "Two late goals win the cup"]
+    explanations, predictions = explain(predictor, texts), predictor(texts)
+    assert [one.label for one in explanations] == predictions.labels
+    for one, row in zip(explanations, predictions.probabilities, strict=True):
+        assert np.isfinite(one.scores).all() and abs(one.lacking) < 0.05 and len(row) == 4
+    export(compose_config(f"ckpt_path={run}", "format=torch", f"output={tmp_path}/model", name="export"))
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "model" / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path / "model")
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        exec(code[1], {})
+    assert str(predictor(["Oil prices fall as supply grows"]).labels) in told.getvalue()
 
 
 def test_a_run_with_weights_trains_and_goes_on_with_them(

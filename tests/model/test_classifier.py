@@ -11,7 +11,7 @@ from attnlab.errors import UserError
 from attnlab.model import pooling as pooling_module
 from attnlab.model.attention import Block
 from attnlab.model.classifier import TextClassifier
-from attnlab.model.pooling import POOLINGS
+from attnlab.model.pooling import POOLINGS, Pooling, mean_of_vectors
 from attnlab.model.positional import ALiBi, Learned, PositionalEncoding, Rotary, Sinusoidal
 
 VOCAB, CLASSES, PAD, MAX_LENGTH = 50, 3, 4, 12
@@ -57,6 +57,32 @@ def test_padding_changes_nothing(model: str, pe: str, pooling: str) -> None:
     torch.testing.assert_close(classifier(ids.masked_fill(~mask, 9), mask), logits, atol=1e-6, rtol=0)
 
 
+class Doubled(Pooling):
+    """Twice the mean."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return 2 * mean_of_vectors(x, mask)
+
+
+class Louder(TextClassifier):
+    """Twice the vectors."""
+
+    def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return 2 * super().look_up(input_ids, attention_mask)
+
+
+@pytest.mark.parametrize(("model", "pooling"), [("bag", "mean"), ("attention", "cls"), ("attention", "mean")])
+def test_what_a_subclass_replaces_is_used(model: str, pooling: str) -> None:
+    inputs, classifier = batch([3, 7, 5], width=7), build(model, "none", pooling)
+    twice = classifier.classify(2 * classifier.look_up(*inputs), *inputs)
+    classifier.__class__ = Louder
+    torch.testing.assert_close(classifier(*inputs), twice)
+    classifier.__class__ = TextClassifier
+    classifier.pooling = Doubled(8)
+    vectors = 2 * build(model, "none", "mean")(*inputs) - classifier.head.bias
+    torch.testing.assert_close(classifier(*inputs), vectors)
+
+
 @pytest.mark.parametrize(("model", "pe", "pooling"), [case for case in EVERY if case[2] in ("cls", "mean")])
 @pytest.mark.parametrize("few_rows", [0, pooling_module.FEW_ROWS])
 def test_the_shorter_ways_give_the_same_logits_and_gradients(
@@ -65,7 +91,7 @@ def test_the_shorter_ways_give_the_same_logits_and_gradients(
     """Pooling of every token's vector, where the other takes the first alone, rows of the table, or all of it."""
     monkeypatch.setattr(pooling_module, "FEW_ROWS", few_rows)
     classifier, plain = build(model, pe, pooling), build(model, pe, pooling)
-    plain.is_plain_mean = plain.pools_the_first = False
+    plain.pooling.__class__ = type("Same", (type(plain.pooling),), {})  # which might do anything
     ids, mask = batch([3, 7, 5], width=7)
     for each in (classifier, plain):
         each(ids, mask).square().sum().backward()

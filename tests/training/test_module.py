@@ -212,6 +212,21 @@ def test_a_checkpoint_cannot_name_code_to_run(data: TextDataModule, tmp_path: Pa
             load_weights(tmp_path / "hostile.ckpt", TextClassification)
 
 
+@pytest.mark.usefixtures("own_parts")
+def test_a_model_that_replaces_what_it_made_loads(
+    data: TextDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attnlab.training.saved.SPARE", 0)
+    module = make_module(data)
+    settings = dict(module.hparams) | {"model": module.hparams["model"] | {"_target_": "tests.parts.Replaced"}}
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False, limit_train_batches=1)
+    trainer.fit(TextClassification(**settings), data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    kept = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
+    loaded = load_weights(tmp_path / "model.ckpt", TextClassification).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in kept.items())
+
+
 def test_a_checkpoint_cannot_ask_for_more_memory_than_it_holds(data: TextDataModule, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False, limit_train_batches=1)
     trainer.fit(make_module(data), data)

@@ -9,9 +9,11 @@ explanation.strongest(3)  # [("Oil", 2.13), ...]: the words that spoke most for 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
-from attnlab.inference.predictor import Predictor
+from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.training.attribution import Explanation, attribute
 
 if TYPE_CHECKING:
@@ -29,19 +31,24 @@ def explain(
     """Which words spoke for a class, of each document.
 
     Args:
-        labels: the class to explain for each document; None: the most probable one.
+        labels: the class to explain for each document; None: the one that was answered, of several the most probable.
         attention: bring the attention weights too, of a model that has any.
 
     Raises:
         UserError: there is no class of such a name, or the model can't be explained.
     """
     if labels is None:
-        targets = predictor(documents).probabilities.argmax(axis=1).tolist()  # 0 of an empty text
+        targets = leading(predictor, predictor(documents))
     elif unknown := set(labels) - set(predictor.label_names):
         raise UserError(f"{unknown.pop()!r} is none of the classes {', '.join(predictor.label_names)}")
     else:
         targets = [predictor.label_names.index(label) for label in labels]
     return attribute(predictor.trained, documents, targets, attention)
+
+
+def leading(predictor: Predictor, predictions: Predictions) -> list[int]:
+    """The class by which each answer is explained, as the task says; any one of an empty text."""
+    return predictor.trained.task.leading(torch.from_numpy(predictions.probabilities).nan_to_num(0)).tolist()
 
 
 def draw_attention(explanation: Explanation) -> "Figure":

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.tokens import Documents
-from attnlab.inference.explaining import MAPS, draw_attention, explain
+from attnlab.inference.explaining import MAPS, draw_attention, explain, leading
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import Row
 from attnlab.model.gradients import TOLERANCE
@@ -23,8 +23,8 @@ AGAINST = "black on #D55E00", "italic #D55E00"
 
 
 def with_words(rows: list[Row], predictor: Predictor, documents: Documents, predictions: Predictions) -> list[Row]:
-    """The rows with the strongest words for the most probable class, None where there is no text."""
-    labels = [predictor.label_names[number] for number in predictions.probabilities.argmax(axis=1)]
+    """The rows with the strongest words for the class that was answered, None where there is no text."""
+    labels = [predictor.label_names[number] for number in leading(predictor, predictions)]
     words = [explanation.in_words() or None for explanation in explain(predictor, documents, labels, attention=False)]
     return [row | {SPOKE_FOR: some} for row, some in zip(rows, words, strict=True)]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from annotated_types import Ge
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -189,7 +190,7 @@ def _with_answers(
     if predictor.several or top_k == "all":
         columns += map(_exact, probabilities.T)
     elif top_k == 1:
-        columns.append(_exact(probabilities.max(axis=1)))
+        columns.append(_exact(predictor.trained.task.confidence(torch.from_numpy(probabilities)).numpy()))
     else:
         order, names = np.argsort(-probabilities, axis=1, kind="stable"), np.array(predictor.label_names, dtype=object)
         of_places = [(names[numbers].tolist(), probabilities[range(len(rows)), numbers]) for numbers in order.T[:top_k]]

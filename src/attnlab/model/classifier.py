@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attnlab.errors import UserError
 from attnlab.model.attention import Block, attention_score_mask
-from attnlab.model.pooling import make_pooling, mean_of_rows
+from attnlab.model.pooling import ClsPooling, MeanPooling, make_pooling, mean_of_rows
 from attnlab.model.positional import PositionalEncoding
 
 
@@ -87,16 +87,30 @@ class TextClassifier(nn.Module):
         self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
         self.pooling = make_pooling(pooling, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
-        self.pools_the_first = pooling == "cls"
-        no_positions = type(self.pe) is PositionalEncoding
         self.threads = None if num_layers else 1  # what a bag computes is too little to be shared
-        self.is_plain_mean = no_positions and pooling == "mean" and num_layers == 0 and not layer_norm
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
-        if self._takes_the_short_way and self.is_plain_mean and not self.count_padding:
+        if self._takes_the_short_way and self.is_plain_mean:
             return self.head(mean_of_rows(self.embedding.weight, input_ids, attention_mask))
         return self.classify(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
+
+    @property
+    def is_plain_mean(self) -> bool:
+        """Whether it is no more than the mean of its tokens' vectors and the head, whatever was replaced in it."""
+        return (
+            type(self.pooling) is MeanPooling
+            and type(self.embedding) is nn.Embedding
+            and type(self.pe) is PositionalEncoding
+            and type(self.norm) is nn.Identity
+            and not len(self.blocks)
+            and not self.count_padding
+            and self._is_not_overridden("look_up", "classify", "_place")
+        )
+
+    def _is_not_overridden(self, *methods: str) -> bool:
+        """Whether a subclass does nothing of its own there, which a short way would leave out."""
+        return all(getattr(type(self), method) is getattr(TextClassifier, method) for method in methods)
 
     @property
     def _takes_the_short_way(self) -> bool:
@@ -112,8 +126,9 @@ class TextClassifier(nn.Module):
         input_ids, attention_mask = self._padded(input_ids, attention_mask)
         x = self._place(x, input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
+        of_first = type(self.pooling) is ClsPooling and type(self.norm) in (nn.LayerNorm, nn.Identity)
         for number, block in enumerate(self.blocks, start=1):
-            first_alone = self._takes_the_short_way and self.pools_the_first and number == len(self.blocks)
+            first_alone = of_first and self._takes_the_short_way and number == len(self.blocks) and type(block) is Block
             x = block(x, score_mask, self.pe, 1 if first_alone else None)
         pooled = torch.ones_like(attention_mask) if self.count_padding else attention_mask
         return self.head(self.dropout(self.pooling(self.norm(x), pooled)))

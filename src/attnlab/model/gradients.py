@@ -1,6 +1,6 @@
 """Integrated gradients: what each token of a document adds to a class's logit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,9 @@ from torch import Tensor
 STEPS = (8, 32, 128, 512)  # the next where the sum is further off than `TOLERANCE`
 TOLERANCE = 0.01  # of the difference that the scores sum to, or of a logit where that is less than one
 VALUES_AT_ONCE = 1 << 22  # of embeddings along the paths: 16 MB
+
+
+Evidence = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -29,6 +32,11 @@ class Attributable(Protocol):
         """What part of each vector's score is each token's, for the tokens `counted`: [B, T] bool -> [B, N, T]."""
 
 
+def logit_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """[B, K], [B] -> [B]."""
+    return logits.gather(1, targets[:, None])[:, 0]
+
+
 def integrated_gradients(
     model: Attributable,
     input_ids: Tensor,
@@ -36,12 +44,13 @@ def integrated_gradients(
     counted: Tensor,
     targets: Tensor,
     steps: Sequence[int] = STEPS,
+    evidence: Evidence = logit_of,
 ) -> tuple[Tensor, Tensor]:
-    """Integrated gradients on the embeddings (Sundararajan, Taly and Yan, 2017) of one logit a document.
+    """Integrated gradients on the embeddings (Sundararajan, Taly and Yan, 2017) of one number a document.
 
     The path leads from the document whose tokens `counted` have embeddings of zero, as padding has, to the document.
     Its points are those of Gauss and Legendre, as many as the completeness axiom asks for: the scores' sum is the
-    difference of the logit between both ends.
+    difference of that number, the logit of the target unless `evidence` says otherwise, between both ends.
 
     Args:
         input_ids: [B, T] int64.
@@ -49,6 +58,7 @@ def integrated_gradients(
         counted: [B, T] bool, the tokens that get a score; [CLS] and [SEP] stand at both ends of the path.
         targets: [B] int64, the classes.
         steps: numbers of points to try, from the smallest.
+        evidence: of logits, [B, K], and targets, [B], what is explained: [B].
 
     Returns:
         scores, [B, T], and for each document what their sum lacks of that difference, [B].
@@ -57,24 +67,32 @@ def integrated_gradients(
         x = model.look_up(input_ids, attention_mask)
         shares = model.shares(counted).to(x.dtype)
         change = x * (shares.sum(dim=2) > 0)[..., None]
-        logits = [model.classify(end, input_ids, attention_mask) for end in (x, x - change)]
-        rise = (logits[0] - logits[1]).gather(1, targets[:, None])[:, 0]
+        ends = (evidence(model.classify(end, input_ids, attention_mask), targets) for end in (x, x - change))
+        rise = next(ends) - next(ends)
     by_row, lacking = torch.zeros_like(x[..., 0]), torch.full_like(rise, torch.inf)
     for number in steps:
         rows = (lacking.abs() > TOLERANCE * rise.abs().clamp(min=1)).nonzero()[:, 0]
         if not len(rows):
             break
-        ends = x[rows] - change[rows], change[rows]
-        gradient = _mean_gradient(model, *ends, input_ids[rows], attention_mask[rows], targets[rows], number)
+        path = x[rows] - change[rows], change[rows]
+        of = input_ids[rows], attention_mask[rows], targets[rows]
+        gradient = _mean_gradient(model, *path, *of, number, evidence)
         by_row[rows] = (change[rows] * gradient).sum(dim=2)
         lacking[rows] = rise[rows] - by_row[rows].sum(dim=1)
     return torch.einsum("bn,bnt->bt", by_row, shares), lacking
 
 
 def _mean_gradient(
-    model: Attributable, start: Tensor, change: Tensor, ids: Tensor, mask: Tensor, targets: Tensor, steps: int
+    model: Attributable,
+    start: Tensor,
+    change: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    targets: Tensor,
+    steps: int,
+    evidence: Evidence,
 ) -> Tensor:
-    """Of the targets' logits by the vectors, over the path from `start` to `start + change`: [B, N, D]."""
+    """Of the targets' evidence by the vectors, over the path from `start` to `start + change`: [B, N, D]."""
     points, weights = (torch.from_numpy(values).to(start) for values in np.polynomial.legendre.leggauss(steps))
     mean = torch.zeros_like(start)
     at_once = max(1, VALUES_AT_ONCE // start.numel())
@@ -82,7 +100,7 @@ def _mean_gradient(
         x = (start + some[:, None, None, None] * change).flatten(0, 1).requires_grad_()
         with torch.enable_grad():
             logits = model.classify(x, ids.repeat(len(some), 1), mask.repeat(len(some), 1))
-            total = logits.gather(1, targets.repeat(len(some))[:, None]).sum()
+            total = evidence(logits, targets.repeat(len(some))).sum()
         gradients = torch.autograd.grad(total, x)[0].unflatten(0, (len(some), -1))
         mean += torch.einsum("s,sbnd->bnd", weight, gradients)
     return mean

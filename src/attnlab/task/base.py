@@ -76,6 +76,19 @@ class Task(nn.Module, ABC):
         else:
             self.weights = None
 
+    @property
+    def num_outputs(self) -> int:
+        """How many logits the model gives a document; one a class unless a task says otherwise."""
+        return len(self.label_names)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether probabilities and answers follow from logits as in this program's own tasks.
+
+        A task of another kind is asked itself wherever an answer is explained, counted or exported.
+        """
+        return False
+
     def fit(self, labels: Labels) -> None:
         """Find the class weights for the labels of the training set, or say that they may be wanted."""
         self.check(labels)
@@ -119,6 +132,21 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
         """The answers: what is predicted from probabilities [B, C]."""
+
+    def leading(self, probabilities: Tensor) -> Tensor:
+        """The class by which an answer is explained: [B] int64, of the probabilities [B, C]."""
+        return probabilities.argmax(dim=1)
+
+    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """What an explanation divides among the words: [B]; the more, the more probable the `classes`, [B], are.
+
+        The log-odds of their probability, unless a task says otherwise.
+        """
+        return self.uncalibrated(logits).gather(1, classes[:, None])[:, 0].logit(eps=1e-6)
+
+    @abstractmethod
+    def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each document the probability of what is wrong if its answer is, and the class that it is of: [B], [B]."""
 
     @abstractmethod
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
@@ -177,6 +205,11 @@ class Task(nn.Module, ABC):
         best = bisect_left(range(CANDIDATES - 1), True, key=rises_from)
         separated = not self.losses(1e6 * precise, labels).any()
         self.temperature = 1.0 if separated else candidate(best)
+
+
+def follows(kind: type[Task], usual: type[Task]) -> bool:
+    """Whether a subclass of `usual` computes probabilities and answers as that does."""
+    return all(getattr(kind, name) is getattr(usual, name) for name in ("uncalibrated", "probabilities", "decide"))
 
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:

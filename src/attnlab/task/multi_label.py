@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
-from attnlab.task.base import Task, Weights
+from attnlab.task.base import Task, Weights, follows
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -48,6 +48,10 @@ class MultiLabel(Task):
         super().__init__(label_names, class_weights, label_smoothing, loss, gamma)
         self.threshold = threshold
         self.register_buffer("thresholds", torch.full((len(label_names),), threshold or 0.5))
+
+    @property
+    def is_usual(self) -> bool:
+        return follows(type(self), MultiLabel) and self.num_outputs == len(self.label_names)
 
     def check(self, labels: Labels) -> None:
         if labels.ndim == 1:
@@ -107,6 +111,16 @@ class MultiLabel(Task):
 
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return (answers == labels.bool()).all(dim=1)
+
+    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """The logit of the class."""
+        return logits.gather(1, classes[:, None])[:, 0] if self.is_usual else super().evidence(logits, classes)
+
+    def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Among the classes that are answered wrongly."""
+        given = torch.where(answers.bool(), probabilities, 1 - probabilities)
+        best = given.masked_fill(answers.bool() == labels.bool(), 0).max(dim=1)
+        return best.values, best.indices
 
     def confidence(self, probabilities: Tensor) -> Tensor:
         """Of all that is said of the document's classes, as if they were independent."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from attnlab.data.labels import Counts, Labels
 from attnlab.errors import UserError
-from attnlab.task.base import Task, Weights
+from attnlab.task.base import Task, Weights, follows
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -28,6 +28,15 @@ class SingleLabel(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
     BALANCED = "acc_balanced"
+
+    @property
+    def is_usual(self) -> bool:
+        return follows(type(self), SingleLabel) and self.num_outputs == len(self.label_names)
+
+    def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
+        # Of logits torchmetrics takes the largest, which need not be the answer.
+        preds = logits if self.is_usual else self.decide(self.probabilities(logits))
+        metrics.update(preds=preds, target=labels, value=self.losses(logits, labels))
 
     def check(self, labels: Labels) -> None:
         if labels.ndim == 2:
@@ -81,8 +90,19 @@ class SingleLabel(Task):
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return answers == labels
 
+    def leading(self, probabilities: Tensor) -> Tensor:
+        return self.decide(probabilities)
+
+    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """The logit of the class."""
+        return logits.gather(1, classes[:, None])[:, 0] if self.is_usual else super().evidence(logits, classes)
+
+    def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """That of the answer."""
+        return probabilities.gather(1, answers[:, None])[:, 0], answers
+
     def confidence(self, probabilities: Tensor) -> Tensor:
-        return probabilities.amax(dim=1)
+        return probabilities.gather(1, self.decide(probabilities)[:, None])[:, 0]
 
     def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """That it is of the class that was answered."""

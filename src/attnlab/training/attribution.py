@@ -32,7 +32,7 @@ class Explanation:
         spans: the characters of `text` from and to which each token stands; (0, 0) of those that it has not.
         words: the number of the word that each token is part of; None likewise.
         scores: [T] float32; positive where a token spoke for the class, 0 of [CLS] and [SEP]. Their sum is the class's
-            logit less that of the same document with embeddings of zero.
+            evidence (`Task.evidence`, its logit) less that of the same document with embeddings of zero.
         lacking: what the sum lacks of that.
         attention: [layers, H, T, T], who attends to whom; None where the model has no attention or none was asked for.
     """
@@ -116,7 +116,7 @@ def attribute(
         encodings = tokenizer.encode_batch(some)
         ids, mask, counted = (tensor.to(device) for tensor in _tensors(encodings, pad_id(tokenizer)))
         numbers = torch.tensor(targets[start : start + AT_ONCE], device=device)
-        gradients = integrated_gradients(model, ids, mask, counted, numbers, steps)
+        gradients = integrated_gradients(model, ids, mask, counted, numbers, steps, classifier.task.evidence)
         scores, lacking = (tensor.float().cpu() for tensor in gradients)
         for row, (document, encoding) in enumerate(zip(some, encodings, strict=True)):
             size = len(encoding)

@@ -11,18 +11,18 @@ from attnlab.data.labels import Labels
 
 
 class Collected:
-    """The logits of N documents and C classes, in the order of their split.
+    """The logits of N documents, K each, in the order of their split.
 
     In one piece of memory: pieces of each batch's leave holes between them, many times as large with many classes.
     """
 
-    def __init__(self, labels: Labels, num_classes: int, device: torch.device) -> None:
+    def __init__(self, labels: Labels, num_outputs: int, device: torch.device) -> None:
         self.labels = torch.from_numpy(labels).to(device)
-        self.logits = torch.zeros(len(labels), num_classes, dtype=torch.float32, device=device)
+        self.logits = torch.zeros(len(labels), num_outputs, dtype=torch.float32, device=device)
         self.seen = torch.zeros(len(labels), dtype=torch.bool, device=device)
 
     def add(self, batch: Batch, logits: Tensor) -> None:
-        """logits: [B, C]"""
+        """logits: [B, K]"""
         self.logits[batch.indices] = logits.to(self.logits.dtype)
         self.seen[batch.indices] = True
 

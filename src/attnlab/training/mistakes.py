@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from attnlab.data.sources import Split
 from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.model.gradients import STEPS, Attributable
@@ -50,7 +47,7 @@ class Mistake:
 def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split) -> list[Mistake]:
     """The `MISTAKES` of which the model was surest, these first; `split`: of the documents that were tested."""
     task, answers, labels = classifier.task, predictions.answers, predictions.labels
-    sure, classes = _surest_error(predictions)
+    sure, classes = task.surest_errors(predictions.probabilities, answers, labels)
     order = sure.argsort(descending=True, stable=True)
     rows = order[~task.correct(answers, labels)[order]][:MISTAKES]
     places, documents = predictions.index[rows].tolist(), split.documents
@@ -74,18 +71,6 @@ def find_mistakes(classifier: Classifier, predictions: Predictions, split: Split
             zip(rows, places, names, explanations, strict=True)
         )
     ]
-
-
-def _surest_error(predictions: Predictions) -> tuple[Tensor, Tensor]:
-    """Of each document the probability given to what is wrong if the answer is, and the class it is of: [N], [N]."""
-    probabilities = predictions.probabilities
-    if predictions.labels.ndim == 1:
-        best = probabilities.max(dim=1)
-    else:
-        answers = predictions.answers.bool()
-        given = torch.where(answers, probabilities, 1 - probabilities)
-        best = given.masked_fill(answers == predictions.labels.bool(), 0).max(dim=1)
-    return best.values, best.indices
 
 
 def write_mistakes(path: Path, mistakes: Sequence[Mistake], pairs: bool) -> None:

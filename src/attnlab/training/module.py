@@ -152,7 +152,7 @@ class TextClassification(LightningModule):
         self._log_metrics("test", logits, labels)
 
     def _begin(self, stage: str, loader: Any) -> None:
-        self.collected = Collected(loader.dataset.labels, len(self.label_names), self.device)
+        self.collected = Collected(loader.dataset.labels, self.task.num_outputs, self.device)
         # Weights may be of half the usual precision; the mean of a thousand losses should not be.
         self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         for metric in self.metrics[stage].values():  # type: ignore[operator]

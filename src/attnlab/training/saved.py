@@ -1,5 +1,6 @@
 """A trained model as its checkpoint keeps it, read without Lightning and without running code that the file brings."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +19,8 @@ from attnlab.task import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
 
+SPARE = 1 << 24  # numbers that a model may take while it is made: 64 MB
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
 FORMAT = 3  # of checkpoints; those without a number are of format 1 and have no task, those below 3 no temperature
 
 
@@ -38,17 +41,18 @@ class Trained(nn.Module):
     ) -> None:
         super().__init__()
         self.pairs = pairs
+        self.task_settings = dict(task)
+        self.task: Task = make_task(task, label_names)
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.settings = {
             **model,
             **({"sep_id": token_id(self.tokenizer, SEP)} if pairs else {}),
             "vocab_size": self.tokenizer.get_vocab_size(),
-            "num_classes": len(label_names),
+            "num_classes": self.task.num_outputs,
             "pad_id": pad_id(self.tokenizer),
             "max_length": max_length(self.tokenizer),
         }
         self.model: nn.Module = instantiate(self.settings)
-        self.task: Task = make_task(task, label_names)
 
 
 def check_format(checkpoint: dict[str, Any]) -> None:
@@ -60,7 +64,10 @@ def check_format(checkpoint: dict[str, Any]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Within it a model is made without first weights, which take seconds to draw, and of `size` numbers at most.
+    """Within it a model is made without first weights, which take seconds to draw, and in limited memory.
+
+    A file of a few bytes can describe a model of any size. One that is loaded holds `size` numbers in the end; while it
+    is made, what it replaces and drops again may take as many once more, and `SPARE`.
 
     Raises:
         UserError: `refusal`, where the model takes more.
@@ -68,17 +75,24 @@ class _Unfilled(TorchFunctionMode):
 
     def __init__(self, size: int, refusal: UserError) -> None:
         super().__init__()
-        self.size, self.refusal = size, refusal
+        self.left, self.refusal = 2 * size + SPARE, refusal
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init" or func.__name__ in ("normal_", "uniform_"):
             return args[0] if args else kwargs["tensor"]
-        if func is torch.empty:
-            self.size -= torch.empty(*args, **kwargs | {"device": "meta"}).numel()
-            if self.size < 0:
-                raise self.refusal
-        return func(*args, **kwargs)
+        if func not in FACTORIES:
+            return func(*args, **kwargs)
+        numbers = func(*args, **kwargs | {"device": "meta"}).numel()  # before there is any memory for them
+        if numbers > self.left:
+            raise self.refusal
+        made = func(*args, **kwargs)
+        self._take(numbers)
+        weakref.finalize(made.untyped_storage(), self._take, -numbers)
+        return made
+
+    def _take(self, numbers: int) -> None:
+        self.left -= numbers
 
 
 def temperature_of(checkpoint: dict[str, Any]) -> float:

@@ -138,6 +138,7 @@ def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
         "pad_id": pad_id(trained.tokenizer),
         "pairs": trained.pairs,
         "model": trained.settings if config["format"] == "safetensors" else None,
+        "task": None if task.is_usual else trained.task_settings,
         "versions": {name: version(name) for name in ("attnlab", "torch", "tokenizers")},
     }
 

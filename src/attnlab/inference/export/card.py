@@ -24,7 +24,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
         "data": name_of(data) if data else None,
         "metrics": {name: value for name, value in metrics.items() if name.startswith("test/")},
         "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},
-        "mean": facts["format"] == "safetensors" and _is_mean(model),
+        "mean": facts["format"] == "safetensors" and facts["task"] is None and _is_mean(model),
     }
     readme = f"---\n{_front_matter(facts)}\n---\n\n{render('inference/export/readme.md', **facts)}"
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
@@ -33,12 +33,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
 def _is_mean(model: nn.Module) -> bool:
     """Whether the model is no more than the mean of its tokens' vectors and the head."""
     weights = {"embedding.weight", "head.weight", "head.bias"}
-    return (
-        isinstance(model, TextClassifier)
-        and model.is_plain_mean
-        and not model.count_padding
-        and set(model.state_dict()) == weights
-    )
+    return isinstance(model, TextClassifier) and model.is_plain_mean and set(model.state_dict()) == weights
 
 
 def _front_matter(facts: dict[str, Any]) -> str:
