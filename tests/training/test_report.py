@@ -82,6 +82,20 @@ def test_a_run_and_a_test_of_it_leave_the_same_mistakes_and_a_page(
     low, high = proportion_confint(round(60 * metrics["test/acc"]), 60, method="wilson")
     assert f"{low:.4f} to {high:.4f}" in page.text
     assert all(row["text"] in page.text for row in mistakes)
+    (title,) = re.findall("<title>(.*)</title>", (tmp_path / "run" / "report.html").read_text())
+    assert "TextClassifier" in title and "Headlines" in title
+    order = [
+        "Accuracy",
+        f"{metrics['test/acc']:.4f}",
+        f"Best epoch {metrics['train/best_epoch']} of",
+        "python src/predict.py",
+        "loss",
+        mistakes[0]["text"],
+    ]
+    assert sorted(order, key=page.text.index) == order
+    folded = page.text.index(f"{len(mistakes) - 3} more")
+    assert page.text.index(mistakes[2]["text"]) < folded < page.text.index(mistakes[3]["text"])
+    assert "train_empty_documents" not in page.text  # zero
     pictures = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert len(pictures) >= 2 and all(source.startswith("data:image/png;base64,") for source in pictures)
     assert f"ckpt_path={tmp_path}/run" in page.text and "seed: 0" in page.text
@@ -129,6 +143,6 @@ def test_a_run_without_a_test_has_a_page_without_one(tiny_config: Compose, tmp_p
 
 
 def test_what_goes_wrong_with_the_page_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    classifier = SimpleNamespace(pairs=False)
+    classifier = SimpleNamespace(pairs=False, task=SimpleNamespace(label_names=["a", "b"]))
     assert report(tmp_path / "gone", {}, {}, classifier, None, None) == []
     assert "No report.html: FileNotFoundError" in caplog.text

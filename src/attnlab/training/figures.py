@@ -160,7 +160,7 @@ def _draw_curves(folder: Path) -> None:
                     curves[key].append((int(row["step"]), float(row[key])))
     figure = Figure(figsize=(8, 3.2), dpi=DPI)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.16, top=0.9)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "acc"), strict=True):
+    for axes, name in zip(figure.subplots(1, 2), ("acc", "loss"), strict=True):
         for key, points in curves.items():
             if key.endswith(name):
                 axes.plot(*zip(*points, strict=True), label=key, marker="." if key.startswith("val") else None)

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from attnlab.data.losses import complaints, describe
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
-from attnlab.metrics import interval, written
+from attnlab.metrics import interval, is_share, written
 from attnlab.page import embedded, render
 from attnlab.paths import CONFIG, shown
 from attnlab.task import Task
+from attnlab.training import headline
 from attnlab.training.attribution import Classifier, Explanation
 from attnlab.training.figures import MATRIX_CLASSES, Counts
 from attnlab.training.mistakes import MARKED, MISTAKES, TEXT, Mistake, find_mistakes, write_mistakes
@@ -28,6 +29,8 @@ FIGURES = ("curves", "confusion_matrix", "confused_pairs", "per_class", "reliabi
 FIRST = ("test", "val", "ceiling", "train", "model")  # groups of scores
 ROWS = 60  # of a table; the files have all
 RESAMPLES = 1000
+FIRST_MISTAKES = 3  # that can be seen at once
+CLASSES = 10  # named under the headline
 
 
 def report(
@@ -55,9 +58,13 @@ def report(
         tested = None if predictions is None else len(predictions.index)
         intervals = {} if predictions is None else _intervals(predictions, classifier.task)
         pictures = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
+        scored = tested is not None and "test/acc" in metrics
         page = render(
             "training/report.html",
-            name=folder.name,
+            title=headline.title(config),
+            accuracy=headline.accuracy(metrics, tested) if tested and scored else "",
+            facts=_facts(folder, metrics, classifier.task.label_names),
+            first=FIRST_MISTAKES,
             use=use,
             tested=tested,
             scores=_scores(metrics, intervals),
@@ -77,11 +84,27 @@ def report(
     return mistakes
 
 
+def _facts(folder: Path, metrics: dict[str, float], label_names: list[str]) -> list[str]:
+    """What stands under the headline: how the run went, and on which data."""
+    names = ", ".join(label_names[:CLASSES]) + (" ..." if len(label_names) > CLASSES else "")
+    facts = [f"{len(label_names):,} classes: {names}", f"Folder {shown(folder)}"]
+    if "train/documents" in metrics:
+        facts.insert(0, f"Trained on {metrics['train/documents']:,} documents")
+    if "train/best_epoch" in metrics:
+        facts.insert(0, f"Best epoch {metrics['train/best_epoch']} of {metrics['train/epochs']}")
+    return facts
+
+
 def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:
-    """By the part of their name before the slash: the rest, the value and its interval."""
+    """By the part of their name before the slash: the rest, the value and its interval; of data what is not zero.
+
+    Accuracies and other shares come before losses.
+    """
     groups: dict[str, list[tuple[str, str, str]]] = {}
-    for key, value in metrics.items():
+    for key, value in sorted(metrics.items(), key=lambda item: not is_share(item[0])):
         group, _, name = key.partition("/")
+        if group == "data" and not value:
+            continue
         groups.setdefault(group, []).append((name, written(value), intervals.get(key, "")))
     return {group: groups[group] for group in sorted(groups, key=(*FIRST, *groups).index)}
 

@@ -248,6 +248,7 @@ def _training_metrics(
     return {
         # The last one too that was broken off, which `current_epoch` counts or not by how the run ended.
         "train/epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+        "train/documents": len(datamodule.splits["train"].texts),
         "train/seconds": seconds,
         "train/samples_per_second": num_samples / seconds,
         "model/parameters": sum(map(torch.numel, module.model.parameters())),
