@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnlab.errors import CONF, UserError
+from attnlab.redaction import hide_secrets
 
 FREE_TEXT = {"predict": ("text", "text_pair")}  # by program: settings in which every character counts
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra makes, before any code of ours
 
 
 def read_arguments(program: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments of `src/<program>.py` in Hydra's grammar, free text as the shell handed it over.
+    """The arguments of `src/<program>.py` in Hydra's grammar, free text as the shell handed it over, and no secrets.
 
     Raises:
         UserError: one of them can't be read.
@@ -20,7 +21,7 @@ def read_arguments(program: str, arguments: Sequence[str]) -> list[str]:
     read = quote_free_text(program, arguments)
     for argument in read:
         _check(argument, multirun="-m" in read or "--multirun" in read)
-    return read
+    return [argument if _is_free_text(program, argument) else hide_secrets(argument) for argument in read]
 
 
 def quote_free_text(program: str, arguments: Sequence[str]) -> list[str]:
@@ -29,8 +30,11 @@ def quote_free_text(program: str, arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a text is not in UTF-8.
     """
-    keys = FREE_TEXT.get(program, ())
-    return [_quoted(argument) if argument.partition("=")[0].lstrip("+") in keys else argument for argument in arguments]
+    return [_quoted(argument) if _is_free_text(program, argument) else argument for argument in arguments]
+
+
+def _is_free_text(program: str, argument: str) -> bool:
+    return argument.partition("=")[0].lstrip("+") in FREE_TEXT.get(program, ())
 
 
 def _quoted(argument: str) -> str:

@@ -58,7 +58,7 @@ def sweep_dir(resume: str | None, parent: str) -> str:
 
 
 def job_dir(resume: str | None, sweep: str, number: int, *, _root_: DictConfig) -> str:
-    return choose_job_dir(resume, sweep, number, list(_root_.hydra.overrides.task))
+    return choose_job_dir(resume, sweep, number, _root_.hydra.overrides.task)
 
 
 def scaled(key: str, factor: float | int, less: int = 0, *, _root_: DictConfig) -> int | None:

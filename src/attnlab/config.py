@@ -20,6 +20,7 @@ EXECUTION_WHITELIST = [
     "attnlab.data.tokenization.*",
     "attnlab.data.vectors.StaticVectors",
     "attnlab.model.*",
+    "attnlab.redaction.RedactingFormatter",
     "attnlab.search.pruning.ReportToStudy",
     "attnlab.task.multi_label.MultiLabel",
     "attnlab.task.single_label.SingleLabel",

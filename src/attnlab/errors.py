@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from attnlab.redaction import redact_message
+
 CONF = Path(__file__).parents[2] / "conf"
 
 
 class UserError(ValueError):
     """A mistake that the user can mend; the message says what was wrong, what is allowed and what to do.
 
-    It is one line, also where it quotes a name out of a file that has several.
+    It is one line, also where it quotes a name out of a file that has several, and without secrets.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(redact_message(" ".join(message.splitlines())))
 
 
 def first_line(error: BaseException) -> str:

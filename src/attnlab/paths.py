@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from attnlab.errors import UserError
 
@@ -104,6 +104,8 @@ def _asked_by(record: Path) -> list[str]:
 
 def _asked(overrides: Iterable[str]) -> list[str]:
     """What a command wants to be trained, but not how it is to be run."""
+    if isinstance(overrides, ListConfig):  # as it stands: a record names variables of the command that it was made by
+        overrides = cast(list[str], OmegaConf.to_container(overrides))
     return sorted(text for text in map(str, overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
 
 

@@ -36,16 +36,21 @@ class WatchedRayLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         import ray
 
+        from attnlab.redaction import PREFIX
         from attnlab.search.board import watching
         from attnlab.search.workers import launch
 
         with STARTING:
             if not ray.is_initialized():
-                here = Path.cwd()
+                here, secrets = (
+                    Path.cwd(),
+                    {name: value for name, value in os.environ.items() if name.startswith(PREFIX)},
+                )
 
                 def enter() -> None:
                     """Ray has folders of its own; relative paths are of the one that the sweep began in."""
                     os.chdir(here)
+                    os.environ.update(secrets)
 
                 settings = dict(self.settings.init)
                 added = {"worker_process_setup_hook": enter} | dict(settings.get("runtime_env") or {})

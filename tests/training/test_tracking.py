@@ -69,7 +69,8 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     folder = tmp_path / "my-run"
     (folder / "figures").mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "study.png", folder / "figures" / "curves.png")  # tests draw none
-    train(tiny_config("logger=[wandb,tensorboard]", "tags=[first,try]", f"paths.run_dir={folder}"))
+    secrets = ["+notes.api_key=planted", "+notes.store=postgresql://me:planted@host/x"]
+    train(tiny_config("logger=[wandb,tensorboard]", "tags=[first,try]", f"paths.run_dir={folder}", *secrets))
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 20
     while True:  # W&B's own process may write the last of it a moment after it has said that the run is finished
@@ -109,6 +110,8 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     (artifact,) = (artifact for artifact in artifacts if artifact.type == "model")
     assert {entry.path for entry in artifact.manifest.contents} == {"tokenizer.json", "best.ckpt"}
     shown_by_tensorboard(folder)
+    assert config["notes"] == {"api_key": "***", "store": "postgresql://me:***@host/x"}
+    assert not [file for file in folder.rglob("*") if file.is_file() and b"planted" in file.read_bytes()]
 
 
 def shown_by_tensorboard(folder: Path) -> None:

@@ -78,7 +78,7 @@ def open_study(settings: dict[str, Any], mode: Direction, space: Space) -> optun
     direction: Literal["minimize", "maximize"] = "minimize" if mode == "min" else "maximize"
     _rehearse(settings, space)
     url = settings["storage"]
-    with as_user_error(f"hparams_search.storage={without_password(url)} can't be opened"):
+    with as_user_error(f"hparams_search.storage={url} can't be opened"):
         study = optuna.create_study(
             study_name=settings["study_name"],
             storage=_open_storage(url),
@@ -110,11 +110,6 @@ def _open_storage(url: str) -> RDBStorage:
                 raise
             time.sleep(1)
     raise AssertionError
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def make_sampler(settings: dict[str, Any], trial: int) -> BaseSampler:

@@ -22,6 +22,7 @@ from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.metrics import direction
 from attnlab.process import available
+from attnlab.redaction import redact
 from attnlab.search.board import Board
 from attnlab.search.making import make_space
 from attnlab.search.report import report
@@ -40,7 +41,6 @@ from attnlab.search.study import (
     find_same,
     make_sampler,
     open_study,
-    without_password,
 )
 from attnlab.search.workers import TRIES, Died, launch
 
@@ -65,8 +65,9 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
         n_trials = min(n_trials or math.inf, space.size())
     elif n_trials is None:
         raise UserError("hparams_search.n_trials=null is for a grid, which has an end; give a number")
-    where = without_password(settings["storage"])
-    log.info("Study %s in %s: %d of %d trials", study.study_name, where, len(counted(study)), n_trials)
+    log.info(
+        "Study %s in %s: %d of %d trials", study.study_name, redact(settings["storage"]), len(counted(study)), n_trials
+    )
     board = Board(config, loader, int(n_trials) - len(counted(study)))
     try:
         with board.shown():

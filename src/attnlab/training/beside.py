@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from attnlab import progress
 from attnlab.errors import UserError, first_line
+from attnlab.redaction import redact, redact_message
 from attnlab.training.results import Metrics
 
 SHOWN = ("val/loss", "val/acc", "test/acc")
@@ -32,7 +33,7 @@ def own_output(monitor: str) -> Iterator[Metrics]:
     hydra, start = HydraConfig.get(), time.monotonic()
     folder = Path(hydra.runtime.output_dir)
     with progress.output_into(folder / progress.OUTPUT), progress.job(folder):
-        print(f"#{hydra.job.num} {' '.join(hydra.overrides.task)}", flush=True)
+        print(redact(f"#{hydra.job.num} {' '.join(hydra.overrides.task)}"), flush=True)
         progress.tell(state="starting")
         end = {"state": "interrupted"}
         try:
@@ -40,7 +41,7 @@ def own_output(monitor: str) -> Iterator[Metrics]:
             end["state"] = "done"
         except Exception as error:
             end = {"state": "failed", "reason": first_line(error)}
-            print(f"error: {error}" if isinstance(error, UserError) else format_exc())
+            print(f"error: {error}" if isinstance(error, UserError) else redact_message(format_exc()))
             raise
         finally:
             shown = {key: metrics[key] for key in dict.fromkeys((monitor, *SHOWN)) if key in metrics}

@@ -18,6 +18,7 @@ from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import is_share, written
 from attnlab.paths import CONFIG, holds_a_run, shown, taken, write_whole
+from attnlab.redaction import redact
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
@@ -31,7 +32,7 @@ SCORED = ("test", "val")  # groups of metrics that are scores
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """The resolved config, enough to run it again: `config.yaml`. Of a search's trial, without the search."""
+    """The resolved config, enough to run it again, without secrets: `config.yaml`. A trial's leaves out the search."""
     write_whole(folder / CONFIG, _config_text(config))
 
 
@@ -39,7 +40,7 @@ def _config_text(config: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
     if config.get("callbacks"):
         kept["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    return OmegaConf.to_yaml(OmegaConf.create(kept))
+    return OmegaConf.to_yaml(OmegaConf.create(redact(kept)))
 
 
 def claim(folder: Path, config: Mapping[str, Any]) -> None:

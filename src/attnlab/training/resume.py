@@ -12,6 +12,7 @@ from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.paths import CONFIG, choose_run_dir, shown, started_again
 from attnlab.progress import in_multirun
+from attnlab.redaction import HIDDEN
 
 # What may be given anew; all else decided what the run has learnt so far.
 MAY_CHANGE = ("trainer", "callbacks", "logger", "test", "tags", "data.num_workers")
@@ -59,7 +60,7 @@ def resumed_config(folder: Path, given: DictConfig) -> dict[str, Any]:
         for part in filter(None, (parts or {}).values()):
             part["_target_"] = REPLACED.get(part["_target_"], part["_target_"])
     config = OmegaConf.create(stored)
-    anew = [] if started_again() else _given_anew(_hydra_node(given))  # what it gave stands there already
+    anew = [] if started_again() else _given_anew(given, config)  # what it gave stands there already
     with open_dict(config):
         for key, value in anew:
             OmegaConf.update(config, key, value)
@@ -79,17 +80,19 @@ def _hydra_node(config: DictConfig) -> DictConfig | HydraConf:
     raise UserError("resume= from Python has to know what is given anew: compose(..., return_hydra_config=True)")
 
 
-def _given_anew(hydra: DictConfig | HydraConf) -> list[tuple[str, Any]]:
+def _given_anew(command: DictConfig, stored: DictConfig) -> list[tuple[str, Any]]:
     """The settings on the command line."""
-    given = []
+    given, hydra = [], _hydra_node(command)
     for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
         key = override.key_or_group
         if key.split(".")[0] in ABOUT_THE_COMMAND:
             continue
-        if override.is_delete() or key in hydra.runtime.choices or not key.startswith(MAY_CHANGE):
+        changes = key.startswith(MAY_CHANGE) or HIDDEN in str(OmegaConf.select(stored, key))  # a secret is not stored
+        if override.is_delete() or key in hydra.runtime.choices or not changes:
             raise UserError(
                 f"{override.input_line} can't be given with resume=: the run keeps its parts and settings; only those "
                 f"under {', '.join(MAY_CHANGE)} can change, one by one"
             )
-        given.append((key, override.value()))
+        value = override.value()
+        given.append((key, OmegaConf.select(command, key) if "${" in str(value) else value))
     return given

@@ -29,6 +29,7 @@ from attnlab.model.pretrained import PretrainedClassifier
 from attnlab.paths import make_run_dir, shown
 from attnlab.process import give_memory_back, use_threads
 from attnlab.progress import in_multirun, told
+from attnlab.redaction import redact
 from attnlab.training import results, tracking
 from attnlab.training.attribution import attends
 from attnlab.training.beside import TellProgress, own_output
@@ -152,7 +153,7 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
         datamodule.tokenizer.save(str(run_dir / TOKENIZER))
         write_environment(run_dir, trainer)
     for logger in trainer.loggers:
-        logger.log_hyperparams({**config, tracking.SETTING: tracking.setting()})
+        logger.log_hyperparams(redact({**config, tracking.SETTING: tracking.setting()}))
     with _fitting_checkpoint(checkpoint, stopwatch):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     _say_where_it_ended(trainer, config["trainer"])
