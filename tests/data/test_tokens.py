@@ -124,3 +124,17 @@ def test_a_cache_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pyte
     assert np.array_equal(first["train"].ids, second["train"].ids)
     with pytest.raises(UserError, match=r"^can't write the cache in \S+: .*; .*paths\.cache_dir=<folder>$"):
         tokenize(TEXTS, BPE(vocab_size=41), tmp_path)
+
+
+def test_special_tokens_in_a_text_are_text_in_the_cache_too(tmp_path: Path) -> None:
+    texts = {"train": [*TEXTS["train"], "a [SEP] cat [PAD]"], "test": ["[CLS] mat"]}
+    tokenizer, splits = tokenize(texts, RECIPE, tmp_path)
+    special = [tokenizer.get_vocab()[token] for token in ("[CLS]", "[SEP]", "[PAD]")]
+    assert [int(np.isin(splits[name].ids, special).sum()) for name in texts] == [2 * 4, 2 * 1]
+
+
+def test_of_long_pairs_it_is_known_how_much_was_cut(tmp_path: Path) -> None:
+    pairs = [("a b c " * number, "d e " * (40 - number)) for number in range(40)]
+    tokenizer, splits = tokenize({"train": pairs}, WordLevel(vocab_size=60, max_length=8), tmp_path)
+    tokenizer.no_truncation()
+    assert splits["train"].full_lengths.tolist() == [len(tokenizer.encode(*pair)) for pair in pairs]

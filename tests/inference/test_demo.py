@@ -291,7 +291,7 @@ def test_attention_is_a_map_a_head(layers: int, heads: int, size: int) -> None:
     attention = np.random.default_rng(0).random((layers, heads, size, size), dtype=np.float32)
     tokens = [f"${number}" for number in range(size)]
     scores = np.zeros(size, dtype=np.float32)
-    figure = draw_attention(Explanation("World", "", tokens, [(0, 0)] * size, [None] * size, scores, 0.0, attention))
+    figure = draw_attention(Explanation("World", "", tokens, [(0, 0)] * size, [None] * size, scores, 0.0, 0, attention))
     drawn = [axes for axes in figure.axes if axes.images]
     assert len(drawn) == min(layers * heads, MAPS) and drawn[-1].get_title().endswith(f"of {heads}")
     assert np.array_equal(

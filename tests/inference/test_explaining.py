@@ -1,9 +1,11 @@
 """Which words spoke for an answer, for a user."""
 
 import csv
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -74,6 +76,18 @@ def test_an_explanation_covers_the_text_and_names_its_class(run_dir: Path) -> No
     assert asked.label == "Sports" and asked.attention is None
     with pytest.raises(UserError, match="'Cooking' is none of the classes"):
         explain(predictor, texts[:1], ["Cooking"])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_words_are_whole_whatever_their_accents_are_made_of(form: Literal["NFC", "NFD"], run_dir: Path) -> None:
+    predictor = Predictor.load(run_dir)
+    words = [unicodedata.normalize(form, word) for word in ("café", "schöne", "Größé", "각", "e\u0323\u0301")]
+    cut = unicodedata.normalize(form, "é ") * 200
+    found = explain(predictor, [" ".join(words), cut, "\u200b".join(words)], attention=False)
+    assert [piece for piece, score in found[0].pieces() if score is not None] == words
+    assert [one.unread for one in found] == [0, len(" ".join(cut.split()[126:])), 0]
+    assert {word for word, _ in found[1].strongest(3)} == {unicodedata.normalize(form, "é")}
+    assert all("".join(piece for piece, _ in one.pieces()) == one.text for one in found)
 
 
 def test_a_text_is_explained_in_80_columns_without_colour(

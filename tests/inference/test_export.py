@@ -27,7 +27,7 @@ from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
 EXAMPLE = ["Oil prices fall as supply grows"]
-TEXTS = ["oil", "The league: a match of the season, and a cup final", "shares fall"]
+TEXTS = ["oil", "The [SEP] league: a match of the season, and a cup final", "shares fall"]
 NGRAMS = ["model=ngram_bag", "model.pooling=attention", "model.leads=[2,4]", "model.buckets=5000"]
 
 

@@ -97,6 +97,20 @@ def test_attention_can_be_seen(encoder: Path) -> None:
     assert model.encoder.config._attn_implementation == "sdpa"
 
 
+def test_the_attention_of_a_pair_is_that_of_its_answer(encoder: Path) -> None:
+    model = build(encoder, sep_id=2)
+    ids, mask = batch(7)
+    ids[0, 3] = ids[0, 6] = 2
+    found = model.attention_weights(ids, mask)
+    model.encoder.set_attn_implementation("eager")
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1]])
+    with torch.no_grad():
+        given = {"input_ids": ids, "attention_mask": mask.long(), "output_attentions": True}
+        expected, blind = (model.encoder(**given, **more).attentions for more in ({"token_type_ids": types}, {}))
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert not torch.allclose(found, torch.stack(blind), atol=0.01)
+
+
 def test_a_frozen_encoder_has_no_dropout_and_takes_its_own_vectors(encoder: Path) -> None:
     model = build(encoder, train="head").train()
     ids, mask = batch(9, 4)

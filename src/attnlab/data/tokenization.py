@@ -51,6 +51,7 @@ class TokenizerRecipe:
             special_tokens=[(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)],
         )
         tokenizer.enable_truncation(self.max_length)
+        tokenizer.encode_special_tokens = True
         return tokenizer
 
 
@@ -96,11 +97,18 @@ class Pretrained:
                 "AutoTokenizer.from_pretrained(<it>).save_pretrained(<folder>) makes one where there can be one"
             )
         with as_user_error(f"can't read {file}"):
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer = read_tokenizer(file.read_text(encoding="utf-8"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
         pad_id(tokenizer)
         return tokenizer
+
+
+def read_tokenizer(text: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, to which "[SEP]" and the like are text where they stand in a text."""
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.encode_special_tokens = True  # which the file does not keep
+    return tokenizer
 
 
 def _check_length(max_length: int) -> None:

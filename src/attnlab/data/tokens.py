@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import tokenizers
 from tokenizers import Encoding, Tokenizer
 
 from attnlab.data.cache import cached
-from attnlab.data.tokenization import UNK, Pretrained, TokenizerRecipe, token_id
+from attnlab.data.tokenization import UNK, Pretrained, TokenizerRecipe, max_length, read_tokenizer, token_id
 from attnlab.process import give_memory_back
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,13 @@ log = logging.getLogger(__name__)
 Documents = list[str] | list[tuple[str, str]]
 Recipe = TokenizerRecipe | Pretrained
 
-FORMAT = 4  # of the files in the cache; raise it with any change, and older ones are not used
-AT_ONCE = 1024  # documents: a tokenizer's encodings take a hundred times the memory of the ids in them
+FORMAT = 5  # of the files in the cache; raise it with any change, and older ones are not used
+# A tokenizer's encodings take a hundred times the memory of the ids in them, so at most so many are made together.
+AT_ONCE = 1024  # documents
+CHARACTERS_AT_ONCE = 1 << 18
+# For each token of the longest document: characters of a pair that are too few for many pieces, and of a text that are
+# likely to be enough to fill it.
+SURELY_FEW, LIKELY_ENOUGH = 4, 32
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def tokenize(
         )
         for split, documents in texts.items()
     }
-    return Tokenizer.from_file(str(folder / "tokenizer.json")), splits
+    return read_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8")), splits
 
 
 def _mapped(file: Path) -> npt.NDArray[np.int32]:
@@ -133,11 +139,11 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     for split, documents in texts.items():
         lengths, full_lengths, unknown = [0], [], 0
         with (folder / f"{split}.ids").open("wb") as ids:
-            for start in range(0, len(documents), AT_ONCE):
-                encodings = tokenizer.encode_batch_fast(documents[start : start + AT_ONCE])
+            for some in portions(documents):
+                encodings = encode(tokenizer, some)
                 lengths += map(len, encodings)
-                full_lengths += _full_lengths(tokenizer, documents[start : start + AT_ONCE], encodings)
-                block = ids_of(encodings)
+                full_lengths += _full_lengths(tokenizer, some, encodings)
+                block = ids_of(tokenizer, encodings)
                 ids.write(block.tobytes())
                 unknown += 0 if unknown_id is None else int(np.count_nonzero(block == unknown_id))
         np.save(folder / f"{split}.offsets.npy", np.cumsum(lengths))
@@ -146,19 +152,97 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
-def ids_of(encodings: Sequence[Encoding]) -> npt.NDArray[np.int32]:
-    """The ids of all, one after another: [total]."""
-    ids = list[int]()
-    for encoding in encodings:  # one array of all is made in two thirds of the time that an array each takes
-        ids += encoding.ids
-    return np.array(ids, dtype=np.int32)
+def portions(documents: Documents) -> Iterator[Documents]:
+    """The documents in turn, so many at a time that their encodings fit into memory."""
+    start = characters = 0
+    for stop, document in enumerate(documents, start=1):
+        characters += _size(document)
+        if characters > CHARACTERS_AT_ONCE or stop - start == AT_ONCE or stop == len(documents):
+            yield documents[start:stop]
+            start, characters = stop, 0
+
+
+def _size(document: Sequence[str]) -> int:
+    """In characters."""
+    return len(document) if isinstance(document, str) else sum(map(len, document))
+
+
+def encode(tokenizer: Tokenizer, documents: Documents, fast: bool = True) -> list[Encoding]:
+    """Documents as a model reads them; `fast`: without offsets.
+
+    The long texts of a pair are cut first: a tokenizer returns what it cuts off in pieces, and of two texts every
+    combination of their pieces, gigabytes of two books.
+    """
+    make = tokenizer.encode_batch_fast if fast else tokenizer.encode_batch
+    if not _are_pairs(documents):
+        return make(documents)
+    pairs, few = list(documents), SURELY_FEW * max_length(tokenizer)
+    long = [number for number, pair in enumerate(pairs) if _size(pair) > few]
+    for number, pair in zip(long, _cut(tokenizer, [pairs[number] for number in long]), strict=True):
+        pairs[number] = pair
+    return make(pairs)
+
+
+def _cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs with less of long texts, but more than can be read, and the same one of them longer: it is cut more."""
+    texts = list(_flat(pairs))
+    ends = _ends(tokenizer, texts, LIKELY_ENOUGH * max_length(tokenizer))
+    for first, second in zip(range(0, len(texts), 2), range(1, len(texts), 2), strict=True):
+        both, sizes = texts[first : second + 1], [0, 0]
+        if ends[first] and ends[second]:
+            sizes = _full_lengths(tokenizer, both, tokenizer.encode_batch_fast(both))
+        for number, size in zip((first, second), sizes, strict=True):
+            if found := ends[number]:
+                texts[number] = texts[number][: found[size == max(sizes)]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _ends(tokenizer: Tokenizer, texts: list[str], size: int) -> list[tuple[int, int] | None]:
+    """Where the third and the fourth piece of each text end; None of a text that has fewer.
+
+    They are looked for in its first `size` characters, in more where those have not enough tokens.
+    """
+    ends: list[tuple[int, int] | None] = []
+    for text, encoding in zip(texts, tokenizer.encode_batch([text[:size] for text in texts]), strict=True):
+        whole = len(text) <= size
+        if len(encoding.overflowing) < 3 + (not whole):  # the last piece may be cut within a word
+            ends += [None] if whole else _ends(tokenizer, [text], 8 * size)
+        else:
+            third, fourth = (max(stop for _, stop in piece.offsets) for piece in encoding.overflowing[1:3])
+            ends.append((third, fourth))
+    return ends
 
 
 def _full_lengths(tokenizer: Tokenizer, documents: Documents, encodings: list[Encoding]) -> list[int]:
     """How long documents are before they are cut."""
-    if documents and not isinstance(documents[0], str):  # what is cut off of pairs comes in overlapping pieces
-        whole = Tokenizer.from_str(tokenizer.to_str())
-        whole.no_truncation()
-        return [len(encoding) for encoding in whole.encode_batch_fast(documents)]
     added = tokenizer.num_special_tokens_to_add(False)
+    if _are_pairs(documents):  # each text by itself, as of a pair there are combinations, see `encode`
+        texts = tokenizer.encode_batch_fast(list(_flat(documents)))
+        alone = np.reshape(_full_lengths(tokenizer, list(_flat(documents)), texts), (-1, 2)) - added
+        return (alone.sum(axis=1) + tokenizer.num_special_tokens_to_add(True)).tolist()
     return [len(encoding) + sum(len(piece) - added for piece in encoding.overflowing) for encoding in encodings]
+
+
+def _are_pairs(documents: Documents) -> TypeGuard[list[tuple[str, str]]]:
+    return bool(documents) and not isinstance(documents[0], str)
+
+
+def ids_of(tokenizer: Tokenizer, encodings: Sequence[Encoding]) -> npt.NDArray[np.int32]:
+    """The ids of all, one after another: [total].
+
+    A text makes no special tokens. Where its words are not split, a vocabulary knows "[SEP]" as it does any word: it is
+    unknown there.
+    """
+    joined = list[int]()
+    for encoding in encodings:  # one array of all is made in two thirds of the time that an array each takes
+        joined += encoding.ids
+    ids, unknown = np.array(joined, dtype=np.int32), token_id(tokenizer, UNK)
+    if unknown is None or not encodings:
+        return ids
+    added = tokenizer.get_added_tokens_decoder()
+    special = [number for number, token in added.items() if token.special and number != unknown]
+    empty = tokenizer.encode("", "" if encodings[0].n_sequences == 2 else None)
+    around = np.isin(empty.ids, special).sum()
+    if (found := np.isin(ids, special)).sum() > around * len(encodings):
+        ids[found & (np.concatenate([encoding.special_tokens_mask for encoding in encodings]) == 0)] = unknown
+    return ids

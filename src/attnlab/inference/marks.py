@@ -66,5 +66,6 @@ def _coloured(explanation: Explanation) -> Text:
         strength = score or 0.0
         strong, weak = FOR if strength > 0 else AGAINST
         style = "" if abs(strength) < 0.1 else strong if abs(strength) >= 0.5 else weak
-        text.append(" ..." if score is None and piece.strip() else piece, style)
+        unread = explanation.unread and score is None and piece.strip()
+        text.append(" ..." if unread else piece, style)
     return text

@@ -22,7 +22,7 @@ import torch
 
 from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import Documents, Tokens, ids_of
+from attnlab.data.tokens import Documents, Tokens, encode, ids_of, portions
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
@@ -100,11 +100,14 @@ class Predictor:
     @torch.inference_mode()
     def _answer(self, texts: Any) -> torch.Tensor:
         """[N, C] probabilities, computed in batches of like length."""
-        encodings = self.trained.tokenizer.encode_batch_fast(texts)
-        offsets = np.cumsum([0, *map(len, encodings)])
-        lengths = np.diff(offsets)
-        tokens = Tokens(ids_of(encodings), offsets, lengths, self.pairs)
-        data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(self.trained.tokenizer))
+        tokenizer, ids, sizes = self.trained.tokenizer, [np.empty(0, dtype=np.int32)], list[int]()
+        for some in portions(texts):
+            encodings = encode(tokenizer, some)
+            ids.append(ids_of(tokenizer, encodings))
+            sizes += map(len, encodings)
+        lengths = np.array(sizes, dtype=np.int64)
+        tokens = Tokens(np.concatenate(ids), np.cumsum([0, *lengths]), lengths, self.pairs)
+        data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(tokenizer))
         probabilities = torch.empty(len(lengths), len(self.label_names))
         with self.computing:
             for rows in batches(lengths):

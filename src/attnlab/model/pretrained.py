@@ -92,23 +92,28 @@ class PretrainedClassifier(nn.Module):
 
     def pool(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Each document's vector, for embeddings x: [B, T, D] -> [B, D]."""
-        texts = {}
-        if self.sep_id is not None and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
-            texts["token_type_ids"] = of_second_text(input_ids, self.sep_id)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.frozen and self.training)):
-            y = self.encoder(inputs_embeds=x, attention_mask=attention_mask.long(), **texts).last_hidden_state
+            y = self.encoder(**self._inputs(x, input_ids, attention_mask)).last_hidden_state
         return self.pooling(y, attention_mask)
 
     @torch.no_grad()
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Who attends to whom in one batch: [layers, B, H, T, T], each row summing to 1."""
+        inputs = self._inputs(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
         fused = self.encoder.config._attn_implementation
         self.encoder.set_attn_implementation("eager")  # the only one that tells
         try:
-            found = self.encoder(input_ids, attention_mask=attention_mask.long(), output_attentions=True)
+            found = self.encoder(**inputs, output_attentions=True)
         finally:
             self.encoder.set_attn_implementation(fused)
         return torch.stack(found.attentions)
+
+    def _inputs(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """What the encoder is given, whatever is asked of it."""
+        inputs = {"inputs_embeds": x, "attention_mask": attention_mask.long()}
+        if self.sep_id is not None and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = of_second_text(input_ids, self.sep_id)
+        return inputs
 
     def shares(self, counted: Tensor) -> Tensor:
         """A token's embedding is its own: [B, T] bool -> [B, T, T]."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, cast
+from unicodedata import category
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import Documents
+from attnlab.data.tokens import Documents, encode, ids_of
 from attnlab.errors import UserError
 from attnlab.model.gradients import STEPS, Attributable, integrated_gradients
 from attnlab.task import Task
@@ -34,6 +35,7 @@ class Explanation:
         scores: [T] float32; positive where a token spoke for the class, 0 of [CLS] and [SEP]. Their sum is the class's
             evidence (`Task.evidence`, its logit) less that of the same document with embeddings of zero.
         lacking: what the sum lacks of that.
+        unread: how many characters were cut off.
         attention: [layers, H, T, T], who attends to whom; None where the model has no attention or none was asked for.
     """
 
@@ -44,6 +46,7 @@ class Explanation:
     words: list[int | None]
     scores: npt.NDArray[np.float32]
     lacking: float
+    unread: int
     attention: npt.NDArray[np.float32] | None = None
 
     def pieces(self) -> list[tuple[str, float | None]]:
@@ -65,11 +68,6 @@ class Explanation:
         pieces = self.pieces()
         strongest = max((abs(score) for _, score in pieces if score), default=1.0)
         return [(text, score and score / strongest) for text, score in pieces]
-
-    @property
-    def unread(self) -> int:
-        """How many characters were cut off."""
-        return sum(len(piece.strip()) for piece, score in self.pieces() if score is None)
 
     def strongest(self, number: int) -> list[tuple[str, float]]:
         """The words whose scores are the largest, for and against the class, each with what all its places sum to."""
@@ -113,8 +111,8 @@ def attribute(
     found, device = [], next(model.parameters()).device
     for start in range(0, len(documents), AT_ONCE):
         some = documents[start : start + AT_ONCE]
-        encodings = tokenizer.encode_batch(some)
-        ids, mask, counted = (tensor.to(device) for tensor in _tensors(encodings, pad_id(tokenizer)))
+        encodings = encode(tokenizer, some, fast=False)
+        ids, mask, counted = (tensor.to(device) for tensor in _tensors(tokenizer, encodings))
         numbers = torch.tensor(targets[start : start + AT_ONCE], device=device)
         gradients = integrated_gradients(model, ids, mask, counted, numbers, steps, classifier.task.evidence)
         scores, lacking = (tensor.float().cpu() for tensor in gradients)
@@ -132,24 +130,39 @@ def attribute(
     return found
 
 
-def _tensors(encodings: list[Encoding], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(tokenizer: Tokenizer, encodings: list[Encoding]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, which are no padding, and which are tokens of a text: [B, T] each."""
-    ids = pad_sequence([torch.tensor(encoding.ids) for encoding in encodings], batch_first=True, padding_value=pad)
+    lengths = list(map(len, encodings))
+    each = torch.from_numpy(ids_of(tokenizer, encodings)).long().split(lengths)
+    ids = pad_sequence(each, batch_first=True, padding_value=pad_id(tokenizer))
     special = [torch.tensor(encoding.special_tokens_mask) for encoding in encodings]
-    mask = torch.arange(ids.size(1)) < torch.tensor([[len(encoding)] for encoding in encodings])
+    mask = torch.arange(ids.size(1)) < torch.tensor(lengths)[:, None]
     return ids, mask, pad_sequence(special, batch_first=True, padding_value=1) == 0
 
 
 def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
-    """Text, tokens, spans and words of an `Explanation`."""
+    """Text, tokens, spans, words and what was not read of an `Explanation`.
+
+    What a tokenizer drops, such as an accent that is a character of its own, belongs to the token before it.
+    """
     texts = (document,) if isinstance(document, str) else document
-    text, starts = "\n".join(texts), (0, len(texts[0]) + 1)
-    spans = [
-        (0, 0) if part is None else (starts[part] + start, starts[part] + stop)
-        for part, (start, stop) in zip(encoding.sequence_ids, encoding.offsets, strict=True)
-    ]
+    text, begin, unread = "\n".join(texts), 0, 0
+    spans = [(0, 0)] * len(encoding)
+    for part, length in enumerate(map(len, texts)):
+        numbers = [number for number, of in enumerate(encoding.sequence_ids) if of == part]
+        following = end = begin + length
+        for number in reversed(numbers):
+            start, stop = (begin + place for place in encoding.offsets[number])
+            cut = (
+                encoding.overflowing and number == numbers[-1]
+            )  # what stands behind it was not read, but for its own accents
+            while stop < following and (category(text[stop])[0] == "M" if cut else not text[stop].isspace()):
+                stop += 1
+            spans[number], following = (start, stop), start
+        unread += len(text[spans[numbers[-1]][1] : end].strip()) if encoding.overflowing and numbers else 0
+        begin = end + 1
     tokens = [text[slice(*span)] or token for span, token in zip(spans, encoding.tokens, strict=True)]
-    return {"text": text, "tokens": tokens, "spans": spans, "words": encoding.word_ids}
+    return {"text": text, "tokens": tokens, "spans": spans, "words": encoding.word_ids, "unread": unread}
 
 
 def attends(model: nn.Module) -> bool:

@@ -7,12 +7,11 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from attnlab.config import SINGLE_LABEL, instantiate, read_config
-from attnlab.data.tokenization import SEP, max_length, pad_id, token_id
+from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
 from attnlab.paths import BEST, CONFIG, LAST
 from attnlab.task import Task, make_task
@@ -43,16 +42,24 @@ class Trained(nn.Module):
         self.pairs = pairs
         self.task_settings = dict(task)
         self.task: Task = make_task(task, label_names)
-        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.tokenizer = read_tokenizer(tokenizer)
         self.settings = {
             **model,
-            **({"sep_id": token_id(self.tokenizer, SEP)} if pairs else {}),
+            **({"sep_id": self._sep_id("encoder" in model)} if pairs else {}),
             "vocab_size": self.tokenizer.get_vocab_size(),
             "num_classes": self.task.num_outputs,
             "pad_id": pad_id(self.tokenizer),
             "max_length": max_length(self.tokenizer),
         }
         self.model: nn.Module = instantiate(self.settings)
+
+    def _sep_id(self, pretrained: bool) -> int | None:
+        """What ends a text, by which a model tells the texts of a pair apart.
+
+        A pretrained encoder does so only if its own tokenizer does, as BERT's and not RoBERTa's.
+        """
+        told_apart = any(self.tokenizer.encode("", "").type_ids)
+        return token_id(self.tokenizer, SEP) if told_apart or not pretrained else None
 
 
 def check_format(checkpoint: dict[str, Any]) -> None:
