@@ -90,7 +90,12 @@ class _Unfilled(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func not in FACTORIES:
             return func(*args, **kwargs)
-        numbers = func(*args, **kwargs | {"device": "meta"}).numel()  # before there is any memory for them
+        if (
+            func is torch.arange and args and all(isinstance(arg, int) for arg in args)
+        ):  # which imports sympy to do it on "meta"
+            numbers = len(range(*args))
+        else:
+            numbers = func(*args, **kwargs | {"device": "meta"}).numel()  # before there is any memory for them
         if numbers > self.left:
             raise self.refusal
         made = func(*args, **kwargs)
