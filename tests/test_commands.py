@@ -242,7 +242,7 @@ def test_ray_composes_and_names_its_extra_where_that_is_missing(tmp_path: Path) 
     assert result.returncode == 0 and "attnlab_ray.WatchedRayLauncher" in result.stdout, result.stderr
     if find_spec("ray") is None:
         result = run("train.py", "-m", "seed=0,1", *ray, folder=tmp_path)
-        assert result.returncode == 1 and 'pip install -e ".[ray]"' in result.stderr, result.stderr
+        assert result.returncode == 1 and 'pip install -c constraints.txt -e ".[ray]"' in result.stderr, result.stderr
         assert "Traceback" not in result.stderr
 
 

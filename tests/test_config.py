@@ -1,6 +1,10 @@
 """Every choice in `conf/` composes and runs."""
 
 import csv
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -151,6 +155,14 @@ def test_a_bag_takes_no_positions_unless_told_to(compose_config: Compose) -> Non
     assert compose_config("model=bag").pe._target_.endswith("PositionalEncoding")
     assert compose_config("model=bag", "pe=learned").pe._target_.endswith("Learned")
     assert compose_config("model=transformer").pe._target_.endswith("Sinusoidal")
+
+
+def test_an_install_without_the_checkout_is_refused_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src" / "attnlab", tmp_path / "lib" / "attnlab")
+    command = [sys.executable, "-c", "import attnlab.composing"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "pip install -e <checkout>" in result.stderr.splitlines()[-1]
 
 
 def test_only_listed_targets_are_called() -> None:

@@ -23,6 +23,9 @@ from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import CONF, UserError, report_in_one_line
 from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, console_level, hydra_subdir, log_file
 
+if not CONF.is_dir():
+    raise UserError(f"{CONF} is missing: attnlab trains from a checkout; install that with pip install -e <checkout>")
+
 
 def run(name: str, main: TaskFunction) -> None:
     """Be the program `src/<name>.py`: call `main` with the config that the command line asks for, or with each one."""

@@ -48,7 +48,7 @@ def needs_extra(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f'{what} wants an extra: .venv/bin/pip install -e ".[{name}]"') from error
+        raise UserError(f'{what} wants an extra: .venv/bin/pip install -c constraints.txt -e ".[{name}]"') from error
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

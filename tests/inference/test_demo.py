@@ -282,7 +282,7 @@ def test_a_mistake_is_one_line(compose_config: Compose, tmp_path: Path, monkeypa
             serve(compose_config(*overrides, name="demo"))
         assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(UserError, match=r"wants an extra: .venv/bin/pip install -e \"\.\[demo\]"):
+    with pytest.raises(UserError, match=r"wants an extra: .venv/bin/pip install -c constraints.txt -e \"\.\[demo\]"):
         build([])
 
 

@@ -102,6 +102,8 @@ def test_eight_bits_are_scored_before_and_after(
     assert facts["interval"][0] < facts["accuracy"] < facts["interval"][1]
     assert facts["accuracy"] == pytest.approx(scores["test/acc"], abs=0.1)
     assert f"| before `quantize=int8` | {scores['test/acc']:.4f} |" in (folder / "README.md").read_text()
+    assert facts["checked"]["difference"] > facts["before"]["difference"]
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in folder.iterdir())
     assert "['" in use(folder, TEXTS, ("attnlab", "torch"))
 
 
@@ -220,7 +222,9 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
     bag: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    with pytest.raises(UserError, match=r"model.onnx wants onnxruntime: .venv/bin/pip install -e \"\.\[export\]\""):
+    with pytest.raises(
+        UserError, match=r"model.onnx wants onnxruntime: .venv/bin/pip install -c constraints.txt -e \"\.\[export\]\""
+    ):
         write(bag, "format=onnx")
 
 

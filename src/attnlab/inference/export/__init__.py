@@ -66,6 +66,8 @@ def export(cfg: DictConfig) -> None:
         facts = _write_model(folder, trained, documents, config)
         (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
         _write_tokenizer(folder / "tokenizer.json", trained.tokenizer)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors makes its file readable by its owner alone
         write_readme(folder, facts, trained.model, checkpoint, config["hub"] or output.name)
     log.info("Everything is in %s; README.md there says how to use it", shown(output))
     if config["hub"]:
@@ -119,8 +121,10 @@ def _write_model(folder: Path, trained: Trained, documents: Documents, config: d
     if config["quantize"]:
         quantize(file)
         found = compare(answers, form.open(file, answers), documents, trained.task)
-        before = {name: facts[name] for name in ("bytes", "accuracy", "interval")} | {"changed": found.changed}
-        facts |= {"before": before, **_score(file, found)}
+        before = {name: facts[name] for name in ("bytes", "accuracy", "interval")}
+        before |= {"changed": found.changed, "difference": facts["checked"]["difference"]}
+        facts |= {"before": before, "checked": facts["checked"] | {"difference": found.difference}}
+        facts |= _score(file, found)
         log.info("quantize=%s: %s; %s answers changed", config["quantize"], _in_words(facts), f"{found.changed:,}")
     return facts
 

@@ -51,7 +51,9 @@ class Format:
     def check(self) -> None:
         """Raises `UserError` where a package is not installed."""
         if missing := [package for package in self.packages if find_spec(package) is None]:
-            raise UserError(f'{self.file} wants {", ".join(missing)}: .venv/bin/pip install -e ".[export]"')
+            raise UserError(
+                f'{self.file} wants {", ".join(missing)}: .venv/bin/pip install -c constraints.txt -e ".[export]"'
+            )
 
 
 def traced(answers: Answers) -> ExportedProgram:
