@@ -26,8 +26,9 @@ def title(config: Mapping[str, Any]) -> str:
 
 def name_of(data: Mapping[str, Any]) -> str:
     """What a set is called: by its place on the Hub or its file, of which no folder of this machine is told."""
-    path = data.get("path") or data.get("test") or data.get("train")
-    name = path if isinstance(path, str) else str(data["_target_"]).rpartition(".")[-1]
+    places = [data.get(key) for key in ("path", "test", "train")]
+    named = (place for place in places if place and isinstance(place, str))  # a share of train is no name of a set
+    name = next(named, str(data["_target_"]).rpartition(".")[-1])
     return Path(name).name if Path(name).is_absolute() else name
 
 
