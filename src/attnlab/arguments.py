@@ -1,10 +1,10 @@
 """The command line, before Hydra reads it: free text is quoted, and mistakes that Hydra says little about are named."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnlab.config import escape
 from attnlab.errors import CONF, UserError
 from attnlab.redaction import hide_secrets
 
@@ -47,8 +47,7 @@ def _quoted(argument: str) -> str:
         raise UserError(
             f"{_visible(argument)} is not in UTF-8; input=<file> data.encoding=latin-1 reads texts in other encodings"
         ) from error
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
-    return f"{key}={QuotedString(escaped, Quote.single).with_quotes()}"
+    return f"{key}={QuotedString(escape(text), Quote.single).with_quotes()}"
 
 
 def _check(argument: str, multirun: bool) -> None:

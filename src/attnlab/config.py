@@ -90,7 +90,12 @@ def _literal(value: Any) -> Any:
         return {key: _literal(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_literal(inner) for inner in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return escape(value) if isinstance(value, str) else value
+
+
+def escape(text: str) -> str:
+    """The text so that OmegaConf takes no "${" in it for an interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def find_allowed(name: object) -> Any:

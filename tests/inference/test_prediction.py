@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
@@ -163,21 +164,135 @@ def test_the_files_of_a_pattern_are_one_input(ask: Callable[..., None], tmp_path
     assert read(tmp_path / "out.csv")["text"].to_list() == ["oil", "team", "moon"]
 
 
-def test_what_a_run_was_trained_on_says_how_new_data_are_written(compose_config: Compose, tmp_path: Path) -> None:
-    rows = [f"{label};{word} of the day;{word} again\n" for label in "ab" for word in ("oil", "team", "moon") * 3]
-    (tmp_path / "train.csv").write_text("".join(rows), encoding="utf-8")
-    data = [f"data.train={tmp_path}/train.csv", "data.test=0.2", "data.header=false", "data.text=[1,2]", "data.label=0"]
-    tiny = [override for override in TINY if "size=" not in override]
-    with initialize_config_dir(str(ROOT / "conf")):
-        paths = [f"paths.log_dir={tmp_path}/logs", f"paths.run_dir={tmp_path}/run"]
-        train(compose("train", overrides=[*tiny, "model=bag", "data=files", *data, "tokenizer.vocab_size=60", *paths]))
-    (tmp_path / "new.csv").write_text("?;oil;moon\n", encoding="utf-8")
-    asked = [f"ckpt_path={tmp_path}/run", f"input={tmp_path}/new.csv", f"output={tmp_path}/out.csv"]
-    predict(compose_config(*asked, name="predict"))
-    answered = read(tmp_path / "out.csv")
-    assert list(answered.columns) == ["0", "1", "2", "predicted", "probability"]
-    expected = Predictor.load(tmp_path / "run")(["oil moon"])
-    assert answered["predicted"].to_list() == expected.labels
+Asker = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def learn(compose_config: Compose, tmp_path: Path) -> Callable[..., Asker]:
+    """`learn("data=files", ...)` trains on that and moves the checkpoint; what it returns predicts with it."""
+
+    def train_on(*data: str) -> Asker:
+        tiny = [override for override in TINY if "size=" not in override]
+        trained = ["model=bag", "tokenizer.vocab_size=60", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"]
+        train(compose_config(*tiny, *trained, *data))
+        (tmp_path / "run/checkpoints/best.ckpt").rename(tmp_path / "moved.ckpt")
+
+        def asker(*overrides: str) -> list[dict[str, Any]]:
+            asked = [f"ckpt_path={tmp_path}/moved.ckpt", f"output={tmp_path}/out.jsonl", *overrides]
+            predict(compose_config(*asked, name="predict"))
+            return list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
+
+        return asker
+
+    return train_on
+
+
+def probability(tmp_path: Path, *texts: Any) -> list[float]:
+    found: list[float] = Predictor.load(tmp_path / "moved.ckpt")(list(texts)).probabilities.max(axis=1).tolist()
+    return found
+
+
+TITLES = [(f"{word}{number}", f"{word}s again", word) for word in ("oil", "team", "moon") for number in range(6)]
+
+
+def test_a_moved_checkpoint_assembles_texts_as_training_did_and_says_what_is_otherwise(
+    learn: Callable[..., Asker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"{label};{one};{two}\n" for one, two, label in TITLES))
+    ask = learn(
+        *("data=files", f"data.train={tmp_path}/train.txt", "data.test=0.2", "data.format=csv", "data.header=false"),
+        *("data.text=[1,2]", "data.join=''", "data.label=0", "data.delimiter=';'"),
+    )
+    (tmp_path / "new.txt").write_text("?;oil1;moons, again\n")
+    (row,) = ask(f"input={tmp_path}/new.txt")
+    assert list(row) == ["0", "1", "2", "predicted", "probability"]
+    assert [row["probability"]] == pytest.approx(probability(tmp_path, "oil1moons, again"), abs=1e-6)
+    assert "otherwise" not in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("a,b\noil1,moons\n")
+    (row,) = ask(
+        *(f"input={tmp_path}/new.csv", "text_column=[a,b]", "data.join=' '"),
+        *("data.header=true", "data.delimiter=','"),
+    )
+    assert [row["probability"]] == pytest.approx(probability(tmp_path, "oil1 moons"), abs=1e-6)
+    said = capsys.readouterr().err
+    assert "otherwise than in training: " in said and "join=' ' (in training '')" in said
+    assert "text=['a', 'b'] (in training ['1', '2'])" in said and "header=True (in training False)" in said
+
+
+def test_the_columns_of_pairs_are_those_of_training(learn: Callable[..., Asker], tmp_path: Path) -> None:
+    rows = [{"one": one, "two": two, "label": label} for one, two, label in TITLES]
+    (tmp_path / "train.json").write_text(json.dumps({"rows": rows}))
+    ask = learn(
+        *("data=files", f"data.train={tmp_path}/train.json", "data.test=0.2", "data.field=rows"),
+        *("data.text=one", "data.text_pair=two"),
+    )
+    (tmp_path / "new.json").write_text(json.dumps({"rows": [{"one": "oil", "two": "moon"}]}))
+    (row,) = ask(f"input={tmp_path}/new.json")
+    assert [row["probability"]] == pytest.approx(probability(tmp_path, ("oil", "moon")), abs=1e-6)
+    (tmp_path / "new.csv").write_text("one,other\noil,moon\n")
+    with pytest.raises(UserError, match="no column two; it has one, other: "):
+        ask(f"input={tmp_path}/new.csv")
+    (again,) = ask(f"input={tmp_path}/new.csv", "data.text_pair=other")
+    assert again["probability"] == row["probability"]
+    (tmp_path / "new.txt").write_text("oil\n")
+    with pytest.raises(UserError, match="a text a line, and this model is of pairs"):
+        ask(f"input={tmp_path}/new.txt")
+
+
+@pytest.mark.parametrize(("name", "given"), [("train.txt", ["data.format=tsv"]), ("train.tsv", []), ("train.csv", [])])
+def test_a_sentence_is_not_cut_at_its_comma(
+    name: str, given: list[str], learn: Callable[..., Asker], tmp_path: Path
+) -> None:
+    between = "," if name == "train.csv" else "\t"
+    (tmp_path / name).write_text("".join(f"{one} {two}{between}{label}\n" for one, two, label in TITLES))
+    data = ["data.test=0.2", "data.header=false", "data.text=0", "data.label=1"]
+    ask = learn("data=files", f"data.train={tmp_path / name}", *data, *given)
+    (tmp_path / "new.txt").write_text("oil, they say\nthe moon, again\n")
+    expected = pytest.approx(probability(tmp_path, "oil, they say", "the moon, again"), abs=1e-6)
+    assert [row["probability"] for row in ask(f"input={tmp_path}/new.txt")] == expected
+
+
+def test_numbers_are_the_texts_that_they_were_in_training(learn: Callable[..., Asker], tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": {n}.50, "label": "{"ab"[n % 2]}"}}\n' for n in range(20))
+    (tmp_path / "train.jsonl").write_text(rows)
+    ask = learn("data=files", f"data.train={tmp_path}/train.jsonl", "data.test=0.2")
+    (tmp_path / "new.jsonl").write_text('{"text": 0}\n{"text": 3.50}\n{"text": true}\n{"text": null}\n{"text": "0"}\n')
+    answered = ask(f"input={tmp_path}/new.jsonl")
+    assert [row["text"] for row in answered] == [0, 3.5, True, None, "0"] and answered[3]["predicted"] is None
+    found = [row["probability"] for row in answered if row["predicted"]]
+    assert found == pytest.approx(probability(tmp_path, "0", "3.50", "true", "0"), abs=1e-6)
+
+
+def test_a_file_is_a_document_where_it_was_in_training(learn: Callable[..., Asker], tmp_path: Path) -> None:
+    for number, (one, two, label) in enumerate(TITLES):
+        file = tmp_path / "set" / label / "deep" / f"{number:02}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(f"{one}\n\ncafé {two}\n".encode("latin-1"))
+    ask = learn("data=folders", f"data.path={tmp_path}/set", "data.test=0.2", "data.encoding=latin-1")
+    texts = [f"{one}\n\ncafé {two}\n" for one, two, _ in TITLES]
+    expected = pytest.approx(probability(tmp_path, *texts[:6]), abs=1e-6)
+    for name in (f"{tmp_path}/set/oil", f"{tmp_path}/set/oil/deep/*"):
+        answered = ask(f"input='{name}'")
+        assert [Path(row["file"]).name for row in answered] == [f"{number:02}" for number in range(6)]
+        assert [row["text"] for row in answered] == texts[:6]
+        assert [row["probability"] for row in answered] == expected
+    (row,) = ask(f"input={tmp_path}/set/oil/deep/00")
+    assert row["text"] == texts[0]
+    assert len(ask(f"input={tmp_path}/set/oil/deep/00", "data.format=lines")) == 3
+    (tmp_path / "new.csv").write_text("text\noil\nmoon\n")
+    assert len(ask(f"input={tmp_path}/new.csv")) == 2
+
+
+def test_an_older_checkpoint_asks_for_its_columns(trained: Path, compose_config: Compose, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True) | {"format": 3}
+    del checkpoint["hyper_parameters"]["text_format"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    asked = [f"ckpt_path={tmp_path}/old.ckpt", f"input={write(tmp_path / 'new.csv')}", f"output={tmp_path}/out.csv"]
+    with pytest.raises(UserError, match="did not record how texts are assembled: give text_column=<column>"):
+        predict(compose_config(*asked, name="predict"))
+    predict(compose_config(*asked, "text_column=text", name="predict"))
+    expected = Predictor.load(trained)(ROWS["text"]).labels
+    assert read(tmp_path / "out.csv")["predicted"].to_list() == [label or "" for label in expected]
 
 
 def test_types_are_kept(ask: Callable[..., None], tmp_path: Path) -> None:
@@ -268,12 +383,12 @@ def test_one_text_is_a_table(text: str, ask: Callable[..., None], capsys: pytest
         (["text= "], "the text is empty"),
         (["text=a", "text_pair=b"], "this model is of single texts: leave out text_pair"),
         (["input=none.csv"], "input=none.csv is no file"),
-        (["input={folder}"], "is no file, but a folder"),
+        (["input={folder}"], "is a folder; give a file in it, or a pattern"),
         (["input={new}", "output=-"], "output=- is of no known form: end it in .csv, .* or give format="),
         (["input={new}", "data.field=rows"], "data.field=rows is for JSON files"),
         (["input={utf16}", "data.encoding=utf-8"], "can't read input=.*it is not in data.encoding=utf-8"),
-        (["input={numbers}"], "holds 5 in column text, no text; name another text_column"),
-        (["input={half}"], "in column text, no text; .* or mend it"),
+        (["input={lists}"], r"lists.jsonl: column text holds \[5\], which is no text: name another column"),
+        (["input={half}"], "half.jsonl: column text holds .* which is no text: .*, or correct it"),
         (["input={twins}"], "has two columns named text"),
         (["input={tabs}", "output={folder}/out.tsv"], "rows 0 to 0 do not fit into output=.*out.tsv"),
         (["input={mixed}", "output={folder}/out.parquet"], "rows 0 to 1 do not fit into output=.*out.parquet"),
@@ -298,7 +413,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     files["damaged"].write_bytes(b"PAR1 no more")
     others = {
         "utf16.csv": TABLE.encode("utf-16"),
-        "numbers.jsonl": b'{"text": 5}',
+        "lists.jsonl": b'{"text": "a"}\n{"text": [5]}',
         "half.jsonl": b'{"text": "\\ud83d"}',
         "twins.csv": b"text,text\na,b\n",
         "tabs.csv": b"text\na\tb\n",

@@ -143,3 +143,29 @@ def test_a_share_of_a_file_is_tested_on_again(
     for folder in ("run", "test"):
         for row in pd.read_parquet(tmp_path / folder / "predictions.parquet").itertuples():
             assert pd.read_csv(row.file)["label"][row.row] == row.label
+
+
+def test_texts_of_other_data_are_assembled_as_in_training_and_what_is_otherwise_is_said(
+    evaluate_with: Callable[..., dict[str, float]],
+    compose_config: Compose,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also by a checkpoint that has left its run's folder."""
+    rows = [(f"{word}{n}", f"s of day {n}", word) for word in ("oil", "team") for n in range(20)]
+    (tmp_path / "rows.csv").write_text("title,body,label\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    joined = "".join(f"{title}{body},{label}\n" for title, body, label in rows)
+    (tmp_path / "joined.csv").write_text(f"text,label\n{joined}")
+    tiny = ["trainer=cpu", "trainer.max_epochs=2", "tokenizer.vocab_size=60", "model=bag", "optimizer.lr=0.1"]
+    data = [f"data.train={tmp_path}/rows.csv", "data.test=0.2", "data.text=[title,body]", "data.join=''"]
+    train(compose_config(*tiny, "data=files", *data, f"paths.run_dir={tmp_path}/run"))
+    (tmp_path / "run/checkpoints/best.ckpt").rename(tmp_path / "moved.ckpt")
+    given = [f"ckpt_path={tmp_path}/moved.ckpt", "data=files"]
+    as_trained = evaluate_with(*given, f"data.test={tmp_path}/rows.csv")
+    assert "otherwise" not in caplog.text
+    expected = evaluate_with(*given, f"data.test={tmp_path}/joined.csv", "data.text=text")
+    assert as_trained["test/loss"] == expected["test/loss"]
+    assert "otherwise than in training: text=['text'] (in training ['title', 'body'])" in caplog.text
+    assert (
+        evaluate_with(*given, f"data.test={tmp_path}/rows.csv", "data.join=' '")["test/loss"] != expected["test/loss"]
+    )

@@ -13,6 +13,7 @@ from attnlab.data.forms import FASTTEXT_LABEL, Form, open_file
 from attnlab.data.separated import read_separated
 from attnlab.data.structured import read_json, read_parquet
 from attnlab.data.tables import Columns, Table, concatenate
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError, first_line
 from attnlab.paths import shown
 
@@ -99,6 +100,17 @@ def _read_file(key: str, path: Path, columns: Columns, form: Form, field: str | 
             return read_separated(file, name, columns, form, "\t" if kind == "tsv" else ",")
 
 
+def documents_below(folder: Path) -> list[Path]:
+    """Every file at any depth but hidden ones, in the order of their names."""
+    return sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+
+
+def read_document(file: BufferedReader, form: Form) -> str:
+    """The whole file as one text."""
+    encoding = form.encoding_of(file)
+    return file.read().decode(encoding)
+
+
 def read_lines(file: BufferedReader, encoding: str) -> Iterator[str]:
     """The lines without their ends."""
     return (line.rstrip("\n") for line in io.TextIOWrapper(file, encoding=encoding))
@@ -121,7 +133,7 @@ def _read_fasttext(file: BufferedReader, name: str, columns: Columns, form: Form
         labels.append(found)
     if all(len(found) <= 1 for found in labels):
         labels = [found[0] if found else "" for found in labels]
-    plain, how = Columns(("text",), "label"), f"; fastText's lines, {encoding.removesuffix('-sig')}"
+    plain, how = Columns(TextFormat(), "label"), f"; fastText's lines, {encoding.removesuffix('-sig')}"
     return plain.table(name, {"text": texts, "label": labels}, how=how)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from attnlab.data.forms import Form
 from attnlab.data.tables import Columns, Table
@@ -40,6 +40,20 @@ def read_json(file: BufferedReader, name: str, columns: Columns, form: Form, fie
     return columns.table(name, found, present=list(present), how=f"; JSON, {encoding.removesuffix('-sig')}")
 
 
+class Decimal(float):
+    """A number that is text as it was written: 0.10 and 0.1 are two."""
+
+    def __new__(cls, written: str) -> Self:
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
+
+
 def json_rows(
     lines: io.TextIOWrapper, name: str, text: str, field: str | None, numbers: type[str] | None = None
 ) -> Iterator[dict[str, Any]]:
@@ -49,7 +63,7 @@ def json_rows(
         name: of the file, in messages.
         text: the column of the texts, by which a document is known.
         field: the key under which the documents are.
-        numbers: what becomes of numbers as they are written; None: numbers.
+        numbers: what becomes of numbers as they are written; None: numbers that know it.
     """
     seen = list(_until_text(lines))  # line by line, to know the place of an error
     try:
@@ -126,7 +140,7 @@ def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[st
 def _loads(text: str, numbers: type[str] | None, lines_before: int = 0) -> Any:
     """NaN and the infinities are no JSON and stand for what is missing."""
     try:
-        return json.loads(text, parse_int=numbers, parse_float=numbers, parse_constant=lambda _: None)
+        return json.loads(text, parse_int=numbers, parse_float=numbers or Decimal, parse_constant=lambda _: None)
     except json.JSONDecodeError as error:
         place = f"line {lines_before + error.lineno}, column {error.colno}"
         raise ValueError(f"JSON error in {place}: {error.msg}") from error

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnlab.data.labels import BETWEEN, flagged
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 from attnlab.paths import shown
 
@@ -74,15 +75,21 @@ class Columns:
         optional: a set without labels will do.
     """
 
-    texts: tuple[str, ...]
+    text_format: TextFormat
     label: str
     group: str | None = None
-    join: str = " "
-    pair: str | None = None
     flags: tuple[str, ...] = ()
     separator: str | None = None
     optional: bool = False
     id: str | None = None
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.text_format.text
+
+    @property
+    def pair(self) -> str | None:
+        return self.text_format.text_pair
 
     def of_split(self, key: str) -> "Columns":
         """Those that this split needs: a test set may come without labels, and only train is cut."""
@@ -130,7 +137,7 @@ class Columns:
         """
         texts = [list(self._texts(name, "text", column, values[column])) for column in self.texts]
         rows = zip(*texts, strict=True)
-        joined = texts[0] if len(texts) == 1 else [self.join.join(filter(None, parts)) for parts in rows]
+        joined = texts[0] if len(texts) == 1 else list(map(self.text_format.joined, rows))
         labels, several, classes = self._labels(name, values, classes, len(joined))
         groups, ids = (
             None if column is None else ["" if v is None or v != v else str(v) for v in values[column]]

@@ -18,16 +18,16 @@ from rich.table import Table
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
-from attnlab.data.forms import Form, Quoting
+from attnlab.data.forms import Quoting
+from attnlab.data.text_format import TextFormat
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 from attnlab.inference.marks import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
 from attnlab.paths import make_run_dir, shown
-from attnlab.training.saved import data_of_run, find_checkpoint
+from attnlab.training.saved import find_checkpoint
 
-FORM = ("header", "delimiter", "encoding", "quoting")  # of the data that a run was trained on
 SETTINGS: dict[str, Any] = {
     "ckpt_path": str,
     "text": str | None,
@@ -35,6 +35,8 @@ SETTINGS: dict[str, Any] = {
     "input": str | None,
     "output": str | None,
     "format": Output | None,
+    "data.text_pair": str | int | None,
+    "data.join": str | None,
     "data.format": Input | None,
     "data.header": bool | None,
     "data.delimiter": str | None,
@@ -80,7 +82,7 @@ def predict(cfg: DictConfig) -> None:
         return
     output = config["output"] or str(make_run_dir(config) / "predictions.csv")
     try:
-        _answer_rows(predictor, config, data_of_run(checkpoint) or {}, output)
+        _answer_rows(predictor, config, output)
     except BrokenPipeError:  # as in `| head`; Python would complain once more when it closes the stream
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -99,22 +101,24 @@ def _show(predictor: Predictor, document: str | tuple[str, str]) -> None:
     Console().print(table)
 
 
-def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[str, Any], output: str) -> None:
+def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -> None:
     top_k, answers = config["top_k"], _added(predictor, config["top_k"])
-    given = {**data, **{key: value for key, value in config["data"].items() if value is not None}}
-    form = Form(None, **{key: given[key] for key in FORM if key in given})
-    name = config["input"]
-    texts = data.get("text", "text") if config["text_column"] is None else config["text_column"]
-    columns = [str(column) for column in (texts if isinstance(texts, list) else [texts])]
-    columns += [str(data.get("text_pair") or "text_pair")] if predictor.pairs else []
+    console, empty, name = Console(stderr=True), 0, config["input"]
+    given = {key: value for key, value in config["data"].items() if value is not None}
+    given |= {} if config["text_column"] is None else {"text": config["text_column"]}
+    text_format = _text_format(predictor, given)
     read: deque[tuple[Part, Documents]] = deque()  # and not yet answered
 
     def documents() -> Iterator[Documents]:
-        for part in read_parts(name, columns, config["data"]["format"], form, config["data"]["field"]):
-            read.append((part, _documents(part, predictor.pairs, data.get("join") or " ", name)))
+        for part in read_parts(name, text_format, given):
+            if predictor.pairs and part.text_format.text_pair is None:
+                raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
+            try:
+                read.append((part, part.text_format.documents(part.rows)))
+            except UserError as error:
+                raise UserError(f"input={name}: {error}") from error
             yield read[-1][1]
 
-    console, empty = Console(stderr=True), 0
     added = answers | ({SPOKE_FOR: str} if config["explain"] else {})
     with Writer(output, config["format"], added) as writer, _progress(console) as progress:
         bar = progress.add_task("", total=None, rows=0, speed=0.0)
@@ -137,30 +141,27 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], data: Mapping[
         console.print(written, soft_wrap=True, highlight=False, markup=False)
 
 
+def _text_format(predictor: Predictor, given: Mapping[str, Any]) -> TextFormat:
+    """As in training, but for what is `given`; that is reported.
+
+    Raises:
+        UserError: the checkpoint does not say how its texts are assembled, and too little is given.
+    """
+    own = predictor.text_format
+    if own is None and "text" not in given:
+        raise UserError(
+            "the checkpoint is of a version that did not record how texts are assembled: give text_column=<column>, "
+            "and data.join, data.header and the like where they were not as usual"
+        )
+    if own is not None and (changes := own.changes(given)):
+        print(f"Texts are assembled otherwise than in training: {changes}", file=sys.stderr)
+    return (own or TextFormat(text_pair="text_pair" if predictor.pairs else None)).changed(given)
+
+
 def _progress(console: Console) -> Progress:
     counted = TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f} a second")
     columns = SpinnerColumn(), BarColumn(), TaskProgressColumn(), counted, TimeRemainingColumn()
     return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _documents(part: Part, pairs: bool, join: str, name: str) -> Documents:
-    if pairs and len(part.texts) == 1:
-        raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
-
-    def text(row: Row, column: str) -> str:
-        value = row.get(column) or ""
-        try:
-            value.encode()
-        except (AttributeError, UnicodeEncodeError) as error:  # no text, or half of a surrogate pair
-            raise UserError(
-                f"input={name} holds {value!r:.40} in column {column}, no text; name another text_column, or mend it"
-            ) from error
-        return value
-
-    *firsts, last = part.texts
-    columns = firsts if pairs else part.texts
-    texts = [join.join(filter(None, (text(row, column) for column in columns))) for row in part.rows]
-    return [(one, text(row, last)) for one, row in zip(texts, part.rows, strict=True)] if pairs else texts
 
 
 def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:

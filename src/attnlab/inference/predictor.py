@@ -52,6 +52,7 @@ class Predictor:
         self.trained, self.at_once = trained.eval(), at_once
         self.computing = Semaphore(at_once)  # others may tokenise
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
+        self.text_format = trained.text_format  # None of a checkpoint that does not say it
         self.several = isinstance(trained.task, MultiLabel)  # classes a document
 
     @classmethod

@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Form, Format, plain_suffix, unpacked
-from attnlab.data.reading import matching, read_lines, reading_from, split_fasttext
+from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Format, plain_suffix, unpacked
+from attnlab.data.reading import documents_below, matching, read_document, read_lines, reading_from, split_fasttext
 from attnlab.data.separated import DELIMITERS, first_lines, open_separated, separates
 from attnlab.data.structured import json_rows
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError, first_line
 from attnlab.inference.predictor import BLOCK
 from attnlab.paths import shown
@@ -32,57 +34,84 @@ class Part(NamedTuple):
 
     Attributes:
         rows: each by the names of its columns.
-        texts: the columns that hold the texts.
+        text_format: how their texts are assembled.
         schema: of a parquet file, its types.
         share: of all input, as far as this goes; None where that can't be known.
     """
 
     rows: list[Row]
-    texts: Sequence[str]
+    text_format: TextFormat
     schema: Any
     share: float | None
 
 
 class _Opened(NamedTuple):
     rows: Iterator[Row]
-    texts: Sequence[str]
+    text_format: TextFormat
     schema: Any = None
     size: int | None = None  # rows
 
 
-def read_parts(path: str, texts: Sequence[str], kind: Input | None, form: Form, field: str | None) -> Iterator[Part]:
-    """The rows of a file, of all files of a pattern, or of standard input, in every form that `data=files` reads.
+def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> Iterator[Part]:
+    """The rows of a file, of all files of a pattern or a folder, or of standard input, as training reads them.
 
     Args:
-        texts: the columns that hold the texts; lines are told from tables by them where nothing else says it.
-        kind: None for what the name or the first line says.
-        field: the key under which a JSON file has its documents.
+        text_format: as in training, but for what is given anew.
+        given: names of those settings, which stand above what the name of a file says.
 
     Raises:
         UserError: there is no such file, it is damaged, or has no such columns.
     """
+    if Path(path).is_dir() and text_format.folders:
+        yield from _documents(path, documents_below(Path(path)), text_format)
+        return
     files = [Path(path)] if path == STREAM else matching(path)
     if not files or not all(file.is_file() for file in files if path != STREAM):
-        raise UserError(f"input={path} is no file" + (", but a folder" if Path(path).is_dir() else ""))
+        advice = f"a folder; give a file in it, or a pattern such as '{path}/*.csv'"
+        raise UserError(f"input={path} is {advice if Path(path).is_dir() else 'no file'}")
+    if text_format.folders and "format" not in given and not any(plain_suffix(file) in FORMATS for file in files):
+        yield from _documents(path, files, text_format)
+        return
     for number, file in enumerate(files):
         name = STREAM if path == STREAM else str(shown(file))
-        with reading_from(f"input={name}", form), sys.stdin.buffer if path == STREAM else file.open("rb") as raw:
-            opened = _open(raw, file, name, texts, kind, form, field)
+        with reading_from(f"input={name}", text_format), _opened(file) as raw:
+            opened = _open(raw, file, name, text_format, given)
             done = 0
             while rows := list(islice(opened.rows, BLOCK)):
                 if not done:
-                    _check_columns(path, opened.texts, rows)
+                    _check_columns(path, opened.text_format, rows)
                 done += len(rows)
                 share = _share(raw, file, done / opened.size if opened.size else None)
-                yield Part(rows, opened.texts, opened.schema, share and (number + share) / len(files))
+                yield Part(rows, opened.text_format, opened.schema, share and (number + share) / len(files))
 
 
-def _check_columns(path: str, texts: Sequence[str], rows: list[Row]) -> None:
+def _opened(file: Path) -> BinaryIO:
+    return sys.stdin.buffer if str(file) == STREAM else file.open("rb")
+
+
+def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Iterator[Part]:
+    """A row a file."""
+    if path == STREAM:
+        print("input=- is read as one document; data.format= says otherwise", file=sys.stderr)
+    for start in range(0, len(files), BLOCK):
+        rows = []
+        for file in files[start : start + BLOCK]:
+            with reading_from(f"input={shown(file)}", text_format), _opened(file) as raw:
+                rows.append({"file": str(shown(file)), "text": read_document(BufferedReader(raw), text_format)})  # type: ignore[arg-type]
+        yield Part(rows, TextFormat(), None, min(1.0, (start + BLOCK) / len(files)))
+
+
+def _check_columns(path: str, text_format: TextFormat, rows: list[Row]) -> None:
     present = dict.fromkeys(column for row in rows for column in row)
-    if missing := next((column for column in texts if column not in present), None):
+    if missing := next((column for column in text_format.text if column not in present), None):
         raise UserError(
             f"input={path} has no column {missing}; it has {', '.join(present)}: name the one with the texts by "
-            "text_column="
+            "text_column=, or say data.format=lines where each line is a text"
+        )
+    if text_format.text_pair not in (None, *present):
+        raise UserError(
+            f"input={path} has no column {text_format.text_pair}; it has {', '.join(present)}: name the one with the "
+            "second texts by data.text_pair="
         )
 
 
@@ -93,48 +122,57 @@ def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
     return 1.0 if raw.closed else raw.tell() / file.stat().st_size
 
 
-def _open(
-    raw: BinaryIO, path: Path, name: str, texts: Sequence[str], kind: Input | None, form: Form, field: str | None
-) -> _Opened:
+def _open(raw: BinaryIO, path: Path, name: str, text_format: TextFormat, given: Collection[str]) -> _Opened:
     file = unpacked(raw, path)
-    encoding = form.encoding_of(file)
-    kind = kind or FORMATS.get(plain_suffix(path)) or _guess(file, name, texts, form)
-    if field is not None and kind != "json":
-        raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
+    encoding = text_format.encoding_of(file)
+    by_name = None if "format" in given else FORMATS.get(plain_suffix(path))
+    kind: Input = by_name or text_format.format or _guess(file, name, text_format, given)
+    if "field" in given and kind != "json":
+        raise UserError(f"data.field={text_format.field} is for JSON files, and {name} is none; leave it out")
     if kind == "json":
-        return _Opened(json_rows(io.TextIOWrapper(file, encoding=encoding), name, texts[0], field), texts)
+        lines = io.TextIOWrapper(file, encoding=encoding)
+        return _Opened(json_rows(lines, name, text_format.text[0], text_format.field), text_format)
     if kind == "lines":
-        return _Opened(({"text": line} for line in read_lines(file, encoding)), ["text"])
+        return _Opened(({"text": line} for line in read_lines(file, encoding)), TextFormat())
     if kind == "fasttext":
         split = split_fasttext(read_lines(file, encoding))
-        return _Opened(({"text": text, "label": BETWEEN.join(labels)} for text, labels in split), ["text"])
+        return _Opened(({"text": text, "label": labels} for text, labels in split), TextFormat())
     if kind == "parquet":
         import pyarrow.parquet
 
         parquet = pyarrow.parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
         batches = parquet.iter_batches(BLOCK)
         rows = (row for batch in batches for row in batch.to_pylist())
-        return _Opened(rows, texts, parquet.schema_arrow, parquet.metadata.num_rows)
-    table = open_separated(file, texts, form, "\t" if kind == "tsv" else ",")
+        return _Opened(rows, text_format, parquet.schema_arrow, parquet.metadata.num_rows)
+    table = open_separated(file, _columns(text_format), text_format, "\t" if kind == "tsv" else ",")
     if twin := next((column for column in table.present if table.present.count(column) > 1), None):
         raise UserError(f"{name} has two columns named {twin}; rename one of them")
     values = (zip(*(part[column].to_list() for column in part), strict=True) for part in table.parts)
-    return _Opened((dict(zip(table.present, row, strict=True)) for part in values for row in part), texts)
+    return _Opened((dict(zip(table.present, row, strict=True)) for part in values for row in part), text_format)
 
 
-def _guess(file: io.BufferedReader, name: str, texts: Sequence[str], form: Form) -> Input:
+def _columns(text_format: TextFormat) -> list[str]:
+    return [*text_format.text, *([text_format.text_pair] if text_format.text_pair is not None else [])]
+
+
+def _guess(file: BufferedReader, name: str, text_format: TextFormat, given: Collection[str]) -> Input:
     """How a file is written whose name does not say so, by its first lines; it is said what was found."""
     kind: Input = "lines"
     if file.peek().startswith(b"PAR1"):
         return "parquet"
-    lines = first_lines(file, form.encoding_of(file))
+    lines = first_lines(file, text_format.encoding_of(file))
     start = "".join("".join(lines).split())
+    texts = _columns(text_format)
     if start.startswith(('{"', "[{", '["', "[[")):
         kind = "json"
     elif start.startswith(FASTTEXT_LABEL):
         kind = "fasttext"
-    elif any(separates(delimiter, lines, texts, form) for delimiter in form.delimiter or DELIMITERS):
-        kind = "csv"
+    elif text_format.header or text_format.delimiter or "header" in given:
+        delimiters = text_format.delimiter or DELIMITERS
+        kind = "csv" if any(separates(mark, lines, texts, text_format) for mark in delimiters) else "lines"
+    # A comma may as well be a sentence's own.
+    elif lines and "\t" in lines[0] and separates("\t", lines, texts, text_format):
+        kind = "tsv"
     found = NAMES.get(kind, f"a table with the column {', '.join(texts)}")
     print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)
     return kind

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -36,13 +37,14 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
     config = resolve(cfg)
     check_config({"trainer": config["trainer"]}, {})
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
-    config["data"] = config.get("data") or data_of_run(checkpoint)
+    given = config.get("data")
+    config["data"] = given or data_of_run(checkpoint)
     if config["data"] is None:
         raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
     with tidy_process(), in_one_line(config):
-        config["data"] = located(config["data"])
-        source = instantiate(config["data"])
         module = load_weights(checkpoint, TextClassification)
+        config["data"] = located(as_trained(given, module) if given else config["data"])
+        source = instantiate(config["data"])
         use_threads(config["trainer"].get("threads"), module.model)
         run_dir = make_run_dir(config)
         trainer = make_trainer(config, run_dir)
@@ -59,6 +61,22 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             report(run_dir, config, metrics, module, module.predictions, split)
             results.print_summary(run_dir, metrics, len(split.texts))
     return metrics
+
+
+def as_trained(data: dict[str, Any], trained: Trained | TextClassification) -> dict[str, Any]:
+    """The config of other data than the run's own: what it leaves open is as the model was trained.
+
+    What it says otherwise is reported.
+    """
+    if trained.text_format is None:
+        log.warning(
+            "The checkpoint is of a version that did not record how texts are assembled: data.text, data.join and the "
+            "like are as given, or as usual"
+        )
+        return data
+    if changes := trained.text_format.changes(data):
+        log.warning("Texts are assembled otherwise than in training: %s", changes)
+    return trained.text_format.complete(data)
 
 
 def test_data(source: Source, trained: Trained | TextClassification, cache_dir: Path) -> TextDataModule:

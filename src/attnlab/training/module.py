@@ -45,6 +45,7 @@ class TextClassification(LightningModule):
         tokenizer: the trained tokenizer as JSON.
         pairs: whether documents are pairs of texts.
         task: config of the task, less what the data decides.
+        text_format: how the data's texts are assembled, see `attnlab.data.text_format.TextFormat`.
 
     All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
     """
@@ -60,11 +61,13 @@ class TextClassification(LightningModule):
         tokenizer: str,
         pairs: bool = False,
         task: dict[str, Any] = SINGLE_LABEL,
+        text_format: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.optimizer_config, self.scheduler_config, self.label_names = optimizer, scheduler, label_names
-        parts = Trained(model, label_names, tokenizer, pairs, task)
+        parts = Trained(model, label_names, tokenizer, pairs, task, text_format)
+        self.text_format = parts.text_format
         self.pairs, self.tokenizer, self.model, self.task = pairs, parts.tokenizer, parts.model, parts.task
         self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric

@@ -210,6 +210,7 @@ def _make_module(config: Settings, datamodule: TextDataModule, checkpoint: Path 
         tokenizer=datamodule.tokenizer.to_str(),
         pairs=datamodule.pairs,
         task=config["task"],
+        text_format=datamodule.source.text_format.plain(),
     )
     place_vectors(config["embedding"], module.model, datamodule, from_checkpoint=checkpoint is not None)
     if checkpoint is None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from attnlab.config import SINGLE_LABEL, instantiate, read_config
+from attnlab.data.text_format import TextFormat
 from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
 from attnlab.paths import BEST, CONFIG, LAST
@@ -20,11 +21,15 @@ Module = TypeVar("Module", bound=nn.Module)
 
 SPARE = 1 << 24  # numbers that a model may take while it is made: 64 MB
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
-FORMAT = 3  # of checkpoints; those without a number are of format 1 and have no task, those below 3 no temperature
+# Of checkpoints. Those without a number are of format 1 and have no task, those below 3 no temperature, and those below
+# 4 do not say how texts are assembled.
+FORMAT = 4
 
 
 class Trained(nn.Module):
     """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` (of `settings`) and `task`.
+
+    `text_format` is None of a checkpoint that does not say it.
 
     Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
     """
@@ -36,12 +41,14 @@ class Trained(nn.Module):
         tokenizer: str,
         pairs: bool = False,
         task: dict[str, Any] = SINGLE_LABEL,
+        text_format: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
         super().__init__()
         self.pairs = pairs
         self.task_settings = dict(task)
         self.task: Task = make_task(task, label_names)
+        self.text_format = None if text_format is None else TextFormat(**text_format)
         self.tokenizer = read_tokenizer(tokenizer)
         self.settings = {
             **model,

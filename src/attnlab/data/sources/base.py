@@ -16,6 +16,7 @@ from attnlab.data.reading import matching
 from attnlab.data.separated import warn_of_quotes
 from attnlab.data.sources.corpus import SPLITS, Corpus, OnEmpty, cut_test, make_corpus
 from attnlab.data.tables import Columns, Table
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Source(ABC):
     num_workers: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
+        _ = self.text_format  # which looks at delimiter and encoding
         if self.validation != "test" and not (isinstance(self.validation, float) and 0 < self.validation <= 0.5):
             raise UserError(
                 f"data.validation={self.validation} is neither a share above 0 and up to 0.5 nor 'test'; try 0.1"
@@ -58,6 +60,11 @@ class Source(ABC):
         for key in ("batch_size", "limit"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1")
+
+    @property
+    def text_format(self) -> TextFormat:
+        """How its texts are assembled."""
+        return TextFormat()
 
     @abstractmethod
     def load(self, splits: Collection[str] = SPLITS) -> Corpus:
@@ -109,6 +116,8 @@ class Labelled(Source):
 class Columned(Labelled):
     """Documents that stand in the columns of a table.
 
+    What is None here is as usual: the column `text`, a space between several.
+
     Args:
         text: the column of the texts, or several, joined by `join`.
         text_pair: the column of the second texts, where a document is a pair of texts.
@@ -120,28 +129,30 @@ class Columned(Labelled):
         quoting: of files whose values are separated, see `attnlab.data.forms.Form`.
     """
 
-    text: str | int | list[str | int] = "text"
+    text: str | int | list[str | int] | None = None
     text_pair: str | int | None = None
     label: str | int | list[str] = "label"
     label_separator: str | None = None
     group: str | int | None = None
     id: str | int | None = None
-    join: str = " "
+    join: str | None = None
     quoting: Quoting = None
+
+    @property
+    def text_format(self) -> TextFormat:
+        return TextFormat().changed(vars(self))
 
     @property
     def columns(self) -> Columns:
         """The columns that these settings name, by strings all of them."""
         flags = () if isinstance(self.label, str | int) else tuple(map(str, self.label))
         return Columns(
-            texts=tuple(map(str, (self.text,) if isinstance(self.text, str | int) else self.text)),
+            self.text_format,
             label=f"[{','.join(flags)}]" if flags else str(self.label),
             flags=flags,
             separator=self.label_separator,
             group=None if self.group is None else str(self.group),
-            join=self.join,
             id=None if self.id is None else str(self.id),
-            pair=None if self.text_pair is None else str(self.text_pair),
         )
 
 
@@ -159,11 +170,13 @@ def warn_of_shared(chosen: Mapping[str, object], what: Mapping[str, Set[object]]
 def located(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a source with the places of its files in full, so that they are found from anywhere, later too.
 
+    What it leaves open about its texts is as usual.
+
     Raises:
         UserError: it names a source that configs may not call.
     """
     keys = getattr(find_allowed(config.get("_target_")), "PATHS", ())
-    return config | {key: _absolute(config[key]) for key in keys if key in config}
+    return TextFormat().complete(config) | {key: _absolute(config[key]) for key in keys if key in config}
 
 
 def _absolute(paths: Any) -> Any:

@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnlab.data.forms import Form, Format
+from attnlab.data.forms import Format
 from attnlab.data.reading import Paths, find_files, read_split
 from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.sources.corpus import SPLITS
 from attnlab.data.tables import Table
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 
 
@@ -29,17 +30,15 @@ class Files(Columned):
     val: Paths | None = None
     test: Paths | float | None = None
     format: Format | None = None
-    header: bool = True
+    header: bool | None = None
     delimiter: str | None = None
     encoding: str | None = None
     field: str | dict[str, str] | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._form()
-
-    def _form(self) -> Form:
-        return Form(self.format, self.header, self.delimiter, self.encoding, self.quoting)
+    @property
+    def text_format(self) -> TextFormat:
+        per_split = isinstance(self.field, Mapping)  # which is no use to other files
+        return TextFormat().changed(vars(self) | ({"field": None} if per_split else {}))
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         given: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
@@ -51,7 +50,7 @@ class Files(Columned):
         files = {key: {file.resolve() for file in find_files(key, paths)} for key, paths in chosen.items()}
         warn_of_shared(chosen, {key: {(file, fields[key]) for file in files[key]} for key in chosen})
         tables = {
-            key: read_split(key, paths, self.columns.of_split(key), self._form(), fields[key])
+            key: read_split(key, paths, self.columns.of_split(key), self.text_format, fields[key])
             for key, paths in chosen.items()
         }
         return tables, []

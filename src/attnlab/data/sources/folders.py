@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.forms import Form
-from attnlab.data.reading import reading_from
+from attnlab.data.reading import documents_below, read_document, reading_from
 from attnlab.data.sources.base import Labelled
 from attnlab.data.tables import Columns, Origin, Table
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 from attnlab.paths import shown
 
@@ -32,9 +32,9 @@ class Folders(Labelled):
     test: str | float = "test"
     encoding: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Form(encoding=self.encoding)
+    @property
+    def text_format(self) -> TextFormat:
+        return TextFormat(encoding=self.encoding, folders=True)
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         root = Path(self.path)
@@ -54,17 +54,16 @@ class Folders(Labelled):
         return {key: self._read(folder) for key, folder in chosen.items()}, []
 
     def _read(self, folder: Path) -> Table:
-        """Every file below a class's folder but hidden ones, in the order of their names."""
-        texts, labels, parts, form = [], [], [], Form(encoding=self.encoding)
+        texts, labels, parts, form = [], [], [], self.text_format
         for label in _below(folder):
-            for file in sorted(path for path in label.rglob("[!.]*") if path.is_file()):
+            for file in documents_below(label):
                 with reading_from(str(file), form), file.open("rb") as opened:
-                    texts.append(opened.read().decode(form.encoding_of(opened)))
+                    texts.append(read_document(opened, form))
                 labels.append(label.name)
                 parts.append((str(file.resolve()), 1))
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
-        columns, values = Columns(("text",), "label"), {"text": texts, "label": labels}
+        columns, values = Columns(form, "label"), {"text": texts, "label": labels}
         table = columns.table(str(shown(folder)), values, how="; a folder a class")
         return replace(table, origin=Origin(parts, np.arange(len(parts))))
 

@@ -76,7 +76,9 @@ def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -
         UserError: `config["data"]` can't be used.
     """
     if config.get("data"):
-        return _test_documents(config["data"], trained, config)
+        from attnlab.training.evaluation import as_trained  # brings Lightning
+
+        return _test_documents(as_trained(config["data"], trained), trained, config)
     try:
         if (data := data_of_run(checkpoint)) is not None:
             return _test_documents(data, trained, config)
