@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import csv
 import datetime
 import gzip
 import io
@@ -485,3 +486,19 @@ def test_on_a_terminal_the_bar_shows_rows_and_the_time_left(
     monkeypatch.setattr(prediction, "Console", lambda **_: console())
     ask(f"input={write(tmp_path / 'new.parquet')}", f"output={tmp_path}/out.csv")
     assert "4 rows" in shown.getvalue() and "a second" in shown.getvalue() and "100%" in shown.getvalue()
+
+
+def test_what_is_written_reads_back(ask: Callable[..., None], tmp_path: Path) -> None:
+    texts = ["one\rtwo", "one\r\ntwo", 'a "quoted", text']
+    table = pa.table({"text": texts, "score": [float("nan"), 0.5, None]})
+    pyarrow.parquet.write_table(table, tmp_path / "new.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        ask(f"input={tmp_path}/new.parquet", f"output={tmp_path / name}")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == texts
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == texts and [row["score"] for row in rows] == [None, 0.5, None]
+    (tmp_path / "labels.jsonl").write_text('{"text": "a", "tags": ["R&D; tech", "tech"]}\n')
+    with pytest.raises(UserError, match="holds ';', which stands between several labels"):
+        ask(f"input={tmp_path}/labels.jsonl", f"output={tmp_path}/labels.csv")
+    assert not list(tmp_path.glob("labels.csv*"))

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Format, plain_suffix, unpacked
@@ -241,15 +242,17 @@ class Writer:
 
     def _text(self, rows: list[Row]) -> str:
         if self.kind == "jsonl":
-            return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        text = io.StringIO()
+            return "".join(_json(row) + "\n" for row in rows)
+        lines: list[str] = []
+        # Python before 3.11.9 quotes a bare CR only where it is part of a line's end.
+        target = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
         # As they are read: quotation marks quote in .csv and are text in .tsv.
         tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if self.kind == "tsv" else {}
-        table = csv.writer(text, lineterminator="\n", **tabs)  # type: ignore[arg-type]
+        table = csv.writer(target, lineterminator="\r\n", **tabs)  # type: ignore[arg-type]
         if not self.rows:
             table.writerow(self.columns)
         table.writerows([_cell(row.get(column)) for column in self.columns] for row in rows)
-        return text.getvalue()
+        return "".join(lines)
 
     def _arrow(self, rows: list[Row], schema: Any) -> Any:
         """As a table with the types of the schema, of `added`, or whatever holds the values."""
@@ -281,8 +284,16 @@ class Writer:
             self.partial.unlink()
 
 
+def _json(row: Row) -> str:
+    """One line; what is no number is null. Raises `ValueError` for infinities, which JSON does not have."""
+    row = {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+    return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+
+
 def _cell(value: Any) -> Any:
     """As a table of text holds it."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        if joined := next((part for part in value if BETWEEN in part), None):
+            raise ValueError(f"{joined!r} holds {BETWEEN!r}, which stands between several labels")
         return BETWEEN.join(value)
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
