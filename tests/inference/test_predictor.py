@@ -76,6 +76,7 @@ def test_an_empty_text_has_no_answer(tiny_config: Compose, tmp_path: Path) -> No
     assert predictions.labels[0] is predictions.labels[2] is None and predictions.labels[1] in predictor.label_names
     assert np.isnan(predictions.probabilities[[0, 2]]).all()
     assert predictions.probabilities[1].sum() == pytest.approx(1)
+    assert predictor("oil prices").labels == [predictions.labels[1]]
     assert predictor([]).labels == [] and predictor([]).probabilities.shape == (0, 4)
 
 

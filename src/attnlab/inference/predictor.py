@@ -68,8 +68,12 @@ class Predictor:
         trained = load_weights(find_checkpoint(Path(path)), Trained)
         return cls(trained, use_threads(threads, trained.model))
 
-    def __call__(self, documents: Documents) -> Predictions:
-        """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone."""
+    def __call__(self, documents: Documents | str) -> Predictions:
+        """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone.
+
+        A string by itself is one document.
+        """
+        documents = [documents] if isinstance(documents, str) else documents
         parts = (documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK))
         answers = list(self.stream(parts))
         nothing = np.empty((0, len(self.label_names)), dtype=np.float32)
