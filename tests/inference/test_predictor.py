@@ -80,6 +80,17 @@ def test_an_empty_text_has_no_answer(tiny_config: Compose, tmp_path: Path) -> No
     assert predictor([]).labels == [] and predictor([]).probabilities.shape == (0, 4)
 
 
+def test_after_a_fork_it_says_so_and_does_not_hang(
+    tiny_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_config("model=bag", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
+    predictor = Predictor.load(tmp_path / "run")
+    predictor(["oil"])
+    monkeypatch.setattr("os.getpid", lambda: -1)  # as in the child
+    with pytest.raises(UserError, match="before the process forked"):
+        predictor(["oil"])
+
+
 def write_pairs(path: Path) -> Path:
     """Pairs of texts of two classes."""
     words = ("oil", "team", "moon")

@@ -8,6 +8,7 @@ predictions.labels         # ["Business"]
 predictions.probabilities  # [1, C], columns as in predictor.label_names
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ import torch
 from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents, Tokens, encode, ids_of, portions
+from attnlab.errors import UserError
 from attnlab.process import use_threads
 from attnlab.task import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
@@ -51,6 +53,7 @@ class Predictor:
         """`at_once` blocks of documents are answered side by side."""
         self.trained, self.at_once = trained.eval(), at_once
         self.computing = Semaphore(at_once)  # others may tokenise
+        self.answered_in: int | None = None  # the process whose threads have computed
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
         self.text_format = trained.text_format  # None of a checkpoint that does not say it
         self.several = isinstance(trained.task, MultiLabel)  # classes a document
@@ -82,6 +85,12 @@ class Predictor:
 
     def stream(self, parts: Iterable[Documents]) -> Iterator[Predictions]:
         """Of each part in turn, the next ones beside it: neither tokenizer nor model holds Python's lock."""
+        if self.answered_in not in (None, os.getpid()):
+            raise UserError(
+                "this predictor has answered before the process forked, and its threads are not in the child: start "
+                "processes by multiprocessing.get_context('spawn')"
+            )
+        self.answered_in = os.getpid()
         threads = self.at_once + 1  # one waits for Python's lock, or tokenises while the others compute
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Predictions]] = deque()
