@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -32,24 +31,37 @@ class LocalLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
         self.workers: Any = None
-        self.in_this_process = Lock()  # which one job at a time can use, also where a search asks for more
+
+    def slots(self, n_jobs: int) -> int:
+        """How many trials run at once of a search that asks for `n_jobs`; -1: one a core, or one on a GPU."""
+        return self._share(n_jobs, n_jobs)[0]
+
+    def interrupt(self) -> None:
+        """Hand Ctrl-C to the jobs that run elsewhere."""
+        if self.workers is not None:
+            self.workers.interrupt()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-        from attnlab.process import available, share
         from attnlab.search.board import watching
         from attnlab.search.workers import Workers
 
         # Of a search each trial is launched alone, as many at once as it says.
-        slots = OmegaConf.select(self.config, "hparams_search.n_jobs") or 0  # -1: as many as there are cores
-        at_once = available() if slots < 0 else slots or len(job_overrides)
-        jobs, threads = share(at_once, self.jobs or max(slots, 0) or None, self.config.get("trainer") or {})
+        trials = OmegaConf.select(self.config, "hparams_search.n_jobs")
+        n_jobs = trials or OmegaConf.select(self.config, "ablation.n_jobs") or -1
+        jobs, threads = self._share(n_jobs, trials or len(job_overrides))
         with watching(self.config, self.context.config_loader, job_overrides, initial_job_idx):
             if jobs == 1:
                 launcher = BasicLauncher()
                 launcher.setup(hydra_context=self.context, task_function=self.task_function, config=self.config)
-                with self.in_this_process:
-                    return launcher.launch(job_overrides, initial_job_idx)
+                return launcher.launch(job_overrides, initial_job_idx)
             self.workers = self.workers or Workers(self.context, self.task_function, self.config, threads)
             return self.workers.run_all(job_overrides, initial_job_idx, jobs)
+
+    def _share(self, n_jobs: int, number: int) -> tuple[int, int]:
+        """How many of `number` jobs run at once where at most `n_jobs` may, and with how many threads each."""
+        from attnlab.process import available, share
+
+        most = self.jobs or (n_jobs if n_jobs > 0 else None)
+        return share(number if number > 0 else available(), most, self.config.get("trainer") or {})

@@ -11,6 +11,16 @@ with suppress(ImportError):  # without the extra "slurm"
     class WatchedSlurmLauncher(SlurmLauncher):
         """submitit's, with the table of a sweep; a job that dies costs no other one's result."""
 
+        def slots(self, n_jobs: int) -> int:
+            """How many trials run at once of a search that asks for `n_jobs`; -1: as many as jobs of an array."""
+            return n_jobs if n_jobs > 0 else int(self.params["array_parallelism"])
+
+        def interrupt(self) -> None:
+            """Hand Ctrl-C to Slurm's jobs."""
+            from attnlab.search.slurm import interrupt
+
+            interrupt()
+
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             from attnlab.search.board import watching
             from attnlab.search.slurm import use_these_jobs

@@ -1,5 +1,7 @@
+import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -321,6 +323,41 @@ def test_a_worker_that_dies_does_not_end_the_search(
     assert fake.run().states() == [state, "COMPLETE", "COMPLETE", "COMPLETE"]
     reason = fake.study.trials[0].user_attrs.get(REASON)
     assert reason == ("Died: a worker process was terminated" if state == "FAIL" else None)
+
+
+def test_no_more_trials_are_drawn_than_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that waited for a device would have been drawn without what was found meanwhile."""
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=6", "hparams_search.n_jobs=-1")
+    launch = fake.launch
+
+    def launch_alone(jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        assert sum(trial.state == TrialState.RUNNING for trial in fake.study.trials) == 1
+        return launch(jobs, initial_job_idx)
+
+    monkeypatch.setattr(fake, "launch", launch_alone)
+    fake.slots = lambda n_jobs: abs(n_jobs)  # type: ignore[attr-defined]
+    assert fake.run().states() == ["COMPLETE"] * 6
+
+
+def test_ctrl_c_reaches_the_trials_and_no_other_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that run have processes of their own, which say that they were interrupted, or die of it."""
+    fake = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=6", "hparams_search.n_jobs=2")
+    both, told, launched = threading.Barrier(2), threading.Event(), list[int]()
+
+    def launch_until_told(_: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        launched.append(initial_job_idx)
+        if both.wait(20) == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert told.wait(20)
+        if initial_job_idx == 0:
+            raise SystemExit(130)
+        raise RuntimeError("a worker process was terminated")
+
+    monkeypatch.setattr(fake, "launch", launch_until_told)
+    fake.interrupt = told.set  # type: ignore[attr-defined]
+    fake.run()
+    assert sorted(launched) == [0, 1] and fake.states() == ["FAIL", "FAIL", "WAITING", "WAITING"]
+    assert not any(REASON in trial.user_attrs for trial in fake.study.trials)
 
 
 def test_a_trial_begins_as_soon_as_another_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

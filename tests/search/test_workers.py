@@ -91,6 +91,25 @@ def test_jobs_do_not_outlive_their_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds a job's process in /proc")
+@pytest.mark.parametrize(
+    "search", [[], ["hparams_search=random", "hparams_search.n_jobs=2", "hparams_search.n_trials=4"]]
+)
+def test_ctrl_c_ends_what_runs_with_a_checkpoint_and_starts_nothing(search: list[str], tmp_path: Path) -> None:
+    jobs = search or ["seed=0,1,2,3", "hydra.launcher.jobs=2"]
+    multirun = start(*jobs, "trainer.max_epochs=1000", folder=tmp_path)
+    folder = found(tmp_path / "logs" / "train" / ("searches" if search else "multiruns"))
+    processes = [process_of(folder / name) for name in "01"]
+    multirun.send_signal(signal.SIGINT)  # not to its jobs, as `kill` does; the terminal would reach these too
+    said = multirun.communicate(timeout=100)[0]
+    assert not any(Path(f"/proc/{process}/fd/1").exists() for process in processes), said
+    assert said.count("  interrupted  ") == 2 and "Traceback" not in said, said
+    assert {path.name for path in folder.glob("[0-9]*")} == {"0", "1"}
+    for name in "01":
+        assert "Stopped after step" in (folder / name / "output.log").read_text()
+
+
+@pytest.mark.slow
 def test_a_sweep_that_goes_on_may_grow(tmp_path: Path) -> None:
     first = start("seed=0,1", "trainer.max_epochs=1", folder=tmp_path)
     assert first.wait(200) == 0

@@ -41,7 +41,7 @@ FREE = ("n_trials", "n_jobs", "max_failure_share", "study_name", "storage", "tri
 
 SETTINGS: dict[str, Any] = {
     "hparams_search.n_trials": Annotated[int, Ge(1)] | None,
-    "hparams_search.n_jobs": Annotated[int, Ge(1)] | Literal[-1],  # all cores
+    "hparams_search.n_jobs": Annotated[int, Ge(1)] | Literal[-1],  # as many as run at once
     "hparams_search.max_failure_share": Annotated[float, Interval(ge=0, le=1)],
     "hparams_search.study_name": str | None,
     "hparams_search.storage": str,

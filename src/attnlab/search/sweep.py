@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
 
@@ -21,7 +21,6 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.metrics import direction
-from attnlab.process import available
 from attnlab.redaction import redact
 from attnlab.search.board import Board
 from attnlab.search.making import make_space
@@ -42,7 +41,7 @@ from attnlab.search.study import (
     make_sampler,
     open_study,
 )
-from attnlab.search.workers import TRIES, Died, launch
+from attnlab.search.workers import TRIES, Died, at_once, finish, launch
 
 log = logging.getLogger(__name__)
 retry_history = RetryHeartbeatStaleTrialCallback.retry_history
@@ -87,25 +86,34 @@ class _Searcher:
     ) -> None:
         self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
         self.folder, self.board = board.folder, board
-        self.asking, self.over, self.redrawn = Lock(), False, 0
+        self.asking, self.redrawn = Lock(), 0
+        self.over = self.interrupted = False
         self.first_seen: dict[int, float] = {}  # trials at work without a heartbeat
 
     def run(self, n_trials: int) -> None:
-        slots = self.settings["n_jobs"] if self.settings["n_jobs"] > 0 else available()
+        # One that waited for its turn would have been drawn without what was found meanwhile.
+        slots = min(at_once(self.launcher, self.settings["n_jobs"]), n_trials)
         if slots == 1:
             return self._fill_slot(n_trials)
         with ThreadPoolExecutor(slots) as pool:
             filled = [pool.submit(self._fill_slot, n_trials) for _ in range(slots)]
             try:
-                wait(filled, return_when=FIRST_EXCEPTION)
+                finish(filled, self._interrupt)
             finally:
                 self.over = True
         for slot in filled:
             slot.result()
 
+    def _interrupt(self) -> None:
+        self.over = self.interrupted = True
+        if own := getattr(self.launcher, "interrupt", None):
+            own()
+
     def _fill_slot(self, n_trials: int) -> None:
-        while not self.over:
+        while True:
             with self.asking:
+                if self.over:
+                    return
                 fail_stale_trials(self.study)
                 self._fail_unheard()
                 started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
@@ -205,6 +213,8 @@ class _Searcher:
             for _ in range(TRIES):
                 with self.board.running([job], trial.number):
                     (result,) = launch(self.launcher, [job], trial.number)
+                if self.interrupted and isinstance(result._return_value, Died):
+                    raise KeyboardInterrupt
                 if not isinstance(result._return_value, Died):
                     break
         except (KeyboardInterrupt, SystemExit):
