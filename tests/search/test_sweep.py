@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
@@ -129,7 +129,7 @@ def test_what_another_search_is_training_is_not_trained_a_second_time(
 ) -> None:
     others = list[Trial]()
 
-    def open_beside_another(settings: dict[str, Any], mode: str, space: Space) -> optuna.Study:
+    def open_beside_another(settings: dict[str, Any], mode: Literal["min", "max"], space: Space) -> optuna.Study:
         study = open_study(settings, mode, space)
         others.append(study.ask())
         space.suggest(others[0])
