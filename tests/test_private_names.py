@@ -1,5 +1,6 @@
 """What of other libraries is used although it is private: an upgrade may take it away, and this says which one did."""
 
+import os
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -53,6 +54,14 @@ def _checkpoint_record() -> bool:
     return callback._last_global_step_saved == 0 and callback._last_checkpoint_saved == ""
 
 
+def _processes() -> bool:
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(max_workers=1) as worker:
+        pid: int = worker.submit(os.getpid).result()
+        return list(worker._processes) == [pid]
+
+
 def _attention_kind() -> bool:
     transformers = pytest.importorskip("transformers")
     return hasattr(transformers.BertConfig(), "_attn_implementation")
@@ -81,6 +90,7 @@ PRIVATE: list[tuple[str, set[str], str, Callable[[], bool]]] = [
         "last and best as one file",
         _checkpoint_record,
     ),
+    ("joblib", {"_processes"}, "Ctrl-C reaches the process in which a job runs", _processes),
     ("transformers", {"_attn_implementation"}, "attention maps want the unfused kernel", _attention_kind),
 ]
 
