@@ -72,3 +72,53 @@ class Ordinal(SingleLabel):
 
     def decide(self, probabilities: Tensor) -> Tensor:
         return (probabilities.cumsum(dim=1)[:, :-1] < 0.5).sum(dim=1)
+
+
+class Unpooled(TextClassifier):
+    """Forgets to pool."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.head(self.look_up(input_ids, attention_mask))
+
+
+class OneLogit(TextClassifier):
+    """Gives one."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(input_ids, attention_mask)[:, :1]
+
+
+class OneTooMany(TextClassifier):
+    """Gives a logit more than there are classes."""
+
+    def __init__(self, *, num_classes: int, **settings: Any) -> None:
+        super().__init__(num_classes=num_classes + 1, **settings)
+
+
+class Unaveraged(SingleLabel):
+    """A loss for each document."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.losses(logits, labels)
+
+
+class Buggy(TextClassifier):
+    """With a mistake in its constructor."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.scale = len(3)  # type: ignore[arg-type]
+
+
+class BuggyForward(TextClassifier):
+    """With a mistake in what it computes."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return super().forward(input_ids, attention_mask) + "x"  # type: ignore[operator]
+
+
+class Plain(torch.optim.SGD):
+    """Its `step` takes no closure."""
+
+    def step(self) -> None:  # type: ignore[override]
+        super().step()

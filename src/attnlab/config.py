@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from attnlab.errors import UserError, as_user_error, first_line
+from attnlab.errors import UserError, as_user_error, first_line, own_place
 
 # Add your own package here to name its classes in a config. Narrow on purpose: configs also come out of checkpoints
 # that others made, and a package listed whole would let them call anything in it.
@@ -117,4 +117,11 @@ def instantiate(config: Any, **arguments: Any) -> Any:
     """
     name = config.get("_target_") if isinstance(config, Mapping) else config
     with as_user_error(str(name), only=(InstantiationException, ImportError, TypeError, ValueError)):
-        return hydra.utils.instantiate(_literal(config), **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
+        try:
+            return hydra.utils.instantiate(_literal(config), **arguments, _execution_whitelist_=EXECUTION_WHITELIST)
+        except (InstantiationException, TypeError) as error:
+            bug = error.__cause__ or error
+            if isinstance(bug, ValueError | OSError | ImportError) or own_place(bug) is None:
+                raise
+            failed = bug
+    raise failed  # of the called class itself: with its traceback, which leads to the place

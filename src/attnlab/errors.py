@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from types import TracebackType
 
 from attnlab.redaction import redact_message
@@ -26,6 +27,17 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """The gist of somebody else's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def own_place(error: BaseException) -> str | None:
+    """File and line of a bug in a part that the user wrote; None where a package or Python itself raised it."""
+    frames = extract_tb(error.__traceback__)
+    place = frames[-1] if frames else None
+    if place is None or any(
+        f"/{name}/" in Path(place.filename).as_posix() for name in ("site-packages", "lib/python3")
+    ):
+        return None
+    return f"{place.filename}:{place.lineno}"
 
 
 @contextmanager

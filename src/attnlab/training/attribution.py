@@ -167,7 +167,7 @@ def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
 
 def attends(model: nn.Module) -> bool:
     """Whether it has attention to show."""
-    return len(getattr(model, "blocks", ())) > 0
+    return callable(getattr(model, "attention_weights", None)) and len(getattr(model, "blocks", ())) > 0
 
 
 def _attention(model: nn.Module, ids: Tensor) -> npt.NDArray[np.float32]:

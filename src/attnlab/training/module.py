@@ -1,7 +1,9 @@
 """The LightningModule: a text classifier with its loss, metrics, optimizer and the tokenizer it was trained with."""
 
+import inspect
 import logging
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -32,6 +34,22 @@ class Predictions:
     probabilities: Tensor  # [N, C] float32
     answers: Tensor
     logits: Tensor  # [N, C] float32, before the temperature
+
+
+def make_optimizer(config: dict[str, Any], params: Any) -> Optimizer:
+    """The optimizer of a config; Lightning hands each a closure, so one whose `step` takes none gets such a step."""
+    optimizer: Optimizer = instantiate(config, params=params)
+    taken = inspect.signature(optimizer.step).parameters.values()
+    if not any(parameter.name == "closure" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        plain = optimizer.step
+
+        def step(self: Optimizer, closure: Any = None) -> Any:  # noqa: ARG001
+            loss = None if closure is None else closure()
+            plain()
+            return loss
+
+        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
+    return optimizer
 
 
 class TextClassification(LightningModule):
@@ -255,7 +273,7 @@ class TextClassification(LightningModule):
             params: Any = ({"params": group, "lr": share * rate} for share, group in self.model.rates())
         else:
             params = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = instantiate(self.optimizer_config, params=params)
+        optimizer = make_optimizer(self.optimizer_config, params)
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = instantiate(self.scheduler_config, optimizer=optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

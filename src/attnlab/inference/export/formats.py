@@ -73,7 +73,8 @@ def traced(answers: Answers) -> ExportedProgram:
 
 def _write_onnx(answers: Answers, path: Path) -> None:
     program = traced(answers)
-    with _quiet():
+    what = f"{type(answers.model).__name__} can't be written as ONNX"
+    with as_user_error(what, "; format=torch and format=safetensors can"), _quiet():
         exported = torch.onnx.export(program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False)
         assert exported is not None
         exported.save(path)
