@@ -21,7 +21,8 @@ import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.arguments import quote_free_text, read_arguments
 from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import CONF, UserError, report_in_one_line
-from attnlab.paths import choose_job_dir, choose_run_dir, choose_sweep_dir, console_level, hydra_subdir, log_file
+from attnlab.paths import console_level, log_file
+from attnlab.runs import choose_job_dir, choose_run_dir, choose_sweep_dir, hydra_subdir
 
 if not CONF.is_dir():
     raise UserError(f"{CONF} is missing: attnlab trains from a checkout; install that with pip install -e <checkout>")

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from attnlab.paths import write_whole
+from attnlab.runs import write_whole
 
 FILE = "progress.json"
 OUTPUT = "output.log"  # what a job printed, in its folder; and what the sweep itself did, in the sweep's
@@ -42,7 +42,7 @@ def tell(**values: Any) -> None:
     `reason`. Outside a multirun nothing is written."""
     for folder, told in _told.items():
         told |= values
-        write_whole(folder / FILE, json.dumps(told))
+        write_whole(folder / FILE, json.dumps(told), sync=False)
 
 
 def told() -> bool:

@@ -131,9 +131,14 @@ def test_a_mistake_does_not_take_a_folder(tiny_config: Compose, tmp_path: Path) 
 def test_a_finished_run_that_goes_on_has_no_old_results(
     tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed on the way to a higher limit, it is one that has not finished."""
+    """Killed on the way to a higher limit, it is one that has not finished; before that nothing is lost."""
     train(tiny_config(f"paths.run_dir={tmp_path}/run"))
-    monkeypatch.setattr("attnlab.training.run.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("attnlab.training.run.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
+        train(resume(tmp_path / "run", "trainer.max_epochs=4"))
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    monkeypatch.setattr("attnlab.training.run.Trainer.fit", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(resume(tmp_path / "run", "trainer.max_epochs=4"))
     left = {path.name for path in (tmp_path / "run").iterdir()}

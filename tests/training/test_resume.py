@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
+from attnlab.runs import RunFolder
 from attnlab.training.results import write_config
 from attnlab.training.resume import resumed_config
 from attnlab.training.run import train
@@ -262,7 +263,7 @@ def test_what_a_resumed_run_takes_from_the_command_line(
 ) -> None:
     write_config(tmp_path, resolve(tiny_config("model.pooling=max")))
     command_line("resume=latest", "trainer.max_epochs=7", "trainer.max_time=00:00:10:00", "data.num_workers=1")
-    config = resumed_config(tmp_path, OmegaConf.create())
+    config, _ = resumed_config(tmp_path, OmegaConf.create())
     model, trainer = config["model"], config["trainer"]
     assert (model["pooling"], trainer["max_epochs"], config["data"]["num_workers"]) == ("max", 7, 1)
     assert trainer["max_time"] == "00:00:10:00" and model["embed_dim"] == 8
@@ -424,3 +425,19 @@ def test_a_run_of_the_version_before_goes_on(tiny_config: Compose, resume: Compo
     assert train(resume(run, "trainer.max_epochs=3"))["train/epochs"] == 3
     with (run / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("name", ["folder", "latest"])
+def test_a_run_that_is_still_training_is_not_resumed(
+    name: str, tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    """Two processes in one folder would write each step of the curves twice and take each other's checkpoints away."""
+    run = tmp_path / "logs" / "train" / "runs" / "mine"
+    train(tiny_config(f"paths.run_dir={run}"))
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    command = resume(run if name == "folder" else name, "trainer.max_epochs=3")
+    with RunFolder.open(run, new=False), pytest.raises(UserError, match=r"is in use: process \d+ on .*is training"):
+        train(command)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    if name == "folder":
+        assert train(command)["train/epochs"] == 3

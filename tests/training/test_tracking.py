@@ -321,11 +321,11 @@ def test_where_wandb_itself_dies_the_run_can_go_on(
     assert len(runs) == 1  # it is the same one of W&B
 
 
-def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     given = ["pe=none", "seed=3", "model.pooling=max", "logger=wandb", "hparams_search.trial=4", "data.fold=1"]
     hydra = Mock(overrides=Mock(task=given))
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    assert tracking.setting() == "pe=none model.pooling=max"
+    assert tracking.setting(tmp_path) == "pe=none model.pooling=max"

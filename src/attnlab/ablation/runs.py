@@ -19,8 +19,8 @@ from omegaconf import DictConfig
 from attnlab.ablation.changes import MODEL, Setting
 from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
-from attnlab.paths import CONFIG
 from attnlab.process import available, share
+from attnlab.runs import CONFIG
 from attnlab.search.board import Board
 from attnlab.search.workers import TRIES, Died, launch
 from attnlab.study.factors import IGNORED, flat

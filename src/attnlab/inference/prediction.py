@@ -25,7 +25,8 @@ from attnlab.errors import UserError
 from attnlab.inference.marks import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
-from attnlab.paths import make_run_dir, shown
+from attnlab.paths import shown
+from attnlab.runs import make_run_dir
 from attnlab.training.saved import find_checkpoint
 
 SETTINGS: dict[str, Any] = {

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from attnlab import progress
 from attnlab.metrics import direction
-from attnlab.paths import choose_job_dir, shown
+from attnlab.paths import shown
+from attnlab.runs import choose_job_dir
 
 WAITING, DIED = "waiting", "died"
 GONE = "its process has ended, for want of memory perhaps; the same command with resume=latest goes on"

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from attnlab.config import instantiate, read_config, resolve
 from attnlab.errors import UserError
-from attnlab.paths import CONFIG, shown
+from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
+from attnlab.runs import CONFIG
 from attnlab.search.figures import ENOUGH, draw_figures
 from attnlab.search.multirun import parse
 from attnlab.search.page import write_page

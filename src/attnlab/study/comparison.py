@@ -14,7 +14,7 @@ from attnlab.config import resolve
 from attnlab.data.losses import complaints
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, is_share
-from attnlab.paths import make_run_dir
+from attnlab.runs import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
 from attnlab.study.runs import Run, correctness, read_runs

@@ -1,7 +1,6 @@
 """Checkpoints: each is on disk whole or not at all, and a run goes on from the last one exactly."""
 
 import logging
-import os
 import shutil
 import signal
 import threading
@@ -19,7 +18,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line
-from attnlab.paths import LAST, shown
+from attnlab.paths import shown
+from attnlab.runs import LAST, whole_file
 from attnlab.task import Task
 from attnlab.training.curves import CurvesLogger
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PREVIOUS = "previous.ckpt"  # the one before last.ckpt
 CURVES = "metrics.csv"  # how far it had come at the time of the checkpoint
 # What a shell shows for Ctrl-C; and "try again later" (EX_TEMPFAIL of sysexits.h), for a scheduler to requeue.
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
+EXIT_STATUS = {signal.SIGINT: 130} | dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), 75)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -42,8 +42,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         with _in_place_of(Path(path)) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         """Never anything but plain data. Paths in it are those of the folder that it lies in now.
@@ -60,16 +58,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
 @contextmanager
 def _in_place_of(path: Path) -> Iterator[Path]:
     """A file to be written beside `path`, whose place it takes once it is whole."""
-    partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        yield partial
-        if path.name == LAST and path.exists():
-            path.replace(path.with_name(PREVIOUS))
-        partial.replace(path)
+        with whole_file(path, previous=path.with_name(PREVIOUS) if path.name == LAST else None) as partial:
+            yield partial
     except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"can't write {shown(path)}: {first_line(error.__context__ or error)}. What was there before is whole: "
             f"free some space, then go on with resume={shown(path.parent.parent)}"
@@ -96,10 +89,10 @@ def _point_to(folder: Path, state: dict[str, Any]) -> None:
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt`: after every epoch, every so many steps or minutes, and when a signal ends the run.
 
-    A run that resumes from it ends as one that was never interrupted. SIGTERM, SIGUSR2 and Ctrl-C finish the step,
-    write it and exit with 75, 75 and 130; a second one ends at once, with the checkpoint before. Where submitit waits
-    for SIGUSR2, it is told of that and of SIGTERM after the checkpoint, and puts the job into the queue again. Of a
-    distributed run all processes write and end together, whichever was told.
+    A run that resumes from it ends as one that was never interrupted. SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 finish the
+    step, write it and exit with 75, Ctrl-C with 130; a second one ends at once, with the checkpoint before. Where
+    submitit waits for SIGUSR2, it is told of that and of SIGTERM after the checkpoint, and puts the job into the queue
+    again. Of a distributed run all processes write and end together, whichever was told.
 
     Args:
         every_n_steps, every_n_minutes: besides the ends of epochs.
@@ -116,13 +109,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
-        for callback in trainer.early_stopping_callbacks:
-            # A run that was killed after its last epoch would otherwise train another one.
-            if callback.stopped_epoch and callback.wait_count >= callback.patience:
-                trainer.should_stop = True
         if threading.current_thread() is threading.main_thread():
             for number in EXIT_STATUS:
-                self.handlers[number] = signal.signal(number, self._on_signal)
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does with SIGHUP
+                    self.handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,6 +167,7 @@ class LastCheckpoint(Checkpoint):
         if (
             isinstance(best, ModelCheckpoint)
             and not best.save_weights_only
+            and best._should_save_on_train_epoch_end(trainer)  # otherwise other callbacks had a turn in between
             and best._last_global_step_saved == trainer.global_step
         ):
             if trainer.is_global_zero:

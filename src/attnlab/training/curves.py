@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from attnlab.runs import whole_file
+
 log = logging.getLogger(__name__)
 
 
@@ -71,9 +73,7 @@ class CurvesLogger(CSVLogger):
                 rows = list(islice(csv.DictReader(file), mark["rows"]))
         if len(rows) < mark["rows"]:
             log.warning("%s has lost %d rows of the curves", self.file, mark["rows"] - len(rows))
-        partial = self.file.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(self.file) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, mark["columns"], extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.file)

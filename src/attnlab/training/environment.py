@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from attnlab.process import available, waiting
+from attnlab.runs import write_whole
 
 PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
 FILE = "environment.json"
@@ -38,7 +39,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 def write_environment(run_dir: Path, trainer: Trainer) -> None:
     """environment.json."""
-    (run_dir / FILE).write_text(json.dumps(environment(trainer), indent=2) + "\n", encoding="utf-8")
+    write_whole(run_dir / FILE, json.dumps(environment(trainer), indent=2) + "\n")
 
 
 def differences(run_dir: Path, trainer: Trainer) -> list[str]:

@@ -11,8 +11,8 @@ from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Source, located
 from attnlab.errors import UserError
-from attnlab.paths import make_run_dir
 from attnlab.process import use_threads
+from attnlab.runs import RunFolder, make_run_dir
 from attnlab.training import results
 from attnlab.training.environment import differences
 from attnlab.training.faults import in_one_line
@@ -46,20 +46,20 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         config["data"] = located(as_trained(given, module) if given else config["data"])
         source = instantiate(config["data"])
         use_threads(config["trainer"].get("threads"), module.model)
-        run_dir = make_run_dir(config)
-        trainer = make_trainer(config, run_dir)
-        for difference in differences(checkpoint.parent.parent, trainer):
-            log.warning("Not as in training, and scores may differ for it: %s", difference)
-        if trainer.is_global_zero:
-            results.claim(run_dir, config)
-        datamodule = test_data(source, module, Path(config["paths"]["cache_dir"]))
-        scores = trainer.test(module, datamodule, verbose=False)[0]
-        metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
-        if trainer.is_global_zero:
-            split = datamodule.splits["test"]
-            results.write_results(run_dir, metrics, module.predictions, module.task, split)
-            report(run_dir, config, metrics, module, module.predictions, split)
-            results.print_summary(run_dir, metrics, len(split.texts))
+        with RunFolder.open(make_run_dir(config), new=True) as run:
+            trainer = make_trainer(config, run.path)
+            for difference in differences(checkpoint.parent.parent, trainer):
+                log.warning("Not as in training, and scores may differ for it: %s", difference)
+            datamodule = test_data(source, module, Path(config["paths"]["cache_dir"]))
+            if trainer.is_global_zero:
+                results.write_config(run.path, config)
+            scores = trainer.test(module, datamodule, verbose=False)[0]
+            metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
+            if trainer.is_global_zero:
+                split = datamodule.splits["test"]
+                results.write_results(run.path, metrics, module.predictions, module.task, split)
+                report(run.path, config, metrics, module, module.predictions, split)
+                results.print_summary(run.path, metrics, len(split.texts))
     return metrics
 
 

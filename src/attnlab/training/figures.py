@@ -4,15 +4,20 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attnlab.runs import whole_file
 from attnlab.task import Task
 from attnlab.task.calibration import reliability
 from attnlab.training.module import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Counts = npt.NDArray[np.int64]
 
@@ -54,6 +59,11 @@ def draw_figures(
             _draw_per_class(figures / "per_class.png", scores.numpy(), names)
 
 
+def _save(figure: "Figure", path: Path) -> None:
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png")
+
+
 def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
     """(class, predicted class, how many) of every mistake that was made, the most frequent first.
 
@@ -78,7 +88,7 @@ def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -
     axes = figure.add_axes(box, title=f"{counts.sum():,} test documents")
     matrix = torch.from_numpy(counts)
     MulticlassConfusionMatrix(size).plot(matrix, ax=axes, add_text=numbered, labels=names, cmap="Blues")
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: Counts, label_names: list[str]) -> None:
@@ -125,7 +135,7 @@ def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) ->
     numbers.minorticks_off()
     for axes in (shares, numbers):
         axes.grid(alpha=0.3)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _draw_bars(
@@ -141,7 +151,7 @@ def _draw_bars(
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xlim(0, 1.2 * longest)  # room for the notes
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _shortened(names: list[str]) -> list[str]:
@@ -169,4 +179,4 @@ def _draw_curves(folder: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
-    figure.savefig(folder / "figures" / "curves.png")
+    _save(figure, folder / "figures" / "curves.png")

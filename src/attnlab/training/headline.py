@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attnlab.metrics import interval, written
-from attnlab.paths import CONFIG
+from attnlab.runs import CONFIG
 
 TOLD = ("num_layers", "pooling")  # of a model's settings, where it has them
 

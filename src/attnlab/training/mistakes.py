@@ -9,6 +9,7 @@ from typing import Any
 from attnlab.data.sources import Split
 from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.model.gradients import STEPS, Attributable
+from attnlab.runs import whole_file
 from attnlab.training.attribution import Classifier, Explanation, attribute
 from attnlab.training.module import Predictions
 
@@ -79,7 +80,7 @@ def write_mistakes(path: Path, mistakes: Sequence[Mistake], pairs: bool) -> None
     The documents stand in `TEXTS`, of pairs in both of these columns.
     """
     texts = TEXTS[: 1 + pairs]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         place = mistakes[0].place if mistakes else ["index"]
         writer.writerow([*place, *texts, "label", "predicted", "probability", "explained", "words"])

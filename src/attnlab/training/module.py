@@ -2,10 +2,12 @@
 
 import inspect
 import logging
+import random
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -93,7 +95,7 @@ class TextClassification(LightningModule):
         self.loss_sum, self.num_losses = torch.zeros(()), 0
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
-        self.random_states: dict[str, Tensor] = {}
+        self.random_states: dict[str, Any] = {}
         self.predictions: Predictions | None = None  # of the last test run, in every process
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -112,7 +114,7 @@ class TextClassification(LightningModule):
         trainer = self.trainer
         step = trainer.global_step + 1
         if (step, batch_idx) == self.seen:  # an optimizer such as LBFGS asks several times for one batch's loss
-            return loss
+            return self._mean_over_step(loss, batch_idx)
         self.seen = step, batch_idx
         count = batch_idx + 1
         ends_step = count % trainer.accumulate_grad_batches == 0 or count == trainer.num_training_batches
@@ -134,7 +136,14 @@ class TextClassification(LightningModule):
             self.step_losses.clear()
             if step == trainer.max_steps:  # the last one: let a validation follow, as after the last epoch
                 trainer.should_stop = True
-        return loss
+        return self._mean_over_step(loss, batch_idx)
+
+    def _mean_over_step(self, loss: Tensor, batch_idx: int) -> Tensor:
+        """Lightning divides by `accumulate_grad_batches` even where an epoch ends with fewer; this makes up for it."""
+        if (most := self.trainer.accumulate_grad_batches) == 1:
+            return loss
+        rest = int(self.trainer.num_training_batches) % most  # batches of the last step of an epoch
+        return loss * (most / rest) if batch_idx >= self.trainer.num_training_batches - rest else loss
 
     def _learning_rate(self) -> float:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -231,7 +240,9 @@ class TextClassification(LightningModule):
 
     def _own_state(self) -> dict[str, Any]:
         """What each process of a distributed run has for itself."""
-        states = {"cpu": torch.get_rng_state()}
+        numpy_state: Any = np.random.get_state()
+        states: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate()}
+        states["numpy"] = (numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:])
         if self.device.type != "cpu":
             states[self.device.type] = torch.get_device_module(self.device).get_rng_state()
         return {"train_loss": (self.loss_sum.cpu(), self.num_losses), "random_states": states}
@@ -258,11 +269,15 @@ class TextClassification(LightningModule):
         self.loss_sum, self.num_losses = own["train_loss"]
 
     def on_train_start(self) -> None:
-        """The mean loss of the epoch and dropout go on where the checkpoint was made."""
+        """The mean loss of the epoch and all random numbers go on where the checkpoint was made."""
         self.loss_sum = self.loss_sum.to(self.device)
         for device, state in self.random_states.items():
             if device == "cpu":
                 torch.set_rng_state(state)
+            elif device == "python":
+                random.setstate(state)
+            elif device == "numpy":
+                np.random.set_state((state[0], state[1].numpy().astype(np.uint32), *state[2:]))
             elif device == self.device.type:
                 torch.get_device_module(self.device).set_rng_state(state)
 

@@ -15,7 +15,8 @@ from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import interval, is_share, written
 from attnlab.page import embedded, render
-from attnlab.paths import CONFIG, shown
+from attnlab.paths import shown
+from attnlab.runs import CONFIG, write_whole
 from attnlab.task import Task
 from attnlab.training import headline
 from attnlab.training.attribution import Classifier, Explanation
@@ -78,7 +79,7 @@ def report(
             config=(folder / CONFIG).read_text(encoding="utf-8"),
             made=f"{datetime.now():%Y-%m-%d %H:%M}",
         )
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        write_whole(folder / "report.html", page)
     except Exception as error:
         log.warning("No report.html: %s: %s", type(error).__name__, first_line(error))
     return mistakes

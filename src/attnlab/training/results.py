@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import Tensor
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import is_share, written
-from attnlab.paths import CONFIG, holds_a_run, shown, taken, write_whole
+from attnlab.paths import shown
 from attnlab.redaction import redact
+from attnlab.runs import CONFIG, whole_file, write_whole
 from attnlab.task import Task
 from attnlab.task.base import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
@@ -33,38 +33,14 @@ SCORED = ("test", "val")  # groups of metrics that are scores
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The resolved config, enough to run it again, without secrets: `config.yaml`. A trial's leaves out the search."""
-    write_whole(folder / CONFIG, _config_text(config))
-
-
-def _config_text(config: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
     if config.get("callbacks"):
         kept["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
-    return OmegaConf.to_yaml(OmegaConf.create(redact(kept)))
-
-
-def claim(folder: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder this new run's by writing its config there.
-
-    Raises:
-        UserError: the folder is another run's, be it one that has just begun.
-    """
-    if holds_a_run(folder):
-        raise taken(folder)
-    partial = folder / f"{CONFIG}.{os.getpid()}.partial"
-    partial.write_text(_config_text(config), encoding="utf-8")
-    try:
-        os.link(partial, folder / CONFIG)  # unlike a rename, it fails where there is one
-    except FileExistsError:
-        raise taken(folder) from None
-    except OSError:  # a file system without hard links
-        shutil.copy(partial, folder / CONFIG)
-    finally:
-        partial.unlink()
+    write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(redact(kept))))
 
 
 def go_on(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run that goes on; of one that had finished, no old result stays beside it."""
+    """Write the config of a run that resumes; of one that had finished, no old result stays beside it."""
     tables = ("predictions.parquet", "per_class.csv", "confused_pairs.csv", "mistakes.csv")
     for name in ("metrics.json", *tables, "report.html"):
         (folder / name).unlink(missing_ok=True)
@@ -73,10 +49,11 @@ def go_on(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def begin_again(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run that starts again from its first step, without its checkpoints and curves so far."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    """Write the config of a run that starts again from its first step, without anything that it left so far."""
+    for name in ("checkpoints", "tensorboard", "wandb"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.csv").unlink(missing_ok=True)
-    write_config(folder, config)
+    go_on(folder, config)
 
 
 def write_results(
@@ -120,11 +97,12 @@ def _write_predictions(path: Path, predictions: Predictions, task: Task, split: 
     columns |= {
         f"p({name})": column.numpy() for name, column in zip(task.label_names, predictions.probabilities.T, strict=True)
     }
-    pyarrow.parquet.write_table(pa.table(columns), path)
+    with whole_file(path) as partial:
+        pyarrow.parquet.write_table(pa.table(columns), partial)
 
 
 def _write_per_class(path: Path, scores: Tensor, label_names: list[str]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "precision", "recall", "f1", "support"])
         for name, (tp, fp, _, fn, support) in zip(label_names, scores.tolist(), strict=True):
@@ -133,7 +111,7 @@ def _write_per_class(path: Path, scores: Tensor, label_names: list[str]) -> None
 
 
 def _write_confused_pairs(path: Path, counts: Counts, label_names: list[str]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "predicted", "count", "share_of_class"])
         for row, column, count in confused_pairs(counts):

@@ -26,10 +26,11 @@ from attnlab.data.sources import located
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
 from attnlab.model.pretrained import PretrainedClassifier
-from attnlab.paths import make_run_dir, shown
+from attnlab.paths import rank, shown, started_again
 from attnlab.process import give_memory_back, use_threads
 from attnlab.progress import in_multirun, told
 from attnlab.redaction import redact
+from attnlab.runs import RunFolder, make_run_dir, whole_file
 from attnlab.training import results, tracking
 from attnlab.training.attribution import attends
 from attnlab.training.beside import TellProgress, own_output
@@ -42,7 +43,7 @@ from attnlab.training.faults import OutOfMemory, in_one_line
 from attnlab.training.module import TextClassification
 from attnlab.training.rehearsal import check_settings
 from attnlab.training.report import report
-from attnlab.training.resume import resumed_config, resumed_folder
+from attnlab.training.resume import Changes, ResumeState, check_resume, resumed_config, resumed_folder
 from attnlab.training.selection import check_selection, name_the_best
 from attnlab.training.settings import CHECKED, Settings
 from attnlab.training.trainer import make_trainer
@@ -60,6 +61,9 @@ HARMLESS_WARNINGS = (
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # an epoch's mean is logged
     r"Precision \w+-mixed is not supported by the model summary",  # which counts 32 bits a weight, as there are
 )
+
+
+LEAVE_SECONDS = 90.0  # in which a job whose sweep or whose node is gone has written its checkpoint and ended
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,11 @@ def _finished_before(cfg: DictConfig) -> results.Metrics:
 
 def _train(cfg: DictConfig) -> results.Metrics:
     resumed = resumed_folder(cfg)
-    # A job of a multirun is found by its settings: they are those of the run that it goes on with.
-    given = resolve(cfg) if resumed is None or in_multirun() else resumed_config(resumed, cfg)
+    changes: Changes = {}
+    if resumed is None or in_multirun():  # whose jobs are found by their settings
+        given = resolve(cfg)
+    else:
+        given, changes = resumed_config(resumed, cfg)
     config = _checked({"task": SINGLE_LABEL, "embedding": RANDOM} | given)  # these of a run of the version before
     with tidy_process(), in_one_line(config):
         config["data"] = located(config["data"])
@@ -107,8 +114,9 @@ def _train(cfg: DictConfig) -> results.Metrics:
         if config.get("preview"):
             show(_make_datamodule(config, resumed))
             return {}
-        run_dir = resumed or make_run_dir(config)
-        return _finish(config, run_dir, _fit_or_halve(config, run_dir, resumed is not None))
+        patience = LEAVE_SECONDS if in_multirun() or started_again() else 0.0
+        with RunFolder.open(resumed or make_run_dir(config), new=resumed is None, patience=patience) as run:
+            return _finish(config, run.path, _fit_or_halve(config, run.path, resumed is not None, changes))
 
 
 def _checked(config: dict[str, Any]) -> Settings:
@@ -120,40 +128,59 @@ def _checked(config: dict[str, Any]) -> Settings:
     return cast(Settings, config)
 
 
-def _fit_or_halve(config: Settings, run_dir: Path, resumed: bool) -> Fitted:
+def _fit_or_halve(config: Settings, run_dir: Path, resumed: bool, changes: Changes) -> Fitted:
     """With `halve_batch_on_oom` start again with half of the batch as often as memory does not suffice."""
-    begin = results.go_on if resumed else results.claim
+    checkpoint = find_last(run_dir) if resumed else None
+    if resumed and checkpoint is None and not rank():
+        results.begin_again(run_dir, config)
+    begin = results.go_on if checkpoint else results.write_config
     while True:
         try:
             with in_one_line(config):
-                return _fit(config, run_dir, resumed, begin)
+                return _fit(config, run_dir, checkpoint, changes, begin)
         except OutOfMemory as error:
             if not config["halve_batch_on_oom"] or config["data"]["batch_size"] == 1:
                 raise
+            if checkpoint is not None:  # its place in the epoch and its schedule are those of its batch size
+                raise UserError(
+                    f"out of memory with data.batch_size={config['data']['batch_size']}, which a resumed run keeps: "
+                    "free some memory and resume again, or train anew with a smaller one"
+                ) from error
             config["data"]["batch_size"] //= 2
             log.warning("%s: starting again with data.batch_size=%d", error, config["data"]["batch_size"])
-            begin = results.write_config if resumed else results.begin_again
+            tracking.finish(1)
+            results.begin_again(run_dir, config)
 
 
-def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, Settings], None]) -> Fitted:
-    """Train and test. Once the settings are found to fit each other, `begin` writes them into the folder."""
-    checkpoint = find_last(run_dir) if resumed else None
+def _fit(
+    config: Settings, run_dir: Path, checkpoint: Path | None, changes: Changes, begin: Callable[[Path, Settings], None]
+) -> Fitted:
+    """Train and test, from `checkpoint` where the run is resumed.
+
+    Once settings and data are found to fit each other, `begin` writes the config into the folder: what fails before
+    leaves the folder as it was.
+    """
     teller = [TellProgress(**config["monitor"])] if told() else []
-    trainer = make_trainer(config, run_dir, *teller, stopwatch := Stopwatch())
-    if trainer.is_global_zero:  # the other processes of a distributed run share its folder
-        begin(run_dir, config)
-    datamodule = _make_datamodule(config, run_dir if resumed else None)
+    trainer = make_trainer(config, run_dir, *teller, ResumeState(changes), stopwatch := Stopwatch())
+    if checkpoint is not None:
+        step = check_resume(checkpoint, run_dir, changes)
+        for logger in trainer.loggers:
+            if isinstance(logger, tracking.TensorBoard):
+                logger.resume_at(step)
+    datamodule = _make_datamodule(config, run_dir if checkpoint else None)
     module = _make_module(config, datamodule, checkpoint)
     use_threads(config["trainer"].get("threads"), module.model)
     encoding = {}
     if (frozen := _frozen(module)) is not None:
         splits = [split for split in datamodule.datasets if split != "test" or config["test"]]
         encoding["train/encoding_seconds"] = cache_encoder_features(frozen, datamodule, trainer, splits)
-    if trainer.is_global_zero:
-        datamodule.tokenizer.save(str(run_dir / TOKENIZER))
+    if trainer.is_global_zero:  # the other processes of a distributed run share its folder
+        begin(run_dir, config)
+        with whole_file(run_dir / TOKENIZER) as partial:
+            datamodule.tokenizer.save(str(partial))
         write_environment(run_dir, trainer)
     for logger in trainer.loggers:
-        logger.log_hyperparams(redact({**config, tracking.SETTING: tracking.setting()}))
+        logger.log_hyperparams(redact({**config, tracking.SETTING: tracking.setting(run_dir)}))
     with _fitting_checkpoint(checkpoint, stopwatch):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     _say_where_it_ended(trainer, config["trainer"])
@@ -163,8 +190,8 @@ def _fit(config: Settings, run_dir: Path, resumed: bool, begin: Callable[[Path, 
     give_memory_back()
     best = name_the_best(trainer)
     if best is not None:
-        checkpoint = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
-        metrics |= {"train/best_epoch": checkpoint["epoch"] + 1} | checkpoint["metrics"]
+        kept = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+        metrics |= {"train/best_epoch": kept["epoch"] + 1} | kept["metrics"]
     else:
         log.warning("No best checkpoint was kept, so the last weights are tested")
         metrics |= (trainer.validate(module, datamodule, verbose=False) or [{}])[0]

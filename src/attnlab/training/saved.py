@@ -14,7 +14,7 @@ from attnlab.config import SINGLE_LABEL, instantiate, read_config
 from attnlab.data.text_format import TextFormat
 from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
-from attnlab.paths import BEST, CONFIG, LAST
+from attnlab.runs import BEST, CONFIG, LAST
 from attnlab.task import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)

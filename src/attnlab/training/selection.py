@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from attnlab.config import find_allowed
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, known_direction
-from attnlab.paths import BEST
+from attnlab.runs import BEST
 from attnlab.task import Task, make_task
 from attnlab.training.checkpoints import name_again
 from attnlab.training.settings import Settings

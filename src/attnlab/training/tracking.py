@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import requests.utils
 from annotated_types import Ge
-from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import first_line
-from attnlab.progress import in_multirun
+from attnlab.runs import began_by
 from attnlab.task import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.mistakes import Mistake
@@ -28,7 +29,9 @@ CONFUSION, MISTAKES = "test/confusion_matrix", "test/confident_mistakes"
 SEARCH = "search"  # the folder of what is logged of a search as a whole, in the search's own
 
 SETTING = "setting"  # hyper-parameter that a run is grouped by
-NO_SETTING = ("seed=", "data.fold=", "tags=", "logger", "paths.", "hydra.", "hparams_search", "callbacks.progress")
+ABOUT_THE_COMMAND = ("resume=", "logger", "paths.", "hydra.", "hparams_search", "callbacks.progress")
+NO_SETTING = ("seed=", "data.fold=", "tags=", *ABOUT_THE_COMMAND)
+WANDB_FOLDER = re.compile(r"^(offline-)?run-\d{8}_\d{6}-")  # before the id, which may have hyphens
 WANDB_SYNC = "; `wandb sync --include-online <run>/wandb/run-*` sends the rest"
 
 Table = tuple[list[str], list[list[Any]]]  # columns and rows
@@ -112,6 +115,10 @@ class TensorBoard(TensorBoardLogger):
         """Keep them until there are results to stand beside."""
         self.hparams.update(params)
 
+    def resume_at(self, step: int) -> None:
+        """Have TensorBoard leave out what was written of `step` and later before the run was interrupted."""
+        self._kwargs["purge_step"] = step
+
     def show(self, exhibits: Exhibits) -> None:
         from PIL import Image
 
@@ -185,12 +192,16 @@ def wandb_logger(
     """
     chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     folder = Path(save_dir)
-    experiment = HydraConfig.get().runtime.choices.get("experiment") if HydraConfig.initialized() else None
-    in_sweep = in_multirun() or folder.name == SEARCH  # the run of a search as a whole is in the group of its trials
-    # A run that is resumed in its folder goes on as the same run of W&B.
+    command = began_by(folder)
+    experiment = command.runtime.choices.get("experiment") if command else None
+    # The run of a search as a whole is in the group of its trials.
+    in_sweep = folder.name == SEARCH or (command is not None and command.mode in (RunMode.MULTIRUN, "MULTIRUN"))
+    # A run that is resumed in its folder is the same run of W&B.
     earlier = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
     if earlier:
-        settings |= {"id": earlier[-1].name.rsplit("-", 1)[1], "resume": "allow"}
+        settings = {"id": WANDB_FOLDER.sub("", earlier[-1].name), "resume": "allow"} | settings
+    if settings.get("id") is not None:
+        settings["id"] = str(settings["id"])
     return Wandb(
         project=project,
         offline=chosen == "offline",
@@ -210,9 +221,9 @@ def has_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(server))
 
 
-def setting() -> str:
-    """By what runs that differ in the seed alone are grouped: the command line, less what decides nothing."""
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+def setting(folder: Path) -> str:
+    """By what runs that differ in the seed alone are grouped: the command that began one, less what decides nothing."""
+    given = command.overrides.task if (command := began_by(folder)) else []
     return " ".join(override for override in given if not override.startswith(NO_SETTING)) or "default"
 
 

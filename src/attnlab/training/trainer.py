@@ -91,6 +91,11 @@ def make_trainer(config: Mapping[str, Any], run_dir: Path, *callbacks: Callback)
         raise UserError(f"{first_line(error).rstrip('.')}{advice}") from error
     if settings.get("profiler"):
         _into_a_file(trainer.profiler, run_dir)  # type: ignore[attr-defined]
+    if trainer.world_size > 1 and config.get("halve_batch_on_oom"):
+        raise UserError(
+            "halve_batch_on_oom=true works on one device: on several the others would wait for the one that ran out of "
+            "memory; leave it out and give a smaller data.batch_size"
+        )
     if progress.in_multirun() and trainer.world_size > 1:
         raise UserError(
             "a multirun can't train on several devices (trainer=ddp): their processes would start the whole sweep "
