@@ -85,3 +85,11 @@ def test_the_documents_of_ag_news_are_taken_as_they_are(ag_news_path: str, compo
     (file,) = Path(ag_news_path).rglob("test*.parquet")
     for text in pyarrow.parquet.read_table(file)["text"].to_pylist()[:200]:
         assert resolve(compose_config(f"text={text}", "ckpt_path=x", name="predict"))["text"] == text
+
+
+def test_what_is_given_on_resume_is_of_the_run_not_of_the_default_config() -> None:
+    given = ["resume=latest", "data.train=new.csv", "trainer.min_epochs=3", "tags=[a]", "paths.log_dir=logs"]
+    read = ["resume=latest", "++data.train=new.csv", "++trainer.min_epochs=3", "tags=[a]", "paths.log_dir=logs"]
+    assert read_arguments("train", given) == read
+    assert read_arguments("train", ["-m", *given]) == ["-m", *given]
+    assert read_arguments("train", given[1:]) == given[1:]

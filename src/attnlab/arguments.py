@@ -9,6 +9,7 @@ from attnlab.errors import CONF, UserError
 from attnlab.redaction import hide_secrets
 
 FREE_TEXT = {"predict": ("text", "text_pair")}  # by program: settings in which every character counts
+SETTING = re.compile(r"(?!hydra\.|paths\.)[a-z_]+\.[\w.]+=")  # of a part, not a part itself
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # which Hydra makes, before any code of ours
 
 
@@ -19,9 +20,14 @@ def read_arguments(program: str, arguments: Sequence[str]) -> list[str]:
         UserError: one of them can't be read.
     """
     read = quote_free_text(program, arguments)
+    multirun = "-m" in read or "--multirun" in read
     for argument in read:
-        _check(argument, multirun="-m" in read or "--multirun" in read)
-    return [argument if _is_free_text(program, argument) else hide_secrets(argument) for argument in read]
+        _check(argument, multirun)
+    read = [argument if _is_free_text(program, argument) else hide_secrets(argument) for argument in read]
+    if program == "train" and not multirun and any(re.match("resume=(?!null)", argument) for argument in read):
+        # What is given on resume changes the run's own config, not the one that Hydra composes here.
+        read = [f"++{argument}" if SETTING.match(argument) else argument for argument in read]
+    return read
 
 
 def quote_free_text(program: str, arguments: Sequence[str]) -> list[str]:

@@ -348,11 +348,16 @@ def _asked_by(record: Path) -> list[str]:
     return _asked(OmegaConf.load(record))
 
 
+def as_given(overrides: Iterable[str]) -> list[str]:
+    """Overrides as they stand: a record of Hydra's names variables of the command that it was made by."""
+    return [
+        str(text) for text in (OmegaConf.to_container(overrides) if isinstance(overrides, ListConfig) else overrides)
+    ]
+
+
 def _asked(overrides: Iterable[str]) -> list[str]:
     """What a command wants to be trained, but not how it is to be run."""
-    if isinstance(overrides, ListConfig):  # as it stands: a record names variables of the command that it was made by
-        overrides = cast(list[str], OmegaConf.to_container(overrides))
-    return sorted(text for text in map(str, overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
+    return sorted(text for text in as_given(overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
 
 
 def make_run_dir(config: Mapping[str, Any]) -> Path:

@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.runs import RunFolder
+from attnlab.training.checkpoints import LastCheckpoint
 from attnlab.training.results import write_config
 from attnlab.training.resume import resumed_config
 from attnlab.training.run import train
@@ -441,3 +445,141 @@ def test_a_run_that_is_still_training_is_not_resumed(
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     if name == "folder":
         assert train(command)["train/epochs"] == 3
+
+
+def interrupt_after(config: DictConfig, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until so many epochs are over, and die there."""
+    saved = LastCheckpoint.on_train_epoch_end
+
+    def save_and_die(self: LastCheckpoint, trainer: Any, pl_module: Any) -> None:
+        saved(self, trainer, pl_module)
+        if trainer.current_epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(LastCheckpoint, "on_train_epoch_end", save_and_die)
+        train(config)
+
+
+def test_a_changed_patience_counts_from_the_resume_on(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
+    """With a learning rate of 0 no epoch is better than the first."""
+    settings = ["optimizer.lr=0.0", "callbacks.early_stopping.patience=1", "trainer.max_epochs=20"]
+    assert train(tiny_config(*settings, f"paths.run_dir={tmp_path}/run"))["train/epochs"] == 2
+    with pytest.raises(UserError, match=r"has stopped early.* give callbacks\.early_stopping\.patience=4 too"):
+        train(resume(tmp_path / "run", "trainer.max_epochs=30"))
+    assert train(resume(tmp_path / "run", "callbacks.early_stopping.patience=4"))["train/epochs"] == 5
+    assert "patience: 4" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "callbacks.best_checkpoint.monitor=val/acc",
+        "callbacks.best_checkpoint.save_top_k=3",
+        "callbacks.early_stopping.monitor=val/acc",
+        "+trainer.accumulate_grad_batches=2",
+        "+trainer.limit_val_batches=1",
+        "trainer.max_epochs=1",
+        "tokenizer.vocab_size=20",
+    ],
+)
+def test_what_could_not_take_effect_is_refused_and_nothing_is_touched(
+    given: str, trained: Path, resume: Compose
+) -> None:
+    before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=rf"{given.lstrip('+').split('=')[0]}.*(can't be given|has trained 2)"):
+        train(resume(trained, given))
+    assert {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()} == before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has finished; nothing in it may change."""
+    folder = tmp_path_factory.mktemp("trained")
+    with initialize_config_dir(str(ROOT / "conf")):
+        train(compose("train", overrides=[*TINY, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
+    return folder / "run"
+
+
+def test_a_run_that_was_about_to_stop_is_so_after_a_resume(
+    tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early stopping asked for the end once; min_epochs lets it train on, however well that goes meanwhile."""
+    scores = iter([1.0, 2.0, 0.9, 0.8, 0.7, 0.6, 0.5])  # it stops at the second one
+    settings = ["trainer.max_epochs=6", "+trainer.min_epochs=4", "callbacks.early_stopping.patience=1"]
+
+    def measure(self: Any, _: torch.Tensor) -> Any:
+        return criteria(self, torch.tensor(next(scores)))
+
+    criteria = EarlyStopping._evaluate_stopping_criteria
+    monkeypatch.setattr(EarlyStopping, "_evaluate_stopping_criteria", measure)
+    interrupt_after(tiny_config(*settings, f"paths.run_dir={tmp_path}/run"), 3, monkeypatch)
+    assert train(resume(tmp_path / "run"))["train/epochs"] == 4
+
+
+def test_all_random_numbers_go_on_where_they_were(
+    tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A callback of one's own may draw from Python's and NumPy's global generators."""
+    drawn: list[tuple[float, float, float]] = []
+
+    def draw(*_: Any) -> None:
+        drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+
+    monkeypatch.setattr("attnlab.training.callbacks.PlainProgress.on_train_epoch_end", draw)
+    train(tiny_config("trainer.max_epochs=3", f"paths.run_dir={tmp_path}/whole"))
+    undisturbed = list(drawn)
+    drawn.clear()
+    interrupt_after(tiny_config("trainer.max_epochs=3", f"paths.run_dir={tmp_path}/run"), 1, monkeypatch)
+    train(resume(tmp_path / "run"))
+    assert drawn == undisturbed and len(drawn) == 3
+
+
+def test_a_hangup_ends_a_run_with_a_checkpoint_unless_it_is_ignored(
+    tiny_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a closed terminal, or a cluster that sends SIGUSR1; under nohup it trains on."""
+
+    def send(number: int) -> Callable[..., None]:
+        return lambda _, trainer, *__: signal.raise_signal(number) if trainer.global_step == 2 else None
+
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        run = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr("attnlab.training.callbacks.PlainProgress.on_train_batch_end", send(number))
+            train(tiny_config(f"paths.run_dir={run}"))
+        assert ended.value.code == 75
+        assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr("attnlab.training.callbacks.PlainProgress.on_train_batch_end", send(signal.SIGHUP))
+        assert train(tiny_config(f"paths.run_dir={tmp_path}/nohup"))["train/epochs"] == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_batch_is_not_halved_on_resume(
+    tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_config("halve_batch_on_oom=true", f"paths.run_dir={tmp_path}"))
+    monkeypatch.setattr("attnlab.training.run.Trainer.fit", Mock(side_effect=MemoryError))
+    with pytest.raises(UserError, match=r"data\.batch_size=32, which a resumed run keeps"):
+        train(resume(tmp_path, "trainer.max_epochs=3"))
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_data_that_has_moved_is_given_on_resume_and_compared(
+    compose_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    rows = "\n".join(["text,label", *(f"{word} number {i},{word}" for i in range(20) for word in ("red", "blue"))])
+    (tmp_path / "old.csv").write_text(rows)
+    settings = ["data=files", f"data.train={tmp_path}/old.csv", "data.test=0.2", "model=bag", "trainer=cpu"]
+    train(compose_config(*settings, "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
+    (tmp_path / "old.csv").rename(tmp_path / "new.csv")
+    (tmp_path / "other.csv").write_text(rows.replace("number 3", "nomber 3"))
+    with pytest.raises(UserError, match="the data has changed"):
+        train(resume(tmp_path / "run", f"++data.train={tmp_path}/other.csv", "trainer.max_epochs=2"))
+    assert (
+        train(resume(tmp_path / "run", f"++data.train={tmp_path}/new.csv", "trainer.max_epochs=2"))["train/epochs"] == 2
+    )
+    assert f"{tmp_path}/new.csv" in (tmp_path / "run" / "config.yaml").read_text()

@@ -180,10 +180,9 @@ def test_runs_are_grouped_by_sweep_or_experiment(
     context: tuple[bool, str | None], group: str | None, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     in_sweep, experiment = context
-    hydra = Mock()
-    hydra.get.return_value.runtime.choices = {"experiment": experiment}
-    monkeypatch.setattr(tracking, "HydraConfig", hydra)
-    monkeypatch.setattr(tracking, "in_multirun", lambda: in_sweep)
+    command = Mock(mode="MULTIRUN" if in_sweep else "RUN")
+    command.runtime.choices = {"experiment": experiment}
+    monkeypatch.setattr(tracking, "began_by", lambda _: command)
     folder = str(tmp_path / "my-sweep" / "3")
     chosen = tracking.wandb_logger(
         mode=None, group=None, name=None, finish_timeout=1, save_dir=folder, project="p"
@@ -329,3 +328,41 @@ def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.Monk
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
     assert tracking.setting(tmp_path) == "pe=none model.pooling=max"
+
+
+@pytest.mark.parametrize("hydra_record", [True, False])
+def test_a_resumed_run_keeps_its_group_and_setting(hydra_record: bool, tmp_path: Path) -> None:
+    """They are those of the command that began it, which Hydra has recorded in its folder."""
+    if hydra_record:
+        (tmp_path / ".hydra").mkdir()
+        (tmp_path / ".hydra" / "hydra.yaml").write_text(
+            "hydra: {mode: RUN, overrides: {task: [pe=none, seed=1]}, runtime: {choices: {experiment: mine}}}"
+        )
+    assert tracking.setting(tmp_path) == ("pe=none" if hydra_record else "default")
+    logger = tracking.wandb_logger(
+        mode="offline", group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p"
+    )
+    assert logger._wandb_init["group"] == ("mine" if hydra_record else None)
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "exp-7"), ({"id": "exp-7"}, "exp-7"), ({"id": 7}, "7")])
+def test_a_resumed_run_is_the_same_one_of_wandb(given: dict[str, Any], kept: str, tmp_path: Path) -> None:
+    (tmp_path / "wandb" / "offline-run-20261130_101112-exp-7").mkdir(parents=True)
+    logger = tracking.wandb_logger(
+        mode="offline", group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p", **given
+    )
+    assert (logger._wandb_init["id"], logger._wandb_init["resume"]) == (kept, "allow")
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path: Path) -> None:
+    """Killed after step 9, with a checkpoint of 6 steps."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first in (0, 6):
+        logger = tracking.TensorBoard(str(tmp_path), name="tensorboard", version="")
+        if first:
+            logger.resume_at(first)
+        for step in range(first, 10):
+            logger.log_metrics({"loss": float(first)}, step=step)
+        logger.experiment.close()
+    shown = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == [(step, 0.0 if step < 6 else 6.0) for step in range(10)]

@@ -280,3 +280,19 @@ def test_null_takes_a_callback_away(
     config = resolve(tiny_config(f"callbacks.{name}=null", "callbacks.last_checkpoint=null"))
     kinds = [type(callback) for callback in make_trainer(config, tmp_path).callbacks]  # type: ignore[attr-defined]
     assert not any(issubclass(other, kind) for other in kinds)
+
+
+def test_the_last_step_of_an_epoch_takes_the_mean_of_its_own_batches(tiny_config: Compose, tmp_path: Path) -> None:
+    """Six batches are an epoch's only step, whether six or a hundred make one; with four there are two steps."""
+
+    def weights(accumulated: int) -> torch.Tensor:
+        run = tmp_path / str(accumulated)
+        settings = ["optimizer=sgd", "optimizer.lr=0.5", "trainer.gradient_clip_val=null", "trainer.max_epochs=1"]
+        settings += [f"+trainer.accumulate_grad_batches={accumulated}", "model.dropout=0.0", "scheduler=none"]
+        train(tiny_config(*settings, f"paths.run_dir={run}"))
+        state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
+
+    whole = weights(6)
+    torch.testing.assert_close(weights(100), whole, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(weights(4), whole)

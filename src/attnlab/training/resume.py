@@ -20,7 +20,7 @@ from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.paths import shown, started_again
 from attnlab.progress import in_multirun
-from attnlab.redaction import HIDDEN
+from attnlab.redaction import HIDDEN, redact
 from attnlab.runs import CONFIG, choose_run_dir
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
             if (before := OmegaConf.select(config, key)) != value:
                 changes[key] = before, value
                 OmegaConf.update(config, key, value)
-    if (folder / "metrics.json").exists() and not changes:
+    if (folder / "metrics.json").exists() and not anew:
         raise UserError(
             f"the run in {shown(folder)} has finished; to train it further give a higher limit: trainer.max_epochs=20"
         )
@@ -159,7 +159,8 @@ def check_resume(checkpoint: Path, folder: Path, changes: Changes) -> int:
                 f"not train further; give callbacks.early_stopping.patience={state['wait_count'] + 3} too"
             )
     log.info("Resuming %s after step %d (epoch %d)", shown(folder), step, epochs)
-    for key, (before, now) in changes.items():
+    for key, values in changes.items():
+        before, now = (redact({key: value})[key] for value in values)
         log.info("Changed: %s=%s (was %s)", key, now, before)
     return step
 

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import first_line
-from attnlab.runs import began_by
+from attnlab.runs import as_given, began_by
 from attnlab.task import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.mistakes import Mistake
@@ -223,7 +223,7 @@ def has_key() -> bool:
 
 def setting(folder: Path) -> str:
     """By what runs that differ in the seed alone are grouped: the command that began one, less what decides nothing."""
-    given = command.overrides.task if (command := began_by(folder)) else []
+    given = as_given(command.overrides.task) if (command := began_by(folder)) else []
     return " ".join(override for override in given if not override.startswith(NO_SETTING)) or "default"
 
 
