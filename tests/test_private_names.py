@@ -51,7 +51,8 @@ def _job_return() -> bool:
 
 def _checkpoint_record() -> bool:
     callback = ModelCheckpoint()
-    return callback._last_global_step_saved == 0 and callback._last_checkpoint_saved == ""
+    saved = callback._last_global_step_saved == 0 and callback._last_checkpoint_saved == ""
+    return saved and callable(callback._should_save_on_train_epoch_end)
 
 
 def _processes() -> bool:
@@ -86,7 +87,7 @@ PRIVATE: list[tuple[str, set[str], str, Callable[[], bool]]] = [
     ("hydra-core", {"_return_value"}, "what a job has raised, without raising it", _job_return),
     (
         "lightning",
-        {"_last_global_step_saved", "_last_checkpoint_saved"},
+        {"_last_global_step_saved", "_last_checkpoint_saved", "_should_save_on_train_epoch_end"},
         "last and best as one file",
         _checkpoint_record,
     ),

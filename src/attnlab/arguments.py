@@ -1,6 +1,7 @@
 """The command line, before Hydra reads it: free text is quoted, and mistakes that Hydra says little about are named."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 

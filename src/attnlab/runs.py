@@ -350,9 +350,8 @@ def _asked_by(record: Path) -> list[str]:
 
 def as_given(overrides: Iterable[str]) -> list[str]:
     """Overrides as they stand: a record of Hydra's names variables of the command that it was made by."""
-    return [
-        str(text) for text in (OmegaConf.to_container(overrides) if isinstance(overrides, ListConfig) else overrides)
-    ]
+    plain = OmegaConf.to_container(overrides) if isinstance(overrides, ListConfig) else overrides
+    return list(map(str, cast(Iterable[str], plain)))
 
 
 def _asked(overrides: Iterable[str]) -> list[str]:

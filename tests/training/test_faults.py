@@ -34,7 +34,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(
 
     def diverge(self: TextClassifier, *batch: Any) -> torch.Tensor:
         nonlocal steps
-        steps += self.training and len(batch[0]) > 1  # the check of the settings is a batch of one
+        steps += self.training and len(batch[0]) > 4  # the check before training is a smaller batch
         return forward(self, *batch) * (bad if steps > 8 else 1.0)
 
     monkeypatch.setattr(TextClassifier, "forward", diverge)
