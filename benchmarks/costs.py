@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from attnlab.config import instantiate
-from attnlab.data.datamodule import split_corpus
 from attnlab.data.headlines import generate
+from attnlab.data.splits import split_corpus
 from attnlab.data.tokens import tokenize
 from benchmarks.common import DATA, QUIET, Row, compare, config_of, folder, in_turn, run
 
@@ -98,7 +98,10 @@ def tokenising() -> list[Row]:
 def texts_of(*overrides: str) -> dict[str, list[str]]:
     """The documents of each split."""
     source = instantiate(config_of(*DATA, *overrides)["data"])
-    return {name: split.texts for name, split in split_corpus(source.load(), source).items()}
+    return {
+        name: split.texts
+        for name, split in split_corpus(source.load(), source.validation, source.limit, source.split_seed).items()
+    }
 
 
 def tokenising_seconds(texts: dict[str, list[str]], place: Path) -> float:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnlab.data.datamodule import TextDataModule, split_corpus
+from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Corpus, Files
+from attnlab.data.splits import split_corpus
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
 
@@ -169,9 +170,8 @@ def test_one_class_and_one_document_of_a_class_are_refused(tmp_path: Path) -> No
         ("text,label\nx,a\ny,a\n", "the training set has one class only"),
         (GOOD + "z,lone\n", r"1 of 3 classes have one document .*\(lone\): data.min_label_count=2 leaves them out"),
     ):
-        source = Files(batch_size=2, train="", test="")
         with pytest.raises(UserError, match=message):
-            split_corpus(load(tmp_path, "few.csv", content), source)
+            split_corpus(load(tmp_path, "few.csv", content))
 
 
 # Characters that a UTF-8 file can hold.

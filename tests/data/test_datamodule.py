@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from attnlab.data.datamodule import TextDataModule, split_corpus
+from attnlab.data.datamodule import TextDataModule
 from attnlab.data.losses import keys_of
 from attnlab.data.sources import SPLITS, Corpus, Headlines, Source, Split
 from attnlab.data.tokenization import BPE, TokenizerRecipe, WordLevel
@@ -33,47 +33,6 @@ def corpus(train: list[int], test: list[int] = [0, 1], val: list[int] | None = N
     return Corpus(
         ["a", "b"], split("train", train), split("test", test), split("val", val) if val is not None else None
     )
-
-
-def test_validation_is_a_part_of_train_and_stays_when_train_is_limited() -> None:
-    whole = split_corpus(corpus([0, 1] * 50), Given(batch_size=4))
-    limited = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, limit=20))
-    assert len(whole["val"].texts) == 10 and len(whole["train"].texts) == 90
-    assert not set(whole["val"].texts) & set(whole["train"].texts)
-    assert limited["val"].texts == whole["val"].texts and np.bincount(limited["train"].labels).tolist() == [10, 10]
-    other = split_corpus(corpus([0, 1] * 50), Given(batch_size=4, split_seed=1))
-    assert other["val"].texts != whole["val"].texts
-
-
-def test_no_group_is_validated_on_that_is_trained_on() -> None:
-    labels, groups = np.arange(200) % 2, [str(row // 4) for row in range(200)]
-    whole = Corpus(["a", "b"], Split([f"text {row}" for row in range(200)], labels, groups), corpus([0]).test)
-    splits = split_corpus(whole, Given(batch_size=4))
-    assert splits["train"].groups is not None and splits["val"].groups is not None
-    assert len(splits["val"].texts) == 20 and not set(splits["train"].groups) & set(splits["val"].groups)
-    single = Corpus(["a", "b"], Split(whole.train.texts, labels, ["one"] * 200), whole.test)
-    with pytest.raises(UserError, match=r"data\.group leaves no part of train to validate on"):
-        split_corpus(single, Given(batch_size=4))
-
-
-def test_a_validation_split_of_its_own_is_used() -> None:
-    splits = split_corpus(corpus([0, 1], val=[1, 0, 1]), Given(batch_size=4))
-    assert len(splits["val"].texts) == 3 and len(splits["train"].texts) == 2
-
-
-def test_validating_on_test_warns(caplog: pytest.LogCaptureFixture) -> None:
-    splits = split_corpus(corpus([0, 1] * 5), Given(batch_size=4, validation="test"))
-    assert splits["val"].texts == splits["test"].texts and len(splits["train"].texts) == 10
-    assert "the test score will be optimistic" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [([], "training set is empty"), ([1, 1, 1], "one class only"), ([0, 1, 1, 1], r"have one document .*\(a\)")],
-)
-def test_what_cannot_be_split_is_named(labels: list[int], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        split_corpus(corpus(labels), Given(batch_size=4))
 
 
 def test_duplicates_are_counted_but_for_case_and_space() -> None:
@@ -170,15 +129,6 @@ def test_documents_that_stand_in_two_splits_are_counted(tmp_path: Path, caplog: 
     losses = losses_of(tmp_path, train, test, WordLevel(vocab_size=50))
     assert losses["data/test_duplicates"] == 2 and losses["data/val_duplicates"] == 1
     assert "documents that also stand in train: 2 in test; remove them" in caplog.text
-
-
-def test_a_class_that_a_split_lacks_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    split_corpus(corpus([0] * 40 + [1] * 2, test=[0, 0]), Given(batch_size=4, limit=10))
-    assert "No document of b in train" in caplog.text or "No document of b in val" in caplog.text
-    assert "No document of b in test" in caplog.text
-    caplog.clear()
-    split_corpus(corpus([0, 1] * 20), Given(batch_size=4))
-    assert "No document of" not in caplog.text
 
 
 def test_validation_that_stands_in_train_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnlab.data.datamodule import renumber, split_corpus
+from attnlab.data.corpus import renumber
 from attnlab.data.labels import count_labels
 from attnlab.data.sources import Corpus, Files, Headlines, Hub, Split
-from attnlab.data.splitting import stratified
+from attnlab.data.splits import split_corpus, stratified_mask
 from attnlab.errors import UserError
 
 SETS = [["rude"], [], ["rude", "threat"], ["threat"]]
@@ -104,7 +104,7 @@ def test_all_topics_of_the_built_in_corpus() -> None:
 def test_rare_classes_and_combinations_are_divided_in_proportion() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((2000, 4)) < [0.5, 0.2, 0.05, 0.02]).astype(np.float32)
-    chosen = stratified(labels, 200, seed=1)
+    chosen = stratified_mask(labels, 200, seed=1)
     assert chosen.sum() == 200
     assert count_labels(labels[chosen], 4) == pytest.approx(count_labels(labels, 4) / 10, abs=5)
     assert abs(count_labels(labels[chosen], 4)[3] - labels[:, 3].sum() / 10) <= 1  # the rarest comes first
@@ -113,7 +113,7 @@ def test_rare_classes_and_combinations_are_divided_in_proportion() -> None:
 def test_splits_and_numbers_of_a_trained_model() -> None:
     labels = np.array(EXPECTED * 10, dtype=np.float32)
     corpus = Corpus(["rude", "threat"], Split([f"{i} a" for i in range(40)], labels), Split(TEXTS, labels[:4]))
-    splits = split_corpus(corpus, Headlines(batch_size=4, train_size=1, test_size=1, noise=0, order_share=0))
+    splits = split_corpus(corpus)
     assert splits["val"].labels.shape == (4, 2) and splits["train"].labels.shape == (36, 2)
     theirs = renumber(corpus, ["odd", "threat", "rude"]).test.labels
     assert theirs.tolist() == [[0, threat, rude] for rude, threat in EXPECTED]

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from attnlab.data.folds import cut_fold
 from attnlab.data.sources import Files, Folders, Headlines, Hub
+from attnlab.data.splits import cut_fold
 from attnlab.errors import UserError
 
 ROWS = [{"body": 'Rain, "again"', "kind": "weather"}, {"body": "Two goals", "kind": "sport"}] * 3
@@ -46,7 +45,7 @@ def test_each_document_leads_back_to_its_file_row_and_id(suffix: str, tmp_path: 
     folded = Files(
         batch_size=4, train=paths[0], val=paths[1], test=paths[0], text="body", label="kind", id="id", on_empty="drop"
     )
-    fold = cut_fold(folded.load(), replace(folded, folds=3, fold=1))
+    fold = cut_fold(folded.load(), fold=1, folds=3, seed=0)
     assert len(cut.test.texts) == 19 and len(fold.test.texts) > 15
     for split in (cut.train, cut.test, fold.train, fold.test):
         found = split.found_at(np.arange(len(split.texts))[::-1])

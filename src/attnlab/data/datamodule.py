@@ -13,15 +13,12 @@ from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
-from attnlab.data.folds import cut_fold
-from attnlab.data.labels import count_labels
+from attnlab.data.corpus import renumber
 from attnlab.data.losses import complaints, describe, keys_of
-from attnlab.data.sources import SPLITS, UNLABELLED, Corpus, Source, Split
-from attnlab.data.sources.corpus import shortened
-from attnlab.data.splitting import set_aside, stratified
+from attnlab.data.sources import SPLITS, Source
+from attnlab.data.splits import cut_fold, split_corpus
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents, Recipe, fingerprint, tokenize
-from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +60,18 @@ class TextDataModule(LightningDataModule):
         """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
         if self.datasets:
             return
-        alone = stage == "test" and self.source.folds is None  # a fold is a part of train
-        corpus = self.source.load(["test"] if alone else SPLITS)
+        source = self.source
+        alone = stage == "test" and source.folds is None  # a fold is a part of train
+        corpus = source.load(["test"] if alone else SPLITS)
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
-        if self.source.folds is not None:
-            corpus = cut_fold(corpus, self.source)
+        if source.folds is not None:
+            corpus = cut_fold(corpus, source.fold, source.folds, source.split_seed)
         self.label_names, self.ceilings = corpus.label_names, corpus.ceilings
-        self.splits = {"test": corpus.test} if stage == "test" else split_corpus(corpus, self.source)
+        if stage == "test":
+            self.splits = {"test": corpus.test}
+        else:
+            self.splits = split_corpus(corpus, source.validation, source.limit, source.split_seed)
         texts = {name: split.documents for name, split in self.splits.items()}
         self.pairs = any(split.pairs is not None for split in self.splits.values())
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
@@ -157,75 +158,3 @@ class TextDataModule(LightningDataModule):
             world_size=torch.distributed.get_world_size() if distributed else 1,
         )
         return BucketLoader(dataset, sampler, self.source.num_workers)
-
-
-def split_corpus(corpus: Corpus, source: Source) -> dict[str, Split]:
-    """The run's train, val and test splits.
-
-    Raises:
-        UserError: there is nothing to train on, one class only, or a class too small to split.
-    """
-    train, val = corpus.train, corpus.val
-    if not train.texts:
-        raise UserError("the training set is empty")
-    counts = count_labels(train.labels, len(corpus.label_names))
-    if train.labels.ndim == 1 and np.count_nonzero(counts) < 2:
-        raise UserError("the training set has one class only; a classifier needs two or more")
-    if source.validation == "test":
-        if not corpus.test.texts:
-            raise UserError(
-                "data.validation=test, and the test set has no labels to validate on; give a share such as 0.1"
-            )
-        log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
-        val = corpus.test
-    elif val is None:
-        train, val = _cut_validation(corpus, source.validation, source.split_seed)
-    if source.limit is not None and source.limit < len(train.texts):
-        train = train.take(stratified(train.labels, source.limit, source.split_seed))
-    splits = {"train": train, "val": val, "test": corpus.test}
-    if not corpus.test.texts:
-        del splits["test"]
-    for name, split in splits.items():
-        missing = (counts > 0) & (count_labels(split.labels, len(counts)) == 0)
-        if absent := [corpus.label_names[i] for i in np.flatnonzero(missing)]:
-            log.warning("No document of %s in %s: nothing is said of it there", ", ".join(absent[:20]), name)
-    return splits
-
-
-def _cut_validation(corpus: Corpus, share: float, seed: int) -> tuple[Split, Split]:
-    """What is left of train, and the part that is set aside."""
-    train, counts = corpus.train, count_labels(corpus.train.labels, len(corpus.label_names))
-    lone = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
-    if lone and train.labels.ndim == 1 and train.groups is None:
-        raise UserError(
-            f"{len(lone)} of {len(counts)} classes have one document in the training set, which can't be split for "
-            f"validation ({shortened(lone)}): data.min_label_count=2 leaves them out, or give a validation split "
-            "with data.val"
-        )
-    size = max(1, round(len(train.labels) * share))
-    chosen = set_aside(train.labels, size, seed, train.groups)
-    if not chosen.any() or chosen.all():
-        raise UserError(f"data.group leaves no part of train to validate on: each has many more documents than {size}")
-    return train.take(~chosen), train.take(chosen)
-
-
-def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
-    """The corpus with its classes in this order. Raises `UserError` where it has others."""
-    if strange := set(corpus.label_names) - set(label_names):
-        if strange == set(corpus.label_names) == {UNLABELLED}:
-            raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")
-        raise UserError(
-            f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
-            f"it knows {', '.join(label_names)}"
-        )
-    number = np.array([label_names.index(name) for name in corpus.label_names])
-
-    def renumbered(split: Split) -> Split:
-        if split.labels.ndim == 1:
-            return replace(split, labels=number[split.labels])
-        hot = np.zeros((len(split.labels), len(label_names)), dtype=np.float32)
-        hot[:, number] = split.labels
-        return replace(split, labels=hot)
-
-    train, test, val = renumbered(corpus.train), renumbered(corpus.test), corpus.val and renumbered(corpus.val)
-    return Corpus(label_names, train, test, val, corpus.ceilings)

@@ -11,6 +11,7 @@ from attnlab.errors import UserError
 # Of N documents and C classes: the class of each, [N] int64, or where one may be of several [N, C] float32 of 0 and 1.
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]  # [N], set for the documents that are chosen
 
 BETWEEN = "\x1f"  # the labels of one document, where a table holds them as text: ASCII's own separator of units
 FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}

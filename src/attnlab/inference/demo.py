@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
-from attnlab.data.sources.corpus import BETWEEN_TEXTS
+from attnlab.data.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError, needs_extra
 from attnlab.inference.explaining import draw_attention, explain

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attnlab.data.corpus import BETWEEN_TEXTS
 from attnlab.data.sources import Split
-from attnlab.data.sources.corpus import BETWEEN_TEXTS
 from attnlab.model.gradients import STEPS, Attributable
 from attnlab.runs import whole_file
 from attnlab.training.attribution import Classifier, Explanation, attribute

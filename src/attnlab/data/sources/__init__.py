@@ -1,8 +1,8 @@
 """Where documents come from. A source is a dataclass with a `load()`; each file in `conf/data` configures one."""
 
+from attnlab.data.corpus import SPLITS, UNLABELLED, Corpus, Split
 from attnlab.data.sources.base import Source, located
 from attnlab.data.sources.builtin import Headlines
-from attnlab.data.sources.corpus import SPLITS, UNLABELLED, Corpus, Split
 from attnlab.data.sources.files import Files
 from attnlab.data.sources.folders import Folders
 from attnlab.data.sources.hub import Hub

@@ -11,10 +11,11 @@ from annotated_types import Ge
 from hydra.utils import to_absolute_path
 
 from attnlab.config import find_allowed
+from attnlab.data.corpus import SPLITS, Corpus, OnEmpty, make_corpus
 from attnlab.data.forms import Quoting
 from attnlab.data.reading import matching
 from attnlab.data.separated import warn_of_quotes
-from attnlab.data.sources.corpus import SPLITS, Corpus, OnEmpty, cut_test, make_corpus
+from attnlab.data.splits import cut_test
 from attnlab.data.tables import Columns, Table
 from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
@@ -33,7 +34,7 @@ class Source(ABC):
         limit: train on at most this many documents, stratified by class; None for all.
         split_seed: decides which documents are set aside. Not the run's seed, so that runs with other seeds compare.
         folds: cross-validation: the training documents are divided into so many parts of like classes, of which `fold`
-            is the test set, and the data's own test set is left alone (see `attnlab.data.folds.cut_fold`).
+            is the test set, and the data's own test set is left alone (see `attnlab.data.splits.cut_fold`).
         fold: which one, from 0.
         num_workers: processes that build batches; slicing a memory-mapped array needs none.
     """

@@ -8,9 +8,9 @@ import numpy as np
 from annotated_types import Ge
 
 from attnlab.data import headlines
+from attnlab.data.corpus import SPLITS, Corpus, Split
 from attnlab.data.labels import Labels, multi_hot
 from attnlab.data.sources.base import Source
-from attnlab.data.sources.corpus import SPLITS, Corpus, Split
 from attnlab.data.tables import Origin
 from attnlab.errors import UserError
 

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from attnlab.data.corpus import SPLITS
 from attnlab.data.forms import Format
 from attnlab.data.reading import Paths, find_files, read_split
 from attnlab.data.sources.base import Columned, warn_of_shared
-from attnlab.data.sources.corpus import SPLITS
 from attnlab.data.tables import Table
 from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError

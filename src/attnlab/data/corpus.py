@@ -3,14 +3,13 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.labels import Labels, count_labels, multi_hot
-from attnlab.data.splitting import Mask, set_aside
+from attnlab.data.labels import Labels, Mask, multi_hot
 from attnlab.data.tables import Origin, Table, pick
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
@@ -20,7 +19,6 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 BETWEEN_TEXTS = " || "  # of a pair, where it is shown
 UNLABELLED = "-1"  # how sets of the Hub write "no label"
-TOO_SMALL = 3  # documents: a smaller class leaves none for a test set cut out of train, or one that can't validate
 
 OnEmpty = Literal["refuse", "drop"]
 
@@ -126,21 +124,6 @@ def make_corpus(
     return Corpus(classes, splits.get("train", NOTHING), splits.get("test", NOTHING), splits.get("val"))
 
 
-def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
-    """The corpus with a stratified part of train as its test set; a class of one or two documents stays in train.
-
-    Raises:
-        UserError: nothing is left for the test.
-    """
-    train = corpus.train
-    chosen = set_aside(train.labels, round(len(train.labels) * share), seed, train.groups)
-    if train.groups is None and train.labels.ndim == 1:
-        chosen &= count_labels(train.labels, len(corpus.label_names))[train.labels] >= TOO_SMALL
-    if not chosen.any():
-        raise UserError(f"data.test={share} of {len(chosen):,} documents leaves none to test; give more of either")
-    return Corpus(corpus.label_names, train.take(~chosen), train.take(chosen), corpus.val)
-
-
 def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
     """The rows that have a text, and a label where any has."""
     labelled = any(table.labels) and not table.several  # where a document may have several it may have none
@@ -220,3 +203,25 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
 def shortened(names: Sequence[str]) -> str:
     """The names, unless there are many."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
+
+
+def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
+    """The corpus with its classes in this order. Raises `UserError` where it has others."""
+    if strange := set(corpus.label_names) - set(label_names):
+        if strange == set(corpus.label_names) == {UNLABELLED}:
+            raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")
+        raise UserError(
+            f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
+            f"it knows {', '.join(label_names)}"
+        )
+    number = np.array([label_names.index(name) for name in corpus.label_names])
+
+    def renumbered(split: Split) -> Split:
+        if split.labels.ndim == 1:
+            return replace(split, labels=number[split.labels])
+        hot = np.zeros((len(split.labels), len(label_names)), dtype=np.float32)
+        hot[:, number] = split.labels
+        return replace(split, labels=hot)
+
+    train, test, val = renumbered(corpus.train), renumbered(corpus.test), corpus.val and renumbered(corpus.val)
+    return Corpus(label_names, train, test, val, corpus.ceilings)

@@ -1,0 +1,165 @@
+"""Which documents train, validate and test a model: stratified parts of a corpus, of whole groups where it has any."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from attnlab.data.corpus import Corpus, Split, shortened
+from attnlab.data.labels import Labels, Mask, count_labels, strata
+from attnlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MIN_CLASS_SIZE = 3  # documents of a class that a test set may be cut from: one each remains to train and to validate on
+
+
+def split_corpus(
+    corpus: Corpus, validation: float | Literal["test"] = 0.1, limit: int | None = None, seed: int = 0
+) -> dict[str, Split]:
+    """The run's train, val and test splits; the arguments are settings of `attnlab.data.sources.Source`.
+
+    Raises:
+        UserError: there is nothing to train on, one class only, or a class too small to split.
+    """
+    train, val = corpus.train, corpus.val
+    if not train.texts:
+        raise UserError("the training set is empty")
+    counts = count_labels(train.labels, len(corpus.label_names))
+    if train.labels.ndim == 1 and np.count_nonzero(counts) < 2:
+        raise UserError("the training set has one class only; a classifier needs two or more")
+    if validation == "test":
+        if not corpus.test.texts:
+            raise UserError(
+                "data.validation=test, and the test set has no labels to validate on; give a share such as 0.1"
+            )
+        log.warning("Validating on the test set (data.validation=test): the test score will be optimistic")
+        val = corpus.test
+    elif val is None:
+        train, val = _cut_validation(corpus, validation, seed)
+    if limit is not None and limit < len(train.texts):
+        train = train.take(stratified_mask(train.labels, limit, seed))
+    splits = {"train": train, "val": val, "test": corpus.test}
+    if not corpus.test.texts:
+        del splits["test"]
+    for name, split in splits.items():
+        missing = (counts > 0) & (count_labels(split.labels, len(counts)) == 0)
+        if absent := [corpus.label_names[i] for i in np.flatnonzero(missing)]:
+            log.warning("No document of %s in %s: metrics there do not cover it", ", ".join(absent[:20]), name)
+    return splits
+
+
+def _cut_validation(corpus: Corpus, share: float, seed: int) -> tuple[Split, Split]:
+    """What remains of train, and the part that is set aside for validation."""
+    train, counts = corpus.train, count_labels(corpus.train.labels, len(corpus.label_names))
+    single = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
+    if single and train.labels.ndim == 1 and train.groups is None:
+        raise UserError(
+            f"{len(single)} of {len(counts)} classes have one document in the training set, which can't be split for "
+            f"validation ({shortened(single)}): data.min_label_count=2 leaves them out, or give a validation split "
+            "with data.val"
+        )
+    size = max(1, round(len(train.labels) * share))
+    chosen = split_mask(train.labels, size, seed, train.groups)
+    if not chosen.any() or chosen.all():
+        raise UserError(f"data.group leaves no part of train to validate on: each has many more documents than {size}")
+    return train.take(~chosen), train.take(chosen)
+
+
+def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
+    """The corpus with a stratified part of train as its test set; a class of one or two documents stays in train.
+
+    Raises:
+        UserError: no documents are left for the test set.
+    """
+    train = corpus.train
+    chosen = split_mask(train.labels, round(len(train.labels) * share), seed, train.groups)
+    if train.groups is None and train.labels.ndim == 1:
+        chosen &= count_labels(train.labels, len(corpus.label_names))[train.labels] >= MIN_CLASS_SIZE
+    if not chosen.any():
+        raise UserError(f"data.test={share} of {len(chosen):,} documents leaves none to test; give more of either")
+    return Corpus(corpus.label_names, train.take(~chosen), train.take(chosen), corpus.val)
+
+
+def cut_fold(corpus: Corpus, fold: int, folds: int, seed: int) -> Corpus:
+    """The corpus with one fold of its training documents as test set, and the others to train on.
+
+    As in `sklearn.model_selection.StratifiedKFold`, every document is tested once, by the one of k models that was not
+    trained on it. Documents of a validation split take part: each run cuts its own validation set, for early stopping
+    and the best epoch, out of what it trains on. The set's own test documents are left for the end.
+
+    Raises:
+        UserError: there are fewer documents than folds.
+    """
+    whole = corpus.train if corpus.val is None else corpus.train + corpus.val
+    if len(whole.texts) < folds:
+        raise UserError(f"data.folds={folds} of {len(whole.texts):,} documents: give fewer folds")
+    tested = fold_numbers(whole.labels, folds, seed, whole.groups) == fold
+    log.info("Fold %d of %d is the test set; the data's own test set is not used", fold, folds)
+    test = replace(whole.take(tested), places=np.flatnonzero(tested))
+    return replace(corpus, train=whole.take(~tested), val=None, test=test)
+
+
+def fold_numbers(labels: Labels, folds: int, seed: int, groups: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
+    """[N] the fold of each document; in every class the sizes of folds differ by at most one, with groups by some more.
+
+    Not `StratifiedKFold`, which shuffles otherwise: runs that are published name their folds by `data.split_seed`.
+    """
+    if groups is not None:
+        numbers, left = np.full(len(labels), folds - 1), np.arange(len(labels))
+        for fold in range(folds - 1):
+            size = round(len(left) / (folds - fold))
+            chosen = group_mask(labels[left], size, seed, [groups[row] for row in left.tolist()])
+            numbers[left[chosen]] = fold
+            left = left[~chosen]
+        return numbers
+    numbers = np.empty(len(labels), dtype=np.int64)
+    numbers[_order_by_class(labels, seed)] = np.arange(len(labels)) % folds
+    return numbers
+
+
+def split_mask(labels: Labels, size: int, seed: int, groups: Sequence[str] | None = None) -> Mask:
+    """A random stratified mask of [N] with `size` entries set, or about `size` where groups must stay together."""
+    return stratified_mask(labels, size, seed) if groups is None else group_mask(labels, size, seed, groups)
+
+
+def stratified_mask(labels: Labels, size: int, seed: int) -> Mask:
+    """A random mask with `size` entries set, each class in proportion, to within one document.
+
+    Systematic sampling: documents sorted by class, at random within a class, and every k-th taken.
+    """
+    n = len(labels)
+    size = max(1, size)
+    order = _order_by_class(labels, seed)
+    mask = np.zeros(n, dtype=bool)
+    mask[order[(np.arange(size) * n + n // 2) // size]] = True
+    return mask
+
+
+def _order_by_class(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
+    """The numbers of all documents, [N], sorted by class and at random within a class."""
+    return np.lexsort((np.random.default_rng(seed).random(len(labels)), strata(labels)))
+
+
+def group_mask(labels: Labels, size: int, seed: int, groups: Sequence[str]) -> Mask:
+    """A random mask with about `size` entries set that divides no group; a document of group "" is one by itself.
+
+    Groups come in random order, and each is taken that brings the number of every class closer to its share: the first
+    that fit, and then those that fill the gaps.
+    """
+    labels = strata(labels)
+    numbers: dict[str | int, int] = {}
+    group = np.array([numbers.setdefault(name or row, len(numbers)) for row, name in enumerate(groups)])
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    wanted = np.bincount(labels) * (size / len(labels))
+    mask = np.zeros(len(labels), dtype=bool)
+    for number in np.random.default_rng(seed).permutation(len(members)):
+        classes, counts = np.unique(labels[members[number]], return_counts=True)
+        if (counts * (counts - 2 * wanted[classes])).sum() < 0:  # the squared distance from what is wanted shrinks
+            mask[members[number]] = True
+            wanted[classes] -= counts
+    return mask
