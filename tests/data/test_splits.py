@@ -14,15 +14,7 @@ from attnlab.errors import UserError
 from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
 from attnlab.training.run import train
-
-
-def corpus(train: list[int], test: list[int] = [0, 1], val: list[int] | None = None) -> Corpus:  # noqa: B006
-    def split(name: str, labels: list[int]) -> Split:
-        return Split([f"{name} {i}" for i in range(len(labels))], np.array(labels, dtype=np.int64))
-
-    return Corpus(
-        ["a", "b"], split("train", train), split("test", test), split("val", val) if val is not None else None
-    )
+from tests.data.corpora import corpus
 
 
 def test_validation_is_a_part_of_train_and_stays_when_train_is_limited() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attnlab.data import tokens
+from attnlab.data.audit import audit_tokens
 from attnlab.data.tokenization import BPE, WordLevel
 from attnlab.data.tokens import fingerprint, tokenize
 from attnlab.errors import UserError
@@ -86,7 +87,7 @@ def test_of_a_pair_of_texts_the_longer_one_is_cut(tmp_path: Path) -> None:
     first = [str(tokenizer.id_to_token(token)) for token in train.ids[: train.offsets[1]]]
     assert first == ["[CLS]", "a", "b", "c", "[SEP]", "u", "v", "[SEP]"]
     assert train.lengths.tolist() == [8, 5, 8] and train.full_lengths.tolist() == [11, 5, 12]
-    assert train.losses(tokenizer)["tokens_cut"] == 7 / 19
+    assert audit_tokens(train, tokenizer)["tokens_cut"] == 7 / 19
     assert fingerprint(texts) != fingerprint({"train": [f"{a} {b}" for a, b in pairs]})
     assert fingerprint(texts) != fingerprint({"train": [(b, a) for a, b in pairs]})
 

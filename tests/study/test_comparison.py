@@ -207,7 +207,7 @@ def test_what_the_data_lost_is_a_caveat(tmp_path: Path) -> None:
     (caveat,) = (line for line in make_study([tmp_path]).warnings if "tokens" in line)
     assert (
         caveat
-        == "in 4 of 6 runs, at worst: tokens cut off at tokenizer.max_length: 30 % of train, 25 % of test; raise it"
+        == "in 4 of 6 runs, at worst: tokens truncated at tokenizer.max_length: 30 % of train, 25 % of test; raise it"
     )
 
 

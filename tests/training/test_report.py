@@ -118,7 +118,7 @@ def test_hostile_texts_and_labels_stay_text(compose_config: Compose, tmp_path: P
     assert script in page.text and "<b>a" in page.text and "b&amp;" in page.text
     assert not {"script", "b", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', html) and "url(" not in html
-    assert f"[... the first {TEXT:,} of" in page.text and "documents cut" in page.text
+    assert f"[... the first {TEXT:,} of" in page.text and "documents truncated" in page.text
     written = {row["text"] for row in mistakes_in(tmp_path / "run")}
     assert written <= set(pd.read_csv(tmp_path / "all.csv")["text"]) and max(map(len, written)) > TEXT
 

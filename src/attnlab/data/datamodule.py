@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +11,19 @@ import torch.distributed
 from lightning.pytorch import LightningDataModule
 from tokenizers import Tokenizer
 
+from attnlab.data.audit import audit, audit_summary, audit_warnings
 from attnlab.data.batching import Batch, BucketLoader, BucketSampler, TokenDataset
 from attnlab.data.corpus import renumber
-from attnlab.data.losses import complaints, describe, keys_of
 from attnlab.data.sources import SPLITS, Source
 from attnlab.data.splits import cut_fold, split_corpus
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import Documents, Recipe, fingerprint, tokenize
+from attnlab.data.tokens import Recipe, fingerprint, tokenize
 
 log = logging.getLogger(__name__)
 
 # Without gradients four times the batch fits where the training batch does.
 EVAL_BATCH_FACTOR = 4
-VAL_DUPLICATES = 0.05  # some are in any set; above this share of validation it is worth a warning
+VAL_DUPLICATES = 0.05  # any set has a few; a larger share of validation gets a warning
 
 
 class TextDataModule(LightningDataModule):
@@ -38,7 +37,7 @@ class TextDataModule(LightningDataModule):
         label_names: classes of a trained model, by whose order the data's are then numbered.
 
     After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `pairs` (whether documents are pairs of
-    texts), `ceilings`, and `losses`, metrics of what was cut, unknown, empty or doubled (`attnlab.data.losses`).
+    texts), `ceilings`, and `audit`, the metrics of the data audit (`attnlab.data.audit`).
     """
 
     def __init__(
@@ -81,39 +80,24 @@ class TextDataModule(LightningDataModule):
         for split in self.splits.values():
             digest.update(split.labels.tobytes())
         self.fingerprint = digest.hexdigest()
-        self.losses = {
-            f"data/{name}_{loss}": value
-            for name, split in tokens.items()
-            for loss, value in split.losses(self.tokenizer).items()
-        }
-        if "train" in self.splits:
-            self.losses |= self._duplicates(texts)
-        self._log_what_was_read()
+        self.audit = audit(tokens, texts, self.tokenizer, source.validation == "test")
+        self._log_summary()
 
-    def _log_what_was_read(self) -> None:
-        """Sizes, and what was lost on the way."""
+    def _log_summary(self) -> None:
+        """Sizes, and the data audit with its warnings."""
         sizes = ", ".join(f"{len(split.texts):,} {name}" for name, split in self.splits.items())
         mean_length = np.concatenate([dataset.tokens.lengths for dataset in self.datasets.values()]).mean()
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
-        log.info("%s", describe(self.losses))
-        for sentence in complaints(self.losses).values():
+        log.info("%s", audit_summary(self.audit))
+        for sentence in audit_warnings(self.audit).values():
             log.warning("Data: %s", sentence)
-        repeated, all_of_val = self.losses.get("data/val_duplicates", 0), len(self.datasets.get("val", ()))
-        if repeated > VAL_DUPLICATES * all_of_val and self.source.validation != "test":
+        repeated, val_size = self.audit.get("data/val_duplicates", 0), len(self.datasets.get("val", ()))
+        if repeated > VAL_DUPLICATES * val_size and self.source.validation != "test":
             log.warning(
-                "Data: %s of %s validation documents also stand in train, so what is chosen on them learns by heart; "
+                "Data: %s of %s validation documents are also in train, so model selection will favour memorisation; "
                 "remove them",
-                *(f"{number:,.0f}" for number in (repeated, all_of_val)),
+                *(f"{number:,.0f}" for number in (repeated, val_size)),
             )
-
-    def _duplicates(self, texts: Mapping[str, Documents]) -> dict[str, int]:
-        """Of validation and test, the documents that a model learns from."""
-        keys = {name: keys_of(documents) for name, documents in texts.items()}
-        known = {"val": keys["train"]}
-        if "test" in texts:
-            parts = ("train",) if self.source.validation == "test" else ("train", "val")
-            known["test"] = np.concatenate([keys[name] for name in parts])
-        return {f"data/{name}_duplicates": int(np.isin(keys[name], known[name]).sum()) for name in known}
 
     @property
     def settings(self) -> str:

@@ -14,7 +14,7 @@ DOCUMENTS = 5
 WIDTH = 80
 
 
-def show(data: TextDataModule) -> None:
+def print_preview(data: TextDataModule) -> None:
     """Print the classes with their numbers, the lengths in tokens, and some documents as the model sees them.
 
     What was read, cut and doubled has been said by the data module's own `setup()`.
@@ -43,13 +43,13 @@ def _classes(data: TextDataModule) -> Table:
 
 def _lengths(data: TextDataModule) -> Table:
     table = Table("split", "shortest", "median", "95 %", "longest", title="Tokens a document", title_justify="left")
-    table.add_column("documents cut")
+    table.add_column("truncated documents")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, dataset in data.datasets.items():
         lengths = dataset.tokens.full_lengths
         quantiles = np.quantile(lengths, [0, 0.5, 0.95, 1], method="lower")
-        cut = data.losses[f"data/{name}_documents_cut"]
+        cut = data.audit[f"data/{name}_documents_cut"]
         table.add_row(name, *(f"{length:,}" for length in quantiles), f"{100 * cut:.1f} %")
     return table
 

@@ -52,20 +52,6 @@ class Tokens:
     def lengths(self) -> npt.NDArray[np.int64]:
         return np.diff(self.offsets)
 
-    def losses(self, tokenizer: Tokenizer) -> dict[str, float]:
-        """Shares of documents and of tokens that were cut and of those left that are unknown, and documents left empty.
-
-        [CLS] and [SEP] count nowhere.
-        """
-        added = tokenizer.num_special_tokens_to_add(self.pairs)
-        kept, full = self.lengths - added, self.full_lengths - added
-        return {
-            "documents_cut": float((full > kept).mean()),
-            "tokens_cut": float((full - kept).sum() / max(1, full.sum())),
-            "unknown_tokens": float(self.unknown / max(1, kept.sum())),
-            "empty_documents": int((full == 0).sum()),
-        }
-
 
 def tokenize(
     texts: Mapping[str, Documents], tokenizer: Recipe | Tokenizer, cache_dir: Path

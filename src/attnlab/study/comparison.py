@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from attnlab.config import resolve
-from attnlab.data.losses import complaints
+from attnlab.data.audit import audit_warnings
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, is_share
 from attnlab.runs import make_run_dir
@@ -254,7 +254,7 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
         warnings.append(f"the runs differ in their data or its splits: {', '.join(data)}")
     if budget := factors.differing_budget():
         warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
-    warnings += _lossy(runs)
+    warnings += _audit_warnings(runs)
     if busy := [run.load for run in runs if run.load > BUSY]:
         warnings.append(
             f"{len(busy)} of {len(runs)} runs were timed on a busy machine (up to {max(busy):.1f} processes a core): "
@@ -283,9 +283,9 @@ def _selected_on_test(data: dict[str, Any]) -> bool:
     return data.get("validation") == "test" or data.get("val") == data.get("test", "test")
 
 
-def _lossy(runs: list[Run]) -> list[str]:
-    """What these runs lost much of their data by, one line each, with the worst of them."""
+def _audit_warnings(runs: list[Run]) -> list[str]:
+    """The warnings of the data audits of these runs, one line each, with the worst values."""
     keys = {key for run in runs for key in run.metrics if key.startswith("data/")}
-    worst = complaints({key: max(run.metrics.get(key, 0) for run in runs) for key in keys})
-    count = Counter(name for run in runs for name in complaints(run.metrics))
+    worst = audit_warnings({key: max(run.metrics.get(key, 0) for run in runs) for key in keys})
+    count = Counter(name for run in runs for name in audit_warnings(run.metrics))
     return [f"in {count[name]} of {len(runs)} runs, at worst: {sentence}" for name, sentence in worst.items()]

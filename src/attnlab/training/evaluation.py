@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
             if trainer.is_global_zero:
                 results.write_config(run.path, config)
             scores = trainer.test(module, datamodule, verbose=False)[0]
-            metrics: results.Metrics = {**scores, **datamodule.losses, **datamodule.ceilings}
+            metrics: results.Metrics = {**scores, **datamodule.audit, **datamodule.ceilings}
             if trainer.is_global_zero:
                 split = datamodule.splits["test"]
                 results.write_results(run.path, metrics, module.predictions, module.task, split)

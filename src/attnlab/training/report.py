@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.losses import complaints, describe
+from attnlab.data.audit import audit_summary, audit_warnings
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import interval, is_share, written
@@ -69,8 +69,8 @@ def report(
             use=use,
             tested=tested,
             scores=_scores(metrics, intervals),
-            losses=describe(metrics),
-            complaints=list(complaints(metrics).values()),
+            audit=audit_summary(metrics),
+            data_warnings=list(audit_warnings(metrics).values()),
             figures=[(name.replace("_", " "), embedded(file)) for name, file in pictures.items() if file.exists()],
             tables=[_table(folder / f"{name}.csv") for name in ("per_class", "confused_pairs")],
             mistakes=[(mistake, mistake.explanation and _marked(mistake.explanation)) for mistake in mistakes],

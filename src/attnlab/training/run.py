@@ -21,7 +21,7 @@ from attnlab.checking import check_config, check_parts
 from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.pretrained import TOKENIZER
-from attnlab.data.preview import show
+from attnlab.data.preview import print_preview
 from attnlab.data.sources import located
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
@@ -112,7 +112,7 @@ def _train(cfg: DictConfig) -> results.Metrics:
         has_encoder = "path" in config["model"]
         check_settings(config, model_settings(config["model"], find_last(resumed) if resumed and has_encoder else None))
         if config.get("preview"):
-            show(_make_datamodule(config, resumed))
+            print_preview(_make_datamodule(config, resumed))
             return {}
         patience = LEAVE_SECONDS if in_multirun() or started_again() else 0.0
         with RunFolder.open(resumed or make_run_dir(config), new=resumed is None, patience=patience) as run:
@@ -282,7 +282,7 @@ def _training_metrics(
         "train/samples_per_second": num_samples / seconds,
         "model/parameters": sum(map(torch.numel, module.model.parameters())),
         "model/learned": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
-    } | datamodule.losses
+    } | datamodule.audit
 
 
 def _finish(config: Settings, run_dir: Path, fitted: Fitted) -> results.Metrics:
