@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from attnlab.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
+from attnlab.ablation.sweep import MARGIN
 from benchmarks.common import RESULTS, ROOT, Row, folder, run
 
 PARTS = OmegaConf.load(ROOT / "conf" / "ablation" / "parts.yaml").ablation
-PLAN = Plan(PARTS.alpha, PARTS.margin / 100, PARTS.seeds, PARTS.max_seeds)
+PLAN = Plan(PARTS.alpha, MARGIN / 100, PARTS.seeds, PARTS.max_seeds)
 STUDIES = {
     "no effect": (0.0,) * 9,
     "mixed": (0, 0, 0, 0, 0.7, -1, 1.5, -2.5, 4),

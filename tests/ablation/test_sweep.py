@@ -2,8 +2,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,11 +29,12 @@ OWN: dict[str, list[object]] = {
     "model.no_such": [1],
 }
 CHANGE = "ablation.change={pe: [none], model.pooling: [max, mean], model.num_heads: [1], model.no_such: [1]}"
+ONE_CHANGE = "ablation.change={pe: [none]}"
 WORTH = {"pe=none": 0.05, "model.pooling=max": 0.0, "model.pooling=mean": 0.01, "model.num_heads=1": -0.03}
 
 
-def configured(folder: Path, *overrides: str) -> DictConfig:
-    task = ["ablation=parts", CHANGE, "ablation.max_seeds=6", f"paths.log_dir={folder}", *overrides]
+def configured(folder: Path, *overrides: str, change: str = CHANGE) -> DictConfig:
+    task = ["ablation=parts", change, "ablation.max_seeds=6", f"paths.log_dir={folder}", *overrides]
     with initialize_config_dir(str(ROOT / "conf")):
         return prepare(compose("train", overrides=task, return_hydra_config=True))
 
@@ -39,8 +42,16 @@ def configured(folder: Path, *overrides: str) -> DictConfig:
 class FakeLauncher:
     """Writes what a training would."""
 
-    def __init__(self, config: DictConfig, dies_after: float = np.inf, lost_together: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        dies_after: float = np.inf,
+        lost_together: float = 0.0,
+        noise: float = 0.0002,
+        documents: int = 0,
+    ) -> None:
         self.config, self.dies_after, self.lost_together = config, dies_after, lost_together
+        self.noise, self.documents = noise, documents
         self.loader = config_loader()
         self.jobs: list[Sequence[str]] = []
 
@@ -56,14 +67,19 @@ class FakeLauncher:
             del kept["ablation"]
             OmegaConf.save(OmegaConf.create(kept), folder / "config.yaml", resolve=True)
             draw = np.random.default_rng([job.seed, *bytes(" ".join(overrides[5:]), "utf-8")])
-            score = 0.9 - sum(WORTH.get(one, 0.0) for one in overrides) + 0.0002 * draw.standard_normal()
+            score = 0.9 - sum(WORTH.get(one, 0.0) for one in overrides) + self.noise * draw.standard_normal()
             score -= self.lost_together * ({"pe=none", "model.num_heads=1"} <= set(overrides))
             metrics = {"val/acc": score, "test/acc": score, "train/seconds": 1.0, "model/parameters": 10}
+            metrics |= {"val/loss": 1 - score, "test/loss": 1 - score}
             (folder / "metrics.json").write_text(json.dumps(metrics))
+            if self.documents:
+                right = draw.random(self.documents) < score
+                table = pd.DataFrame({"index": range(self.documents), "label": 0, "correct": right})
+                table.to_parquet(folder / "predictions.parquet")
         return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
 
-def run(config: DictConfig, **options: float) -> FakeLauncher:
+def run(config: DictConfig, **options: Any) -> FakeLauncher:
     launcher = FakeLauncher(config, **options)
     ablate(config, launcher, config_loader(), list(config.hydra.overrides.task))  # type: ignore[arg-type]
     return launcher
@@ -165,6 +181,76 @@ def test_an_ablation_runs_through_submitit(tmp_path: Path) -> None:
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert len(list(tmp_path.glob("logs/train/ablations/*/[0-3]/metrics.json"))) == 4
+
+
+def test_estimate_and_interval_are_of_the_same_runs(tmp_path: Path) -> None:
+    """With more seeds on disk than max_seeds, a gap among them, and predictions of all."""
+    config = configured(tmp_path, "ablation.seeds=2", "ablation.max_seeds=3", change=ONE_CHANGE)
+    launcher = FakeLauncher(config, documents=400)
+    arguments = list(config.hydra.overrides.task)
+    jobs = [[*arguments, f"pe={pe}", f"seed={seed}"] for pe in ("sinusoidal", "none") for seed in (0, 1, 2, 3, 5, 6)]
+    Path(config.hydra.sweep.dir).mkdir(exist_ok=True)
+    launcher.launch(jobs, 0)
+    ablate(config, launcher, config_loader(), arguments)  # type: ignore[arg-type]
+    row = pd.read_csv(Path(config.hydra.sweep.dir, "ablation.csv")).iloc[0]
+    assert row["seeds"] <= 3 and row["low"] < row["worth"] < row["high"] and row["documents"]
+    assert row["worth"] == pytest.approx((row["low"] + row["high"]) / 2)
+    said = Path(config.hydra.sweep.dir, "ablation.md").read_text()
+    assert f"{2 * row['seeds']:.0f} runs)" in said and "crossed random effects" in said
+
+
+def test_a_loss_has_its_own_direction_unit_and_methods(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        config = configured(tmp_path, "ablation.metric=test/loss")
+        run(config)
+    folder = Path(config.hydra.sweep.dir)
+    rows = pd.read_csv(folder / "ablation.csv", index_col="change")
+    assert rows.loc["pe=none", "worth"] == pytest.approx(0.05, abs=0.005)  # a part that helps is worth something
+    assert "no difference, however small, counts as not worth it" in caplog.text
+    said, picture = (folder / "ablation.md").read_text(), (folder / "ablation.svg").read_text()
+    assert "of test/loss" in said and "points" not in said and "lower is better" in said
+    assert "crossed random effects" not in said and "seeds alone" in said
+    assert "test/loss of the change less that of the model" in picture
+
+
+def test_a_margin_is_in_the_metrics_own_unit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for metric, said in (("test/acc", "less than 4.0 points of test/acc"), ("test/loss", "less than 4 of test/loss")):
+        with caplog.at_level("INFO"):
+            asked = [f"ablation.metric={metric}", "ablation.margin=4", "ablation.max_seeds=3"]
+            config = configured(tmp_path / metric, *asked, change=ONE_CHANGE)
+            run(config, noise=0.05)
+        assert f"{said} counts as not worth it" in caplog.text
+        (verdict,) = pd.read_csv(Path(config.hydra.sweep.dir, "ablation.csv"))["verdict"]
+        assert verdict.startswith("not worth it") == (metric == "test/loss")
+
+
+@pytest.mark.parametrize("differs", [{"code": "other"}, {"torch": "1.0"}, {"data": "other"}])
+def test_runs_of_another_origin_are_not_mixed_in(
+    differs: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = ["ablation.seeds=2", "ablation.max_seeds=2", *TINY]
+    config = configured(tmp_path, *few, change=ONE_CHANGE)
+    first = run(config)
+    folder = Path(config.hydra.sweep.dir)
+    for run_folder in folder.glob("[0-3]"):
+        (run_folder / "environment.json").write_text(json.dumps(differs))
+    with pytest.raises(UserError, match=r"bring that back, or give ablation.name=<another>"):
+        run(configured(tmp_path, *few, change=ONE_CHANGE))
+    with caplog.at_level("INFO"):
+        again = run(configured(tmp_path, *few, "ablation.name=another", change=ONE_CHANGE))  # as the message advises
+    assert len(again.jobs) == len(first.jobs) == 4
+    assert "2 finished runs do not count, as they differ in" in caplog.text
+    for run_folder in folder.glob("[0-3]"):
+        (run_folder / "environment.json").unlink()
+    assert run(configured(tmp_path, *few, change=ONE_CHANGE)).jobs == []
+
+
+def test_where_nothing_is_decided_nothing_is_recommended(tmp_path: Path) -> None:
+    config = configured(tmp_path, "ablation.seeds=2", "ablation.max_seeds=20", "ablation.budget=10runs")
+    run(config, noise=0.05)
+    said = (Path(config.hydra.sweep.dir) / "ablation.html").read_text()
+    assert "Not decided: " in said and "python src/train.py" not in said
+    assert "too few runs" in (Path(config.hydra.sweep.dir) / "ablation.svg").read_text()
 
 
 @pytest.mark.slow

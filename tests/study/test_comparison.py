@@ -1,3 +1,4 @@
+import json
 import shutil
 from itertools import product
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_pa
     if fault == "other documents":
         table.assign(index=table["index"] + 1).to_parquet(file)
     study = make_study([tmp_path])
-    assert "only the seeds could be asked" in "\n".join(study.warnings)
+    assert "2 of 2 settings have no predictions on the test documents of the reference" in "\n".join(study.warnings)
     rows = study.comparisons[0].rows.iloc[1:]
     assert rows["p"].notna().all() and (rows["from_runs"] == 1).all()
 
@@ -272,3 +273,68 @@ def test_of_several_factors_the_best_setting_comes_first(tmp_path: Path) -> None
             write_run(tmp_path / f"{i}{seed}", changes, accuracy=accuracy, seed=seed)
     means = make_study([tmp_path]).comparisons[0].rows["test/acc mean"]
     assert means.iloc[1:].is_monotonic_decreasing
+
+
+def test_a_pair_is_asked_with_all_that_it_has(tmp_path: Path) -> None:
+    """A setting tested on other documents takes nothing from the others."""
+    write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
+    alone = make_study([tmp_path]).comparisons[0].rows.loc["max"]
+    for seed in range(3):
+        write_run(tmp_path / f"sum{seed}", {"model.pooling": "sum"}, seed=seed, num_documents=100)
+    study = make_study([tmp_path], reference="cls")
+    (warning,) = (line for line in study.warnings if "seeds alone" in line)
+    rows = study.comparisons[0].rows
+    assert warning.startswith("1 of 3 settings") and rows["documents"].tolist()[1:] == [200, 200, 0]
+    assert rows.loc["max", "error"] == pytest.approx(alone["error"])
+
+
+def test_verdicts_and_intervals_of_a_table_agree(tmp_path: Path) -> None:
+    """Whatever the sizes of the differences: a verdict is an interval without zero, corrected alike."""
+    accuracies = {f"p{i}": 0.8 + 0.004 * i for i in range(12)}
+    write_sweep(tmp_path, "model.pooling", accuracies, seeds=range(4))
+    for margin in (None, 2.0):
+        rows = make_study([tmp_path], margin=margin).comparisons[0].rows.iloc[1:]
+        said = rows["verdict"].str.split().str[0]
+        assert {"better", "no"} <= set(said) and (rows["comparisons"] == 11).all()
+        assert ((rows["low"] > 0) | (rows["high"] < 0)).equals(rows["p_adjusted"] < 0.05)
+        within = (rows[["low", "high"]].abs().max(axis=1) < 0.02) & (margin is not None)
+        assert within.equals(said == "the") and ((said == "better") | within).equals((rows["low"] > 0) | within)
+
+
+def test_the_interval_of_a_pair_does_not_depend_on_the_reference(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
+    one = make_study([tmp_path], reference="cls").comparisons[0].rows.loc["max"]
+    other = make_study([tmp_path], reference="max").comparisons[0].rows.loc["cls"]
+    assert other[["low", "high"]].to_list() == pytest.approx([-one["high"], -one["low"]])
+
+
+def test_runs_without_the_metric_are_left_out_with_a_line(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "model.pooling", POOLINGS, seeds=range(3))
+    pruned = write_run(tmp_path / "pruned", {"model.pooling": "max"}, seed=9)
+    metrics = json.loads((pruned / "metrics.json").read_text())
+    (pruned / "metrics.json").write_text(json.dumps({k: v for k, v in metrics.items() if not k.startswith("test/")}))
+    study = make_study([tmp_path])
+    assert len(study.runs) == 9
+    assert next(line for line in study.warnings if "pruned" in line).startswith("1 runs have no test/acc")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "warning"),
+    [
+        ({"commit": "a1"}, {"commit": "b2"}, "code of commit a1 (2 runs), of commit b2 (2 runs)"),
+        ({"commit": "a1+", "code": "x"}, {"commit": "a1+", "code": "y"}, "code of commit a1+ (2 runs)"),
+        ({"torch": "2.12.0"}, {"torch": "2.13.0"}, "torch 2.12.0 (2 runs), 2.13.0 (2 runs)"),
+        ({"data": "x"}, {"data": "y"}, "documents, labels or splits of the same data settings (2, 2 runs)"),
+    ],
+)
+def test_runs_of_another_origin_are_a_caveat(
+    one: dict[str, str], other: dict[str, str], warning: str, tmp_path: Path
+) -> None:
+    for pooling, environment in (("cls", one), ("max", other)):
+        for seed in range(2):
+            run = write_run(tmp_path / f"{pooling}{seed}", {"model.pooling": pooling}, seed=seed)
+            (run / "environment.json").write_text(json.dumps(environment))
+    assert f"the runs differ in their {warning}" in "\n".join(make_study([tmp_path]).warnings)
+    for file in tmp_path.glob("*/environment.json"):
+        file.write_text(json.dumps(one | {"commit": "a1"}))
+    assert not [line for line in make_study([tmp_path]).warnings if "runs differ in their" in line]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,14 @@ def test_vectors_are_one_factor_with_the_width_that_they_bring(tmp_path: Path) -
     factors = find_factors(read_runs([tmp_path])[0])
     assert factors.values.to_dict("list") == {"embedding": ["random", "random", "static", "static"]}
     assert factors.companions == {"embedding": ["model.embed_dim"]}
+
+
+def test_other_numbers_of_devices_are_other_settings(tmp_path: Path) -> None:
+    """Each takes a batch of its own, so more of them train with a larger one."""
+    asked: list[dict[str, Any]] = [{"devices": 1}, {"devices": 2}, {"devices": 1, "num_nodes": 2}, {"devices": "auto"}]
+    for place, trainer in enumerate(asked):
+        run = write_run(tmp_path / str(place), {f"trainer.{key}": value for key, value in trainer.items()})
+        if trainer["devices"] == "auto":
+            (run / "environment.json").write_text('{"devices": 4}')
+    factors = find_factors(read_runs([tmp_path])[0])
+    assert factors.values.to_dict("list") == {"trainer.devices": ["1", "2", "2", "4"]}

@@ -35,7 +35,7 @@ def test_the_csv_holds_every_number(study: Study, report: Path) -> None:
     )
     assert {"model/parameters", "train/seconds", "train/samples_per_second", "error", "df", "from_runs"} < set(table)
     found = table[table["setting"] == "pooling=max, num_heads=2"].iloc[0]
-    assert found["p_holm"] == study.comparisons[0].rows.loc["pooling=max, num_heads=2", "p_holm"]
+    assert found["p_adjusted"] == study.comparisons[0].rows.loc["pooling=max, num_heads=2", "p_adjusted"]
 
 
 def test_the_markdown_shows_tables_and_figures_that_are_there(report: Path) -> None:
@@ -43,11 +43,11 @@ def test_the_markdown_shows_tables_and_figures_that_are_there(report: Path) -> N
     assert "| pooling=max, num_heads=2 | 3 | 0.8" in text and "## Only model.pooling differs" in text
     figures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert figures == [
-        "figures/scores_all.png",
+        "figures/differences_all.png",
         "figures/time_all.png",
-        "figures/scores_model.pooling.png",
+        "figures/differences_model.pooling.png",
         "figures/curves_model.pooling.png",
-        "figures/scores_model.num_heads.png",
+        "figures/differences_model.num_heads.png",
         "figures/curves_model.num_heads.png",
     ]
     assert all((report / figure).stat().st_size > 5000 for figure in figures)

@@ -37,7 +37,7 @@ def test_two_settings_are_the_paired_t_test() -> None:
     table = np.random.default_rng(0).normal(size=(2, 6))
     row = compare_settings(scores_of(table), "s0", None, ALPHA).loc["s1"]
     expected = stats.ttest_rel(table[1], table[0])
-    assert row["p"] == row["p_holm"] == pytest.approx(expected.pvalue)
+    assert row["p"] == row["p_adjusted"] == pytest.approx(expected.pvalue)
     assert [row["low"], row["high"]] == pytest.approx(list(expected.confidence_interval(1 - ALPHA)))
     assert row["difference"] == pytest.approx((table[1] - table[0]).mean()) and row["pairs"] == 6
 
@@ -50,7 +50,7 @@ def test_each_setting_has_the_variance_of_its_own_differences() -> None:
         difference = table[i] - table[0]
         assert rows.loc[f"s{i}", "error"] == pytest.approx(difference.std(ddof=1) / np.sqrt(5))
         assert rows.loc[f"s{i}", "p"] == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
-    assert rows["p_holm"].tolist() == pytest.approx(multipletests(rows["p"], method="holm")[1])
+    assert rows["p_adjusted"].tolist() == pytest.approx(multipletests(rows["p"], method="holm")[1])
 
 
 def test_one_pair_of_runs_is_mcnemars_exact_test() -> None:
@@ -96,7 +96,7 @@ def test_a_margin_makes_equal_settings_the_same_and_not_those_that_differ() -> N
     rng = np.random.default_rng(0)
     table = rng.normal(0.9, 0.001, size=(3, 6)) + np.array([[0], [0], [0.02]])
     rows = compare_settings(scores_of(table), "s0", None, ALPHA, margin=0.01)
-    assert rows.loc["s1", "p_same"] < 0.001 and rows.loc["s2", "p_same"] > 0.99 and rows.loc["s2", "p_holm"] < 0.001
+    assert rows.loc["s1", "p_same"] < 0.001 and rows.loc["s2", "p_same"] > 0.99 and rows.loc["s2", "p_adjusted"] < 0.001
     assert compare_settings(scores_of(table), "s0", None, ALPHA)["p_same"].isna().all()
 
 
@@ -123,7 +123,7 @@ def test_no_effect_is_called_one_in_about_5_percent_of_studies(documents: int | 
             scores["value"] = rng.normal(0.86, 0.003, size=len(scores)) + scores["block"].astype(int)
         rows = compare_settings(scores, "s0", correct if documents else None, ALPHA)
         single += (rows["p"] < ALPHA).tolist()
-        any_of_three.append((rows["p_holm"] < ALPHA).any())
+        any_of_three.append((rows["p_adjusted"] < ALPHA).any())
     assert 0.025 < np.mean(single) < 0.075  # 1,200 comparisons, three a study: two standard errors are 1.6 points
     assert np.mean(any_of_three) < 0.08  # Holm keeps 5 % for all of a study together
 
@@ -141,10 +141,10 @@ def test_a_large_effect_is_found_and_few_documents_show_nothing() -> None:
         return pd.DataFrame([{"setting": s, "block": b, "value": right.mean()} for (s, b), right in correct.items()])
 
     row = compare_settings(scores(correct), "old", correct, ALPHA).loc["new"]
-    assert row["difference"] > 0.03 and row["p_holm"] < 0.01 and row["low"] > 0
+    assert row["difference"] > 0.03 and row["p_adjusted"] < 0.01 and row["low"] > 0
     # The same scores on 30 documents would say nothing about others.
     few = {key: right[:30] for key, right in correct.items()}
-    assert compare_settings(scores(few), "old", few, ALPHA).loc["new", "p_holm"] > 0.05
+    assert compare_settings(scores(few), "old", few, ALPHA).loc["new", "p_adjusted"] > 0.05
 
 
 @pytest.mark.parametrize(("num_seeds", "alpha"), [(3, 0.05), (5, 0.05), (5, 0.01), (20, 0.003)])

@@ -21,9 +21,8 @@ from scipy import optimize
 
 from attnlab.ablation.changes import Changer, Setting
 from attnlab.ablation.publishing import publish
-from attnlab.ablation.runs import Runs
-from attnlab.config import instantiate, resolve
-from attnlab.data.datamodule import TextDataModule
+from attnlab.ablation.runs import Runs, documents
+from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.metrics import is_share
 from attnlab.search.multirun import parse, sweeps
@@ -148,11 +147,11 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
     for overrides in BasicSweeper.split_arguments(parse(arguments), max_batch_size=None)[0]:
         name = ", ".join(one for one in overrides if one.partition("=")[0].lstrip("+") in swept) or "the model"
         changer = Changer(config, loader, overrides)
-        whole = _documents(changer.model)
+        whole = len(documents(changer.model).splits["train"].texts)
         sizes[name] = [max(1, round(share * whole)) for share in shares]
         for size in sizes[name]:
             models[f"{name} {size}"] = replace(changer.changed({"data.limit": size}), name=f"{name} {size}")
-    runs = Runs(config, launcher, loader, list(models.values()), metric)
+    runs = Runs(config, launcher, loader, list(models.values()), metric, settings["seeds"])
     wanted = [(name, seed) for seed in seeds for name in models]
     there = sum(one in runs.found for one in wanted)
     log.info("%d runs, of which %d are there, in %s", len(wanted), there, runs.folder)
@@ -166,14 +165,6 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
         errors = [np.array([1 - runs.score(f"{name} {size}", seed, metric) for seed in seeds]) for size in own]
         courses.append(Course(name, np.array(own, dtype=np.float64), errors))
     _report(runs.folder, metric, courses)
-
-
-def _documents(model: Setting) -> int:
-    """That the model is trained on; tokenised, as all runs will need them."""
-    source, recipe = (instantiate(model.config[part]) for part in ("data", "tokenizer"))
-    data = TextDataModule(source, recipe, Path(model.config["paths"]["cache_dir"]))
-    data.setup()
-    return len(data.splits["train"].texts)
 
 
 def _report(folder: Path, metric: str, courses: list[Course]) -> None:

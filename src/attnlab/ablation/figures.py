@@ -3,37 +3,40 @@
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from attnlab.metrics import is_share
-from attnlab.study.figures import ACCENT, QUIET, STYLE, save
+from attnlab.metrics import Direction, is_share
+from attnlab.study.figures import AGAINST, FOR, QUIET, STYLE, draw_interval, save
 
 
-def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, own: float) -> None:
+def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, better: Direction, own: float) -> None:
     """ablation.png and .svg: worth with its interval by part, the model's own score as the line."""
-    scale = 100 if is_share(metric) else 1
+    share = is_share(metric)
+    scale = 100 if share else 1
+    less, of = ("the model", "the change") if better == "max" else ("the change", "the model")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.8, 0.36 * len(rows) + 1.4), layout="constrained")
+        figure = Figure(figsize=(6.8, 0.36 * len(rows) + 1.5), layout="constrained")
         axes = figure.add_subplot(
-            xlabel=f"worth{', points' if scale == 100 else ''}: {metric} of the model less that of the change"
+            xlabel=f"worth{', points' if share else ''}: {metric} of {less} less that of {of}\n"
+            "right of the line: the model's own part is better"
         )
         sizes = rows["worth"].abs() * scale
-        widest, usual = max(0.3, 1.6 * float(sizes.max())), max(0.3, float(sizes.median()))
-        for y, (_, row) in enumerate(rows.iterrows()):
-            color = ACCENT if row["low"] > 0 or row["high"] < 0 else QUIET
-            low, high = np.clip([scale * row["low"], scale * row["high"]], -widest, widest)
-            axes.hlines(y, low, high, color=color, linewidth=1.6)
-            axes.plot(scale * row["worth"], y, "D", color=color, markersize=5)
-        axes.axvline(0, color="black", linewidth=1)
-        axes.annotate(f"the model: {own:.4f}", (0, -0.7), xytext=(4, 0), textcoords="offset points", fontsize=8)
-        labels = [f"{row['part']}: {row['instead']}" if row["instead"] else row["part"] for _, row in rows.iterrows()]
-        axes.set_yticks(range(len(rows)), labels, fontsize=8)
-        axes.set(ylim=(len(rows) - 0.5, -1.0), xlim=(-1.05 * widest, 1.05 * widest))
+        smallest = 0.3 if share else 1e-9
+        widest, usual = max(smallest, 1.6 * float(sizes.max())), max(smallest, float(sizes.median()))
+        # No part of a share can be worth more than all that the model scores, or cost more than what is left.
+        left, right = (max(-widest, 100 * (own - 1)), min(widest, 100 * own)) if share else (-widest, widest)
+        axes.set(ylim=(len(rows) - 0.5, -1.0), xlim=(1.05 * left, 1.05 * right))
         if widest > 20 * usual:  # one part without which nothing works would leave no room for the others
             axes.set_xscale("symlog", linthresh=2 * usual)
             axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=2 * usual, subs=[1, 3]))
             axes.xaxis.set_major_formatter("{x:g}")
+        for y, (_, row) in enumerate(rows.iterrows()):
+            color = FOR if row["low"] > 0 else AGAINST if row["high"] < 0 else QUIET
+            draw_interval(axes, y, color, *(scale * row[key] for key in ("low", "worth", "high")))
+        axes.axvline(0, color="black", linewidth=1)
+        axes.annotate(f"the model: {own:.4f}", (0, -0.7), xytext=(4, 0), textcoords="offset points", fontsize=8)
+        labels = [f"{row['part']}: {row['instead']}" if row["instead"] else row["part"] for _, row in rows.iterrows()]
+        axes.set_yticks(range(len(rows)), labels, fontsize=8)
         save(figure, folder, "ablation")

@@ -9,8 +9,8 @@ from attnlab.ablation.changes import MODEL, Changer, Setting
 from attnlab.ablation.runs import Runs
 from attnlab.ablation.sequential import BETTER, LEFT, OPEN, SAME, WORSE, Plan, Standing, Values, judge
 from attnlab.errors import UserError
-from attnlab.metrics import Direction, is_share
-from attnlab.study.result import in_points
+from attnlab.metrics import Direction
+from attnlab.study.result import in_points, signed
 
 TOGETHER = {BETTER: "more together", WORSE: "less together"}  # than the sum of what two changes make one by one
 
@@ -40,8 +40,8 @@ class Ablation:
         self.questions: dict[str, dict[str, int]] = {one.name: {one.name: 1, MODEL: -1} for one in changes}
         self.size = len(changes) + pairs
         self.standings: dict[str, Standing] = {}
+        self.better = better
         self.sign = {"max": 1, "min": -1}[better]
-        self.scale = 100 if is_share(metric) else 1  # to points
         same = f"not worth {in_points(metric, plan.margin)}"
         self.words = {SAME: same, BETTER: "better", WORSE: "worse", OPEN: "open", LEFT: "left open"}
 
@@ -131,8 +131,7 @@ class Ablation:
     def _cells(self, name: str) -> tuple[str, str, str, str]:
         """Seeds, difference, interval and verdict, as shown."""
         now, words = self.standings[name], self.words | ({} if name in self.runs.settings else TOGETHER)
-        scale = self.scale * self.sign
-        low, high = sorted((scale * now.low, scale * now.high))
-        interval = f"[{low:+.2f}, {high:+.2f}]" if np.isfinite(low) else ""
-        difference = f"{scale * now.difference:+.2f}" if now.seeds else ""
+        low, high = sorted((self.sign * now.low, self.sign * now.high))
+        interval = f"[{signed(self.metric, low)}, {signed(self.metric, high)}]" if np.isfinite(low) else ""
+        difference = signed(self.metric, self.sign * now.difference) if now.seeds else ""
         return str(now.seeds), difference, interval, words[now.verdict]

@@ -1,6 +1,7 @@
 """The runs of an ablation: which are there, wherever they were trained, and training those that are missing."""
 
 import json
+import logging
 import re
 import statistics
 import time
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.config_loader import ConfigLoader
@@ -17,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from attnlab.ablation.changes import MODEL, Setting
+from attnlab.config import instantiate
 from attnlab.data.sources import located
 from attnlab.errors import UserError, first_line
 from attnlab.process import available, share
@@ -24,7 +26,13 @@ from attnlab.runs import CONFIG
 from attnlab.search.board import Board
 from attnlab.search.workers import TRIES, Died, launch
 from attnlab.study.factors import IGNORED, flat
-from attnlab.study.runs import Run
+from attnlab.study.runs import Run, origin
+from attnlab.versions import code, libraries
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from attnlab.data.datamodule import TextDataModule
 
 # What a run's scores do not depend on, besides what no comparison looks at.
 ELSEWHERE = (
@@ -60,18 +68,29 @@ class Runs:
         config: of the multirun.
         settings: what is to be trained; more can be added.
         metric: what a run must have been tested by to count.
+        last: how many seeds of a setting count.
+
+    Raises:
+        UserError: runs of this very ablation were trained by other code, with other libraries or on other documents.
     """
 
     def __init__(
-        self, config: DictConfig, launcher: Launcher, loader: ConfigLoader, settings: Sequence[Setting], metric: str
+        self,
+        config: DictConfig,
+        launcher: Launcher,
+        loader: ConfigLoader,
+        settings: Sequence[Setting],
+        metric: str,
+        last: int,
     ) -> None:
-        self.config, self.launcher, self.metric = config, launcher, metric
+        self.config, self.launcher, self.metric, self.last = config, launcher, metric, last
         self.board = Board(config, loader)
         self.folder = Path(config.hydra.sweep.dir)
         self.first_seed = int(config.seed)
         self.settings: dict[str, Setting] = {}
         self.found: dict[tuple[str, int], Run] = {}
         self.failed: dict[str, str] = {}
+        self._fingerprints: dict[str, str] = {}
         self.budget = Budget(config.ablation.budget)
         at_once = config.ablation.n_jobs
         self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
@@ -84,13 +103,40 @@ class Runs:
         """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
         self.settings[setting.name] = setting
         wanted = _identity(setting.config)
+        refused: dict[str, int] = {}
         for identity, run in self._there:
-            if identity == wanted and self.metric in run.metrics:
-                self.found[setting.name, int(run.config["seed"]) - self.first_seed] = run
+            seed = int(run.config["seed"]) - self.first_seed
+            if not (identity == wanted and self.metric in run.metrics and 0 <= seed < self.last):
+                continue
+            if not (differing := self._differing(run, setting)):
+                self.found[setting.name, seed] = run
+            elif run.folder.parent == self.folder:
+                raise UserError(
+                    f"{run.folder.name} of {self.folder} can't be continued with runs of another origin ({differing}): "
+                    "bring that back, or give ablation.name=<another> to begin anew"
+                )
+            else:
+                refused[differing] = refused.get(differing, 0) + 1
+        for differing, number in refused.items():
+            log.info("%s: %d finished runs do not count, as they differ in %s", setting.name, number, differing)
 
     def __len__(self) -> int:
         """Runs of this ablation's own that count towards its budget."""
         return len(self._own())
+
+    def _differing(self, run: Run, setting: Setting) -> str:
+        """In what a finished run differs from those that would be trained now; empty where in nothing."""
+        then, now = origin(run.environment), origin({"code": code(), **libraries()})
+        if "data" in run.environment:
+            then["documents"], now["documents"] = run.environment["data"], self._fingerprint(setting)
+        differing = [key for key, value in then.items() if now.get(key, value) != value]
+        return ", ".join(key if key in ("code", "documents") else f"{key} {then[key]}" for key in differing)
+
+    def _fingerprint(self, setting: Setting) -> str:
+        key = json.dumps([setting.config[part] for part in ("data", "tokenizer")], sort_keys=True)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = documents(setting).fingerprint
+        return self._fingerprints[key]
 
     @property
     def left(self) -> float:
@@ -154,12 +200,23 @@ class Runs:
         found = []
         for run in filter(None, map(_read, sorted(folders))):
             with suppress(UserError):  # of a source that configs may not call, so of no setting of this ablation
-                found.append((_identity(run.config), run))
+                if run.devices == "1":  # as an ablation's own are
+                    found.append((_identity(run.config), run))
         return found
 
 
+def documents(setting: Setting) -> "TextDataModule":
+    """What it is trained and tested on; tokenised, as all runs will need them."""
+    from attnlab.data.datamodule import TextDataModule  # torch waits until the settings have been read
+
+    source, recipe = (instantiate(setting.config[part]) for part in ("data", "tokenizer"))
+    data = TextDataModule(source, recipe, Path(setting.config["paths"]["cache_dir"]))
+    data.setup()
+    return data
+
+
 def _identity(config: dict[str, Any]) -> str:
-    """Equal for runs that differ at most in the seed."""
+    """Equal for runs that differ at most in the seed, of one device each."""
     parts = {part: config.get(part) or {} for part in ("data", "embedding")}
     values = flat(config | {part: located(own) if "_target_" in own else own for part, own in parts.items()})
     hidden = tuple(f"{key}." for key in ELSEWHERE)

@@ -20,9 +20,11 @@ from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, is_share
 from attnlab.search.multirun import check_devices, name_by_settings, sweeps
+from attnlab.study.result import in_points
 
 log = logging.getLogger(__name__)
 
+MARGIN = 0.3  # points of a share
 SETTINGS: dict[str, Any] = {
     "ablation.alpha": Annotated[float, Interval(gt=0, lt=1)],
     "ablation.margin": Annotated[float, Ge(0)] | None,
@@ -83,9 +85,10 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
             f"ablation.metric={metric} is no score of the test set; give one such as test/acc or test/f1_macro"
         )
     better = direction(metric, settings["mode"], "ablation.mode")
-    points = (settings["margin"] or 0.0) / (100 if is_share(metric) else 1)
+    margin = settings["margin"] if settings["margin"] is not None else MARGIN if is_share(metric) else 0.0
+    points = margin / (100 if is_share(metric) else 1)
     plan = Plan(settings["alpha"], points, settings["seeds"], max(settings["seeds"], settings["max_seeds"]))
-    runs = Runs(config, launcher, loader, [changer.model, *changes], metric)
+    runs = Runs(config, launcher, loader, [changer.model, *changes], metric, plan.last)
     work = Ablation(runs, changer, changes, plan, metric, better, settings["pairs"])
     minimum = (1 + len(changes)) * plan.first - sum(seed < plan.first for _, seed in runs.found)
     if runs.budget.runs - len(runs) < minimum:
@@ -96,6 +99,8 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     _say_what_suffices(plan, work.size, runs.budget.runs / (1 + len(changes)))
     known = len(runs.found)
     log.info("%d settings, %d runs are there already, in %s", 1 + len(changes), known, runs.folder)
+    not_worth = f"less than {in_points(metric, points)} of {metric}" if points else "no difference, however small,"
+    log.info("ablation.margin: %s counts as not worth it", not_worth)
     finish(work)
 
 

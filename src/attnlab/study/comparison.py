@@ -17,7 +17,7 @@ from attnlab.metrics import Direction, direction, is_share
 from attnlab.runs import make_run_dir
 from attnlab.study.factors import ABSENT, Factors, as_text, find_factors, short_name
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points
-from attnlab.study.runs import Run, correctness, read_runs
+from attnlab.study.runs import Run, correctness, mixtures, read_runs
 from attnlab.study.statistics import MANY_RUNS, compare_settings, overlap, summarise
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def compare(cfg: DictConfig) -> "Study | Ranks":
     if config["across"]:
         from attnlab.study.ranks import rank_settings, write_ranks
 
-        ranks = rank_settings(read_runs(folders)[0], config["metric"], config["alpha"], config["mode"])
-        write_ranks(make_run_dir(config), ranks, config["metric"])
+        runs, warnings = read_runs(folders)
+        runs, without = _having(config["metric"], runs)
+        ranks = rank_settings(runs, *(config[key] for key in ("metric", "alpha", "mode", "reference")))
+        write_ranks(make_run_dir(config), ranks, config["metric"], [*warnings, *without, *_mixed(runs)])
         return ranks
     asked = (config[key] for key in ("reference", "metric", "alpha", "margin", "plan", "mode"))
     study = make_study(folders, by, *asked)
@@ -80,10 +82,13 @@ def make_study(
     """
     _check_numbers(alpha, margin)
     runs, warnings = read_runs(folders)
+    runs, without = _having(metric, runs)
+    warnings += without
     if not any(name == "data" or name.startswith("data.") for name in by or []):
         runs, others = _newest_data(runs)
         warnings += others
-    _check_metric(metric, runs, planned and margin is None)
+    if planned and margin is None and not is_share(metric):
+        raise UserError(f"plan=true of {metric} requires a difference that is of interest: give margin=<difference>")
     better = direction(metric, mode)
     factors = find_factors(runs)
     names = list(factors.values) if by is None else [factors.named(name) for name in by]
@@ -92,10 +97,9 @@ def make_study(
     if repeated.any():
         warnings.append(f"{repeated.sum()} runs repeat another's settings and seed; the last of each counts")
     table = pd.DataFrame([run.metrics for run in runs]).assign(run=runs, fold=[run.fold for run in runs])
-    if metric == "test/acc" and (correct := correctness(runs)) is not None:
-        table["right"] = correct
-    elif metric == "test/acc":
-        warnings.append("predictions are missing or of different test documents: only the seeds could be asked")
+    asked = correctness(runs) if metric == "test/acc" else [None] * len(runs)
+    table["documents"] = [one and one[0] for one in asked]
+    table["right"] = [one and one[1] for one in asked]
 
     if margin is not None and is_share(metric):
         margin /= 100
@@ -107,8 +111,13 @@ def make_study(
     parts = [comparer.compare([name], None, main.reference.get(name)) for name in names] if len(names) > 1 else []
     if alone := len(comparer.runs) - len(main.all_runs):
         warnings.append(f"{alone} runs have no counterpart that differs in {names[0]} alone")
+    if metric == "test/acc" and (unasked := sum(row.get("documents") == 0 for _, row in main.rows.iterrows())):
+        warnings.append(
+            f"{unasked} of {len(main.rows) - 1} settings have no predictions on the test documents of the reference: "
+            "of these the seeds alone could be asked"
+        )
     warnings += _caveats(runs, factors, main)
-    return Study(runs, [main, *(part for part in parts if part is not None)], warnings)
+    return Study(runs, [main, *(part for part in parts if part is not None)], warnings, margin)
 
 
 def _check_numbers(alpha: float, margin: float | None) -> None:
@@ -120,20 +129,21 @@ def _check_numbers(alpha: float, margin: float | None) -> None:
         )
 
 
-def _check_metric(metric: str, runs: list[Run], planned_by_points: bool) -> None:
-    if lacking := [run for run in runs if metric not in run.metrics]:
-        known = ", ".join(key for key in METRICS if key in lacking[0].metrics)
-        raise UserError(f"metric={metric} is not in {lacking[0].folder}/metrics.json; choose one of {known}")
-    if planned_by_points and not is_share(metric):
-        raise UserError(
-            f"plan=true of {metric} wants to know which difference is of interest: give margin=<difference>"
-        )
+def _having(metric: str, runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs that were tested by this metric, and a line on the others: pruned trials, runs with test=false."""
+    kept = [run for run in runs if metric in run.metrics]
+    if not kept:
+        known = ", ".join(key for key in METRICS if key in runs[0].metrics)
+        raise UserError(f"metric={metric} is not in {runs[0].folder}/metrics.json; choose one of {known}")
+    lacking = [run for run in runs if metric not in run.metrics]
+    told = f"{len(lacking)} runs have no {metric} and are left out (pruned or not tested), as {{}}"
+    return kept, [told.format(lacking[0].folder)] if lacking else []
 
 
 @dataclass(frozen=True)
 class _Comparer:
     factors: pd.DataFrame  # of each run that counts
-    runs: pd.DataFrame  # likewise its metrics, `run`, `fold`, and where all are known `right`, [documents]
+    runs: pd.DataFrame  # likewise its metrics, `run`, `fold`, and where they are known `documents` and `right`
     metric: str
     better: Direction  # less or more of it
     alpha: float
@@ -160,7 +170,8 @@ class _Comparer:
             table = table[table["block"].isin(table.loc[table["setting"] == own_name, "block"])]
         rows = self._rows(by, own_name, table)
         runs = {str(name): table.loc[table["setting"] == name, "run"].to_list() for name in rows.index}
-        return Comparison(self.metric, self.better, by, dict(zip(by, chosen, strict=True)), rows, runs)
+        comparing = dict(zip(by, chosen, strict=True))
+        return Comparison(self.metric, self.better, self.alpha, by, comparing, rows, runs)
 
     def _rows(self, by: list[str], reference: str, table: pd.DataFrame) -> pd.DataFrame:
         """Those of a `Comparison`; table: the runs with their factors' `values` and what `compare_settings` takes."""
@@ -177,7 +188,8 @@ class _Comparer:
                     row |= {f"{metric} {key}": value for key, value in summary.items()}
             found[name] = row | {cost: mine[cost].mean() for cost in COSTS if cost in mine}
         rows = pd.DataFrame.from_dict(found, orient="index")
-        correct = table.set_index(["setting", "block"])["right"].to_dict() if "right" in table else None
+        known = table[table["documents"].notna()]
+        correct = known.set_index(["setting", "block"])["right"].to_dict()
         effects = ([self.margin] if self.margin else list(PLANNED)) if self.planned else []
         judged = compare_settings(table, reference, correct, self.alpha, self.margin, effects)
         rows = rows.join(judged.drop(columns=effects))
@@ -192,9 +204,9 @@ class _Comparer:
         if pd.isna(row.get("p")):
             return "no counterpart to compare with" if pd.isna(row.get("pairs")) else f"one {noun} can't show anything"
         pairs = f"{row['pairs']:.0f} {noun}{'s' if row['pairs'] != 1 else ''}"
-        if row["p_same"] < self.alpha:
-            return f"the same within {in_points(self.metric, self.margin or 0)}"
-        if row["p_holm"] < self.alpha:
+        if self.margin is not None and max(-row["low"], row["high"]) < self.margin:
+            return f"the same within {in_points(self.metric, self.margin)}"
+        if row["low"] > 0 or row["high"] < 0:
             sign = {"max": 1, "min": -1}[self.better]
             good = sign * row["difference"] > 0
             return ("better" if good else "worse") + (f" on these documents; {pairs} only" if row["pairs"] == 1 else "")
@@ -254,6 +266,7 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
         warnings.append(f"the runs differ in their data or its splits: {', '.join(data)}")
     if budget := factors.differing_budget():
         warnings.append(f"the runs differ in their training budget: {', '.join(budget)}")
+    warnings += _mixed(runs)
     warnings += _audit_warnings(runs)
     if busy := [run.load for run in runs if run.load > BUSY]:
         warnings.append(
@@ -277,6 +290,10 @@ def _newest_data(runs: list[Run]) -> tuple[list[Run], list[str]]:
         f"compared are the {len(kept)} runs on {newest}, the newest; left out: {left_out}; across=true ranks over sets"
     )
     return kept, [told] if counts else []
+
+
+def _mixed(runs: list[Run]) -> list[str]:
+    return [f"the runs differ in their {what}: a difference may come from that" for what in mixtures(runs)]
 
 
 def _selected_on_test(data: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ GROUPS = ("task", "embedding", "model", "pe", "tokenizer", "data", "optimizer", 
 IGNORED = (
     *("seed", "data.fold", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume"),
     *("halve_batch_on_oom", "callbacks.progress", "callbacks.model_summary", "callbacks.last_checkpoint"),
-    *("trainer.accelerator", "trainer.devices", "trainer.log_every_n_steps"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.log_every_n_steps"),
 )
 BUDGET = ("data.limit", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "callbacks.early_stopping")
 DATA = ("data",)
@@ -61,6 +61,7 @@ def find_factors(runs: list[Run]) -> Factors:
     """
     table = pd.DataFrame([flat(run.config) for run in runs]).fillna(ABSENT)
     table = table[[key for key in table if not _below(key, IGNORED)]]
+    table["trainer.devices"] = [run.devices for run in runs]  # in all: each takes a batch of its own
     table = table.loc[:, table.replace("null", ABSENT).nunique() > 1]  # a version before may lack the key
     for group in reversed(GROUPS):
         choice = pd.Series([run.choices.get(group) for run in runs], dtype=object)

@@ -1,6 +1,6 @@
 """The figures of a comparison."""
 
-import math
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from attnlab.metrics import is_share
 from attnlab.study.result import Comparison, Study, in_lines
 
-ACCENT, QUIET = "#1f5fa8", "#8a8f98"
+FOR, AGAINST, QUIET = "#0072B2", "#D55E00", "#8a8f98"  # the first two told apart by everyone (Okabe and Ito)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "Dos^vPX"
+WIDTH = 4.6  # inches: figures that can be read on a telephone
 MAX_CURVES = 10  # more lines than that can't be told apart
 STYLE: dict[str, Any] = {
     "axes.spines.top": False,
@@ -32,7 +36,7 @@ def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
     with matplotlib.rc_context(STYLE):
         for comparison in study.comparisons:
             name = comparison.by[0] if len(comparison.by) == 1 else "all"
-            figures = {f"scores_{name}": draw_scores(comparison)}
+            figures = {f"differences_{name}": draw_differences(comparison)} if comparison.has_differences else {}
             if len(comparison.rows) > 1 and "train/seconds" in comparison.rows and comparison is study.comparisons[0]:
                 figures[f"time_{name}"] = draw_time(comparison)
             alone = len(comparison.by) == 1 or len(study.comparisons) == 1
@@ -50,73 +54,95 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def draw_scores(comparison: Comparison) -> Figure:
-    """The metric by setting: the mean with its 95 % interval, and every run as a dot."""
-    rows, metric = comparison.rows, comparison.metric
-    figure = Figure(figsize=(6.2, 0.34 * len(rows) + 1.1), layout="constrained")
-    axes = figure.add_subplot(title=comparison.title, xlabel=f"{metric} (mean, 95 % interval, single seeds)")
+def draw_differences(comparison: Comparison) -> Figure:
+    """What the verdicts rest on: the difference of each setting from the reference, its interval, and single pairs."""
+    rows, metric = comparison.rows.iloc[1:], comparison.metric
+    scale = 100 if is_share(metric) else 1
+    sign = 1 if comparison.better == "max" else -1
+    labels = [in_lines(str(name), 3) for name in rows.index]
+    lines = 1 + max(label.count("\n") for label in labels)
+    figure = Figure(figsize=(WIDTH, (0.22 + 0.16 * lines) * len(rows) + 1.2), layout="constrained")
+    better = "right" if sign > 0 else "left"
+    axes = figure.add_subplot(
+        title=comparison.title,
+        xlabel=f"{metric} less that of the reference{', points' if scale == 100 else ''}\nbetter to the {better}",
+    )
+    axes.set_xlim(*(scale * edge for edge in comparison.axis))
+    axes.axvline(0, color="black", linewidth=1, zorder=1)
     for y, (name, row) in enumerate(rows.iterrows()):
-        color = QUIET if y == 0 else ACCENT
-        values = [run.metrics[metric] for run in comparison.runs[str(name)]]
-        axes.plot(values, [y] * len(values), ".", color=color, alpha=0.45, zorder=2)
-        if np.isfinite(row[f"{metric} low"]):
-            axes.hlines(y, row[f"{metric} low"], row[f"{metric} high"], color=color, linewidth=1.6, zorder=3)
-        axes.plot(row[f"{metric} mean"], y, "D", color=color, markersize=5, zorder=4)
-    axes.axvline(rows[f"{metric} mean"].iloc[0], color=QUIET, linestyle=":", zorder=1)
-    axes.set_yticks(range(len(rows)), [in_lines(str(name), 3) for name in rows.index], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    _frame(axes, rows, metric)
+        if pd.isna(row.get("difference")):
+            continue
+        color = QUIET
+        if row["low"] > 0 or row["high"] < 0:
+            color = FOR if sign * row["difference"] > 0 else AGAINST
+        pairs = scale * comparison.pairs(str(name))
+        axes.plot(pairs, [y] * len(pairs), ".", color=color, alpha=0.45, zorder=2)
+        draw_interval(axes, y, color, *(scale * row[key] for key in ("low", "difference", "high")))
+    for y, label in enumerate(labels):  # above its interval, as beside it long ones would leave no room
+        place = axes.annotate(
+            label, (0, y), (2, 5), fontsize=8, xycoords=("axes fraction", "data"), textcoords="offset points"
+        )
+        place.set_bbox({"facecolor": "white", "alpha": 0.7, "pad": 0, "linewidth": 0})
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.6, -0.5 - 0.3 * lines)
     return figure
 
 
-def _frame(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """A wide interval of two seeds must not squeeze all others together."""
-    means, heights = rows[f"{metric} mean"], (rows[f"{metric} high"] - rows[f"{metric} low"]).dropna()
-    margin = max(0.12 * (means.max() - means.min()), 2 * float(heights.median()) if len(heights) else 0.0, 1e-3)
-    axes.set_xlim(means.min() - margin, means.max() + margin)
+def draw_interval(axes: Axes, y: float, color: str, low: float, value: float, high: float) -> None:
+    """An interval within the axis, which is set already: an arrow where it goes on, and words where it fills it."""
+    left, right = axes.get_xlim()
+    beyond_left, beyond_right = low < left, high > right
+    if not (np.isfinite(low) or np.isfinite(high)) or (beyond_left and beyond_right):
+        side, edge, inwards = ("right", right, -4) if value < (left + right) / 2 else ("left", left, 4)
+        axes.annotate(
+            "too few runs", (edge, y), (inwards, -3), textcoords="offset points", ha=side, fontsize=8, color="#5d636c"
+        )
+    else:
+        axes.hlines(y, max(low, left), min(high, right), color=color, linewidth=1.6, zorder=3)
+        for beyond, edge, marker in ((beyond_left, left, "<"), (beyond_right, right, ">")):
+            if beyond:
+                axes.plot(edge, y, marker, color=color, markersize=7, clip_on=False, zorder=4)
+    filled = color if color != QUIET else "white"
+    axes.plot(value, y, "D", color=color, markerfacecolor=filled, markersize=5, zorder=5)
 
 
 def draw_time(comparison: Comparison) -> Figure:
     """The metric against the training time; named is what nothing else beats in both."""
     rows, metric = comparison.rows, comparison.metric
-    figure = Figure(figsize=(6.2, 4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     axes = figure.add_subplot(xlabel="training time, seconds", ylabel=metric, xscale="log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     sign = 1 if comparison.better == "max" else -1
+    looks = cycle(product(MARKERS, COLORS))
     for i, (name, row) in enumerate(rows.iterrows()):
         seconds, score = row["train/seconds"], row[f"{metric} mean"]
         better = (rows["train/seconds"] <= seconds) & (sign * rows[f"{metric} mean"] > sign * score)
-        named = not better.any() or i == 0
-        color = ACCENT if named else QUIET
+        named = i == 0 or not better.any()
+        marker, color = next(looks) if named else (".", QUIET)
         single = ([run.metrics[key] for run in comparison.runs[str(name)]] for key in ("train/seconds", metric))
         axes.plot(*single, ".", color=color, alpha=0.4)
-        axes.plot(seconds, score, "D", color=color, markersize=5)
-        if named:
-            right = seconds > math.sqrt(rows["train/seconds"].min() * rows["train/seconds"].max())
-            axes.annotate(
-                in_lines(str(name), 3),
-                (seconds, score),
-                xytext=(-7 if right else 7, 4),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                fontsize=8,
-            )
-    axes.margins(y=0.15)  # room for the names
-    axes.set_title("Score against time; named: the reference, and what nothing beats in both", fontsize=9)
+        label = in_lines(str(name), 3) + (" (reference)" if i == 0 and name != "reference" else "")
+        axes.plot(seconds, score, marker, color=color, markersize=7, label=label if named else None, linestyle="")
+    if is_share(metric):
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 1))
+    figure.legend(loc="outside lower center", fontsize=8)  # names beside their points would overlap
+    axes.set_title("Score against time\nnamed: the reference, and what nothing beats in both", fontsize=9)
     return figure
 
 
 def draw_curves(comparison: Comparison) -> Figure:
     """Validation accuracy by epoch: the mean over runs and a band of one standard deviation."""
-    figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot(title="Learning curves", xlabel="epoch", ylabel="val/acc")
     shown = list(comparison.runs)[:MAX_CURVES]
-    for color, name in zip(matplotlib.colormaps["tab10"].colors, shown, strict=False):  # type: ignore[attr-defined]
+    for (style, color), name in zip(product(("-", "--"), COLORS), shown, strict=False):
         curve = comparison.curve(name)
         mean, sd = curve["mean"], curve["sd"]
-        axes.plot(mean.index, mean, color=color, label=in_lines(name, 3), marker="." if len(mean) == 1 else None)
+        marker = "." if len(mean) == 1 else None
+        axes.plot(mean.index, mean, style, color=color, label=in_lines(name, 3), marker=marker)
         axes.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
     left_out = len(comparison.rows) - len(shown)
     title = f"{left_out} more not shown" if left_out else None

@@ -1,9 +1,11 @@
-"""The figures of a comparison's page that can be moved: the metric by setting, and the curves."""
+"""The figures of a comparison's page that can be moved: the differences, and the curves."""
 
 from html import escape
 
 import plotly.graph_objects as go
 
+from attnlab.metrics import is_share
+from attnlab.study.figures import AGAINST, FOR, QUIET
 from attnlab.study.result import Comparison, in_lines
 
 MOST = 12  # curves that are shown at first; a click in the legend shows another
@@ -11,38 +13,38 @@ MOST = 12  # curves that are shown at first; a click in the legend shows another
 
 def figures_of(comparison: Comparison) -> dict[str, go.Figure]:
     """By name; curves where every run has them."""
-    drawn = {"scores": scores(comparison)}
+    drawn = {"differences": differences(comparison)} if comparison.has_differences else {}
     if comparison.has_curves:
         drawn["curves"] = curves(comparison)
     return drawn
 
 
-def scores(comparison: Comparison) -> go.Figure:
-    """The mean of each setting with its 95 % interval, and each run, whose folder a pointer on it shows."""
-    rows, metric, runs = comparison.rows, comparison.metric, comparison.all_runs
-    mean, low, high = (rows[f"{metric} {key}"] for key in ("mean", "low", "high"))
-    names = list(map(_wrapped, comparison.runs))
+def differences(comparison: Comparison) -> go.Figure:
+    """The difference of each setting from the reference with its interval; a pointer shows the runs' folders."""
+    metric, rows = comparison.metric, comparison.rows.iloc[1:]
+    rows = rows[rows["difference"].notna()]
+    scale, unit = (100, ", points") if is_share(metric) else (1, "")
+    names = [_wrapped(str(name)) for name in rows.index]
+    mean, low, high = (scale * rows[key].astype(float) for key in ("difference", "low", "high"))
+    sign = 1 if comparison.better == "max" else -1
+    decided = (low > 0) | (high < 0)
+    colors = [
+        (FOR if sign * value > 0 else AGAINST) if one else QUIET for value, one in zip(mean, decided, strict=True)
+    ]
     interval = go.Scatter(
         x=mean,
         y=names,
         mode="markers",
-        name="mean, 95 % interval",
-        marker={"symbol": "diamond", "size": 9},
-        error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low},
-        hovertemplate="%{y}<br>%{x:.4f}<extra></extra>",
+        marker={"symbol": "diamond", "size": 9, "color": colors},
+        error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "color": QUIET},
+        text=["<br>".join(run.folder.name for run in comparison.runs[str(name)][:12]) for name in rows.index],
+        hovertemplate="%{y}<br>%{x:.3g}<br>%{text}<extra></extra>",
     )
-    single = go.Scatter(
-        x=[run.metrics[metric] for run in runs],
-        y=[_wrapped(name) for name, own in comparison.runs.items() for _ in own],
-        mode="markers",
-        name="single runs",
-        marker={"size": 6, "opacity": 0.5},
-        text=[f"seed {run.block}, {run.folder.name}" for run in runs],
-        hovertemplate="%{y}<br>%{x:.4f}<br>%{text}<extra></extra>",
-    )
-    figure = go.Figure([interval, single])
-    figure.update_layout(title_text=comparison.title, xaxis_title=metric, height=180 + 34 * len(names))
-    figure.update_layout(legend={"orientation": "h", "y": -0.6 if len(names) < 4 else -0.3})
+    figure = go.Figure([interval])
+    better = "right" if sign > 0 else "left"
+    figure.update_layout(title_text=comparison.title, height=180 + 34 * len(names), showlegend=False)
+    figure.update_xaxes(title_text=f"difference in {metric}{unit}; better to the {better}")
+    figure.update_xaxes(range=[scale * edge for edge in comparison.axis])
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True)
     return figure
 

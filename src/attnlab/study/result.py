@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from attnlab.metrics import Direction, is_share
@@ -23,6 +25,7 @@ class Comparison:
     Attributes:
         metric: what "better" goes by.
         better: whether less or more of it.
+        alpha: how often one that is none is called a difference, over all settings.
         by: the factors that make a setting.
         reference: the reference's value of each.
         rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
@@ -33,6 +36,7 @@ class Comparison:
 
     metric: str
     better: Direction
+    alpha: float
     by: list[str]
     reference: dict[str, str]
     rows: pd.DataFrame
@@ -45,6 +49,29 @@ class Comparison:
     @property
     def all_runs(self) -> list[Run]:
         return [run for runs in self.runs.values() for run in runs]
+
+    @property
+    def has_differences(self) -> bool:
+        return "difference" in self.rows and bool(self.rows["difference"].notna().any())
+
+    def pairs(self, name: str) -> npt.NDArray[np.float64]:
+        """The difference from the reference of each run that has a counterpart there."""
+        reference = {run.block: run.metrics[self.metric] for run in next(iter(self.runs.values()))}
+        own = ((run.block, run.metrics[self.metric]) for run in self.runs[name])
+        return np.array([value - reference[block] for block, value in own if block in reference])
+
+    @property
+    def axis(self) -> tuple[float, float]:
+        """From where to where differences are drawn: the wide interval of a few runs must not squeeze all others.
+
+        A share can't rise by more than the reference lacks, nor fall by more than it has.
+        """
+        differences, halves = self.rows["difference"].abs(), (self.rows["high"] - self.rows["low"]) / 2
+        widest = max(1.3 * float(differences.max()), 2 * float(np.nan_to_num(halves.median())), 1e-3)
+        if not is_share(self.metric):
+            return -widest, widest
+        own = float(self.rows[f"{self.metric} mean"].iloc[0])
+        return -min(widest, max(own, 1e-3)), min(widest, max(1 - own, 1e-3))
 
     @property
     def has_curves(self) -> bool:
@@ -68,11 +95,17 @@ class Study:
     runs: list[Run]
     comparisons: list[Comparison]
     warnings: list[str]
+    margin: float | None = None  # as the metric is
 
 
 def in_points(metric: str, value: float) -> str:
     """A difference of shares in points, any other as it is."""
     return f"{100 * value:.1f} points" if is_share(metric) else f"{value:.3g}"
+
+
+def signed(metric: str, difference: float) -> str:
+    """A difference as tables show it: points of a share to two places, any other to three digits."""
+    return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.3g}"
 
 
 def in_lines(name: str, settings: int) -> str:

@@ -1,8 +1,10 @@
 """Finished runs, read from their folders."""
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,9 @@ import pandas as pd
 
 from attnlab.config import SINGLE_LABEL, read_config
 from attnlab.errors import UserError
+from attnlab.versions import ENVIRONMENT, LIBRARIES
+
+FREE_OF_DATA = ("num_workers", "batch_size")  # settings of `data` that change no document
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,27 @@ class Run:
         place = (data.get(key) for key in ("path", "name", "test", "topics"))
         return " ".join([kind, *(str(value) for value in place if value is not None)])
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What its environment.json holds; empty where it has none."""
+        try:
+            return dict(json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
     @property
     def load(self) -> float:
         """Processes that wanted to run for each core as it began; 0 where it is not known."""
-        try:
-            return float(json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["load"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
+        return float(self.environment.get("load") or 0.0)
+
+    @property
+    def devices(self) -> str:
+        """How many it was trained on, each of which took a batch of its own."""
+        trainer = self.config.get("trainer") or {}
+        asked = trainer.get("devices", 1)
+        number = len(asked) if isinstance(asked, list) else asked
+        nodes = trainer.get("num_nodes") or 1
+        return str(self.environment.get("devices", number * nodes if isinstance(number, int) else number))
 
     @cached_property  # drawn in the comparison of every factor
     def curve(self) -> pd.DataFrame:
@@ -106,19 +125,47 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, warnings
 
 
-def correctness(runs: list[Run]) -> list[npt.NDArray[np.bool_]] | None:
-    """Which test documents each run got right; None where runs of one fold were not tested on the same ones."""
-    first: dict[str, pd.DataFrame] = {}
-    rows = []
+def correctness(runs: Sequence[Run]) -> list[tuple[str, npt.NDArray[np.bool_]] | None]:
+    """Of each run a digest of its test documents and which of them it got right; None where it kept no predictions."""
+    rows: list[tuple[str, npt.NDArray[np.bool_]] | None] = []
     for run in runs:
         table = run.predictions()
         if table is None:
-            return None
-        same = first.setdefault(run.fold, table)
-        if not table[["index", "label"]].equals(same[["index", "label"]]):
-            return None
-        rows.append(table["correct"].to_numpy())
+            rows.append(None)
+            continue
+        hashes = pd.util.hash_pandas_object(table[["index", "label"]], index=False).to_numpy()
+        rows.append((hashlib.blake2b(hashes.tobytes(), digest_size=8).hexdigest(), table["correct"].to_numpy()))
     return rows
+
+
+def origin(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What the runs of a comparison should share, as far as an environment.json says it: the code and the libraries."""
+    code = {"code": environment.get("code") or environment.get("commit")}
+    known = code | {library: environment.get(library) for library in LIBRARIES}
+    return {key: str(value) for key, value in known.items() if value is not None}
+
+
+def mixtures(runs: Sequence[Run]) -> list[str]:
+    """In what runs differ that no setting says: the code, the libraries, the documents that equal settings mean."""
+    found: dict[str, Counter[str]] = {}
+    documents: dict[str, Counter[str]] = {}
+    commits = {origin(run.environment).get("code"): run.environment.get("commit") for run in runs}
+    for run in runs:
+        for key, value in origin(run.environment).items():
+            found.setdefault(key, Counter())[value] += 1
+        if fingerprint := run.environment.get("data"):
+            settings = {key: value for key, value in run.config["data"].items() if key not in FREE_OF_DATA}
+            documents.setdefault(json.dumps(settings, sort_keys=True, default=str), Counter())[fingerprint] += 1
+    told = []
+    for key, counts in found.items():
+        names = {value: f"of commit {commits.get(value) or value}" if key == "code" else value for value in counts}
+        if len(counts) > 1:
+            told.append(f"{key} {', '.join(f'{names[value]} ({number} runs)' for value, number in counts.items())}")
+    for counts in documents.values():
+        if len(counts) > 1:
+            numbers = ", ".join(map(str, counts.values()))
+            told.append(f"documents, labels or splits of the same data settings ({numbers} runs)")
+    return told
 
 
 def _in_words(label: Any) -> Any:

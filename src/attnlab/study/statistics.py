@@ -5,16 +5,19 @@ test documents? The difference of two settings is asked run by run and document 
 crossed random effects. Runs are paired by block: what is equal but for the setting, the seed above all. The variance of
 the mean difference is that between its runs, over their number, and that between its documents, over theirs, less
 their interaction, which is in both. Every setting has a variance of its own, so that a noisy one makes no other
-uncertain; the t-distribution's degrees of freedom (Satterthwaite, 1946) are found with the mean of the runs' variances,
-because a variance of few runs that is small by chance would claim too many.
+uncertain; the t-distribution's degrees of freedom (Satterthwaite, 1946) are found with the mean of the runs' variances
+over all pairs of settings, whichever is the reference, because a variance of few runs that is small by chance would
+claim too many.
 
 *Folds* of cross-validation are blocks as seeds are, and more alike: any two of k models share a part of what they were
 trained on, so that the variance of their scores is too small. It is corrected by Nadeau and Bengio (2003), for several
 seeds as Bouckaert and Frank (2004) have it. Each fold has documents of its own, so the runs' variance has theirs in it.
 
-One pair of runs can tell of the documents alone: McNemar's exact test. What can't be asked of single documents (a loss,
-a macro mean) is asked of the runs alone. p-values are corrected by Holm for the settings compared with the reference.
-How often this errs and what it finds: `python -m benchmarks.verdicts`.
+One pair of runs can tell of the documents alone: McNemar's exact test, with the interval of Clopper and Pearson (1934)
+for the documents on which the two differ. What can't be asked of single documents (a loss, a macro mean) is asked of
+the runs alone. Intervals and p-values are corrected by Bonferroni for the settings compared with the reference, so that
+a verdict falls exactly where the interval leaves out zero. How often this errs and what it finds:
+`python -m benchmarks.verdicts`.
 """
 
 from bisect import bisect_left
@@ -27,7 +30,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 POWER = 0.8
@@ -65,7 +67,7 @@ class Difference:
         overlapping: see `overlap`.
         between_documents: the share of the variance of the mean that more runs do not take away.
         documents: the number of test documents; 0 where they can't be asked.
-        exact: p-value of one pair of runs.
+        only: of one pair of runs, how many documents it alone and the reference alone got right.
     """
 
     mean: float
@@ -74,7 +76,7 @@ class Difference:
     overlapping: float
     between_documents: float
     documents: int
-    exact: float
+    only: tuple[int, int] = (0, 0)
 
     def error(self, pairs: int | None = None) -> float:
         """Standard error of the mean, as it is or as it would be with so many pairs of runs."""
@@ -112,9 +114,10 @@ def compare_settings(
     """Each setting against `reference`.
 
     Args:
-        scores: a row for each run, with `setting`, `block`, `value` and in cross-validation `fold`, "" without; a
-            setting stands once in a block.
-        correct: which documents each run got right, those of one fold on the same documents; None asks the runs alone.
+        scores: a row for each run, with `setting`, `block`, `value`, in cross-validation `fold`, "" without, and
+            `documents`, the same for runs of the same test documents; a setting stands once in a block.
+        correct: which documents runs got right. A pair of settings is asked document by document where all its runs
+            are there, those of one fold on the same documents; else its runs are asked alone.
         alpha: how often to call a difference where there is none, over all settings together.
         margin: a difference below it counts as none; `p_same` and `runs_needed` are for it.
         effects: true differences, each with a column of its own: the pairs of runs with which it would be found in 80 %
@@ -122,72 +125,84 @@ def compare_settings(
 
     Returns:
         a row for each other setting that shares a block with the reference, by its name: `pairs` (blocks in common),
-        `difference`, `error` (its standard error), `df`, `low` and `high` (1 - alpha interval), `p`, `p_holm`, `p_same`
-        (that it is beyond the margin: two one-sided tests (Schuirmann, 1987), after Holm), `from_runs` (the share of
-        the variance that more runs would lessen), `detectable`, the smallest difference that would be called one in 80
-        % of such studies, and `runs_needed`, the pairs that would so show one of `margin`, or else the one observed.
+        `difference`, `error` (its standard error), `df`, `comparisons` (how many share `alpha`), `low` and `high` (with
+        those of all other rows they hold at 1 - alpha), `p`, `p_adjusted` (below alpha where the interval leaves out
+        0), `p_same` (likewise where it lies within the margin), `documents` (0 where they were not asked), `from_runs`
+        (the share of the variance that more runs would lessen), `detectable`, the smallest difference that would be
+        called one in 80 % of such studies, and `runs_needed`, the pairs that would so show one of `margin`, or else the
+        one observed.
     """
-    scores = scores if "fold" in scores else scores.assign(fold="")
+    scores = scores.assign(**{name: "" for name in ("fold", "documents") if name not in scores})
     blocks = scores.groupby("setting")["block"].agg(set)
     settings = [name for name in scores["setting"].unique() if name != reference and blocks[name] & blocks[reference]]
     if not settings:
         return pd.DataFrame(columns=list(effects))
-    found = {name: _difference(scores, name, reference, correct) for name in settings}
-    variances = [one.between_runs for one in found.values() if one.pairs > 1]
-    typical = float(np.mean(variances)) if variances else np.nan
-    strict = alpha / len(settings)
+    found = {name: _difference(scores, name, reference, correct or {}) for name in settings}
+    typical = _typical_variance(scores)
+    comparisons = max(1, sum(one.pairs > 1 or one.documents > 0 for one in found.values()))
     rows: dict[str, dict[Any, float]] = {}
     for name, one in found.items():
-        planned = {effect: one.pairs_to_show(effect, typical, strict) for effect in effects}
-        rows[name] = _row(one, typical, alpha, strict, margin) | planned
-    table = pd.DataFrame(rows).T
-    for column, corrected in (("p", "p_holm"), ("p_same", "p_same")):
-        tested = table[column].notna()
-        holm = multipletests(table.loc[tested, column], method="holm")[1] if tested.any() else []
-        table.loc[tested, corrected] = holm
-    return table.reindex(columns=list(dict.fromkeys([*table, "p_holm"])))
+        planned = {effect: one.pairs_to_show(effect, typical, alpha / comparisons) for effect in effects}
+        rows[name] = _row(one, typical, alpha, comparisons, margin) | planned
+    return pd.DataFrame(rows).T
 
 
-def _row(one: Difference, typical: float, alpha: float, strict: float, margin: float | None) -> dict[str, float]:
-    row = {"pairs": one.pairs, "difference": one.mean, "error": np.nan, "df": np.nan, "low": np.nan, "high": np.nan}
-    row |= {"p": np.nan, "p_same": np.nan, "from_runs": np.nan, "detectable": np.nan, "runs_needed": np.nan}
+def _typical_variance(scores: pd.DataFrame) -> float:
+    """Of the difference of two settings between runs: the mean over all pairs of settings, whichever the reference."""
+    wide = scores.pivot(index="block", columns="setting", values="value")
+    variances = [wide.iloc[:, i + 1 :].sub(wide.iloc[:, i], axis=0).var(ddof=1) for i in range(wide.shape[1] - 1)]
+    return float(pd.concat(variances).mean())
+
+
+def _row(one: Difference, typical: float, alpha: float, comparisons: int, margin: float | None) -> dict[str, float]:
+    row = {"pairs": one.pairs, "difference": one.mean, "error": np.nan, "df": np.nan, "comparisons": comparisons}
+    row |= {"low": np.nan, "high": np.nan, "p": np.nan, "p_adjusted": np.nan, "p_same": np.nan}
+    row |= {"documents": one.documents, "from_runs": np.nan, "detectable": np.nan, "runs_needed": np.nan}
     if one.pairs == 1 and not one.documents:
         return row
+    strict = alpha / comparisons
     error, df = one.error(), one.df(typical)
-    half = error * float(stats.t.isf(alpha / 2, df))
-    # Equal runs have no spread: what does not differ at all has p = 1, what differs always p = 0.
-    apart = float(2 * stats.t.sf(abs(one.mean) / error, df)) if error > 1e-12 else float(abs(one.mean) < 1e-12)
-    row |= {"error": error, "df": df, "low": one.mean - half, "high": one.mean + half}
-    row["p"] = apart if np.isnan(one.exact) else one.exact
+    if one.pairs == 1:
+        row["low"], row["high"] = _exact_interval(*one.only, one.documents, strict)
+        row["p"] = _exact_test(*one.only)
+    else:
+        half = error * float(stats.t.isf(strict / 2, df))
+        row["low"], row["high"] = one.mean - half, one.mean + half
+        # Equal runs have no spread: what does not differ at all has p = 1, what differs always p = 0.
+        row["p"] = float(2 * stats.t.sf(abs(one.mean) / error, df)) if error > 1e-12 else float(abs(one.mean) < 1e-12)
+    row |= {"error": error, "df": df, "p_adjusted": min(1.0, comparisons * row["p"])}
     row["from_runs"] = 1 - one.between_documents / error**2 if error > 1e-12 else np.nan
     row["detectable"] = detectable(error, df, strict)
-    if margin is not None:
+    if margin is not None:  # two one-sided tests at half of the level each, as the interval shown has it
         within = margin - abs(one.mean)
-        row["p_same"] = float(stats.t.sf(within / error, df)) if error > 1e-12 else float(within <= 0)
+        beyond = float(stats.t.sf(within / error, df)) if error > 1e-12 else float(within <= 0)
+        row["p_same"] = min(1.0, 2 * comparisons * beyond)
     row["runs_needed"] = one.pairs_to_show(margin or abs(one.mean), typical, strict)
     return row
 
 
-def _difference(scores: pd.DataFrame, name: str, reference: str, correct: Correct | None) -> Difference:
+def _difference(scores: pd.DataFrame, name: str, reference: str, correct: Correct) -> Difference:
     of = {key: group.set_index("block") for key, group in scores.groupby("setting") if key in (name, reference)}
     shared = sorted(set(of[name].index) & set(of[reference].index))
     values = (of[name]["value"] - of[reference]["value"]).loc[shared]
     fold_of = of[name]["fold"].to_dict()
     runs = float(values.var(ddof=1))
     overlapping = overlap([fold_of[block] for block in shared])
-    if correct is None:
-        return Difference(float(values.mean()), len(shared), runs, overlapping, 0.0, 0, np.nan)
+    both = pd.concat([of[which].loc[shared, ["fold", "documents"]] for which in (name, reference)])
+    known = all((which, block) in correct for which in (name, reference) for block in shared)
+    if not known or both.groupby("fold")["documents"].nunique().max() > 1:
+        return Difference(float(values.mean()), len(shared), runs, overlapping, 0.0, 0)
     ours, theirs = (_by_document(correct, which, shared, fold_of) for which in (name, reference))
     single = ours.astype(np.float32) - theirs  # [runs, documents]
     documents = float(single.mean(axis=0).var(ddof=1)) / single.shape[1]
-    exact = np.nan
+    only = (0, 0)
     if len(shared) == 1:
-        exact = documents_test(ours[0], theirs[0])
+        only = _only(ours[0], theirs[0])
     elif overlapping:
         documents = max(0.0, documents - runs * (1 / len(shared) + overlapping))
     else:
         documents = max(0.0, documents - _interaction(single))
-    return Difference(float(values.mean()), len(shared), runs, overlapping, documents, single.shape[1], exact)
+    return Difference(float(values.mean()), len(shared), runs, overlapping, documents, single.shape[1], only)
 
 
 def _interaction(single: npt.NDArray[np.float32]) -> float:
@@ -208,8 +223,25 @@ def _by_document(correct: Correct, name: str, blocks: list[str], fold_of: Mappin
 
 def documents_test(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> float:
     """The p-value of McNemar's exact test; which of the same documents two models got right, both: [documents]."""
-    only_ours, only_theirs = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    return _exact_test(*_only(ours, theirs))
+
+
+def _only(ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    return int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+
+
+def _exact_test(only_ours: int, only_theirs: int) -> float:
     return float(mcnemar([[0, only_ours], [only_theirs, 0]], exact=True).pvalue)
+
+
+def _exact_interval(only_ours: int, only_theirs: int, documents: int, alpha: float) -> tuple[float, float]:
+    """Of the difference of two shares; it leaves out 0 exactly where McNemar's test is below alpha."""
+    differing = only_ours + only_theirs
+    if not differing:  # so rare that none was seen
+        most = float(1 - alpha ** (1 / documents))
+        return -most, most
+    share = stats.binomtest(only_ours, differing).proportion_ci(1 - alpha, method="exact")
+    return differing / documents * (2 * share.low - 1), differing / documents * (2 * share.high - 1)
 
 
 def detectable(error: float, df: float, alpha: float) -> float:

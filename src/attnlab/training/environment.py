@@ -3,9 +3,6 @@
 import json
 import os
 import platform
-import subprocess
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,8 @@ from lightning.pytorch import Trainer
 
 from attnlab.process import available, waiting
 from attnlab.runs import write_whole
+from attnlab.versions import ENVIRONMENT, code, commit, libraries
 
-PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
-FILE = "environment.json"
 WAITING, LOAD = "threads wait with", "load"  # of no weight for results; the load is for each core
 
 
@@ -27,7 +23,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        **_versions(),
+        **libraries(),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type} {platform.machine()}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -37,31 +33,17 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def write_environment(run_dir: Path, trainer: Trainer) -> None:
-    """environment.json."""
-    write_whole(run_dir / FILE, json.dumps(environment(trainer), indent=2) + "\n")
+def write_environment(run_dir: Path, trainer: Trainer, fingerprint: str) -> None:
+    """environment.json; besides, what runs have to share to be repeats of each other: code, data, devices."""
+    shared = {"code": code(), "data": fingerprint, "devices": trainer.world_size}
+    write_whole(run_dir / ENVIRONMENT, json.dumps(environment(trainer) | shared, indent=2) + "\n")
 
 
 def differences(run_dir: Path, trainer: Trainer) -> list[str]:
     """What differs now from when the run in `run_dir` was trained: "torch 2.13.0, now 2.14.0"."""
-    file = run_dir / FILE
+    file = run_dir / ENVIRONMENT
     if not file.is_file():
         return []
     then, now = json.loads(file.read_text(encoding="utf-8")), environment(trainer)
     told = then.keys() & now.keys() - {WAITING, LOAD}
     return [f"{key} {then[key]}, now {now[key]}" for key in then if key in told and then[key] != now[key]]
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
-
-
-@cache  # for the jobs of a sweep: what runs is what was imported
-def commit() -> str | None:
-    """The git commit of this program, with "+" where files differ from it; None outside of a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -178,7 +178,7 @@ def _fit(
         begin(run_dir, config)
         with whole_file(run_dir / TOKENIZER) as partial:
             datamodule.tokenizer.save(str(partial))
-        write_environment(run_dir, trainer)
+        write_environment(run_dir, trainer, datamodule.fingerprint)
     for logger in trainer.loggers:
         logger.log_hyperparams(redact({**config, tracking.SETTING: tracking.setting(run_dir)}))
     with _fitting_checkpoint(checkpoint, stopwatch):
