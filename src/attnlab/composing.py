@@ -15,7 +15,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.arguments import quote_free_text, read_arguments
@@ -36,9 +36,17 @@ def run(name: str, main: TaskFunction) -> None:
 
 
 def compose(*overrides: str, name: str = "train") -> DictConfig:
-    """The config of `python src/<name>.py <overrides>`."""
+    """The config of `python src/<name>.py <overrides>`.
+
+    That of a run holds which files of `conf/` it was made of (`choices`), as there is no `.hydra` folder to say it.
+    """
     with hydra.initialize_config_dir(str(CONF)):
-        return hydra.compose(name, quote_free_text(name, overrides))
+        config = hydra.compose(name, quote_free_text(name, overrides), return_hydra_config=True)
+    with open_dict(config):
+        choices = config.pop("hydra").runtime.choices
+        if name == "train":
+            config.choices = {key: value for key, value in choices.items() if value and not key.startswith("hydra/")}
+    return config
 
 
 def _key_as_typed(self: HydraOverrideVisitor, context: Any) -> str:

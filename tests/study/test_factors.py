@@ -2,7 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from attnlab.composing import compose
 from attnlab.errors import UserError
 from attnlab.study.factors import find_factors
 from attnlab.study.runs import read_runs
@@ -85,3 +87,14 @@ def test_other_numbers_of_devices_are_other_settings(tmp_path: Path) -> None:
             (run / "environment.json").write_text('{"devices": 4}')
     factors = find_factors(read_runs([tmp_path])[0])
     assert factors.values.to_dict("list") == {"trainer.devices": ["1", "2", "2", "4"]}
+
+
+def test_runs_of_a_notebook_are_compared_as_those_of_the_command_line(tmp_path: Path) -> None:
+    """Where no `.hydra` folder tells of the files in conf/, as of `train(compose(...))`."""
+    for place, pe in enumerate(("none", "learned")):
+        config = OmegaConf.to_container(compose(f"pe={pe}", f"paths.log_dir={tmp_path}"), resolve=True)
+        assert isinstance(config, dict)
+        run = write_run(tmp_path / str(place))
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    factors = find_factors(read_runs([tmp_path])[0])
+    assert factors.values.to_dict("list") == {"pe": ["none", "learned"]} and factors.companions == {"pe": []}

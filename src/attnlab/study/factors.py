@@ -12,7 +12,7 @@ from attnlab.study.runs import Run
 GROUPS = ("task", "embedding", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
 # What decides neither what is learned nor from what; `model.pe` is a copy of `pe`.
 IGNORED = (
-    *("seed", "data.fold", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume"),
+    *("choices", "seed", "data.fold", "tags", "task_name", "paths", "logger", "model.pe", "data.num_workers", "resume"),
     *("halve_batch_on_oom", "callbacks.progress", "callbacks.model_summary", "callbacks.last_checkpoint"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.log_every_n_steps"),
 )

@@ -118,7 +118,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
                 unfinished.append(str(path.relative_to(folder)))
             else:
                 config = {"task": SINGLE_LABEL} | config  # of a run of the version before
-                runs.append(Run(path, config, _read_choices(path / ".hydra" / "hydra.yaml"), metrics))
+                choices = config.get("choices") or _read_choices(path / ".hydra" / "hydra.yaml")
+                runs.append(Run(path, config, choices, metrics))
     if not runs:
         raise UserError(f"no finished run below {', '.join(map(str, folders))}: one has config.yaml and metrics.json")
     warnings = [f"unfinished or failed, left out: {', '.join(unfinished)}"] if unfinished else []
