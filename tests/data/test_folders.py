@@ -5,7 +5,7 @@ import pytest
 
 from attnlab.data.sources import Folders, Hub
 from attnlab.errors import UserError
-from tests.data.test_forms import LABELS, ROWS, TEXTS
+from tests.data.test_readers import LABELS, ROWS, TEXTS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.sources import Corpus, located
 from tests.conftest import ROOT
-from tests.data.test_forms import FRAME, LABELS, PARTS, RECORDS, ROWS, TEXTS, separated
+from tests.data.test_readers import FRAME, LABELS, PARTS, RECORDS, ROWS, TEXTS, separated
 
 COMMANDS = re.findall(r"\| `(data=[^`]*)` \|$", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -47,6 +47,7 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "blank.csv": separated([*ROWS, (" ", "sport")]),
         "rare.csv": separated([*ROWS, ("one", "lone")]),
         "authors.csv": separated([(*row, f"{i // 2}") for i, row in enumerate(ROWS)], header="text,label,author\n"),
+        "numbered.csv": separated([(*row, str(i)) for i, row in enumerate(ROWS)], header="text,label,id\n"),
         "unlabelled.csv": "text\nx\n",
         "pairs.csv": separated(titled, header="premise,hypothesis,label\n"),
         "hubfolder/train.csv": separated(titled, header="title,description,label\n"),

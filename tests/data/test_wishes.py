@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnlab.errors import UserError
-from tests.data.test_forms import ROWS, TEXTS, Content, check, separated, source
+from tests.data.test_readers import ROWS, TEXTS, Content, check, separated, source
 
 
 def test_a_test_set_is_cut_out_of_one_file(tmp_path: Path) -> None:

@@ -1,36 +1,88 @@
-"""How the texts of a model are assembled: where they stand in files, and what becomes one document."""
+"""How the texts of a model are assembled: how files are written, which columns hold texts, what makes one document."""
 
+import codecs
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from attnlab.data.forms import FORMATS, Form, plain_suffix
+from attnlab.data.file_access import plain_suffix
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 
+# Whether quotation marks enclose a text, with separators or line breaks in it; None: in .csv they do, in .tsv not.
+Quoting = Literal["minimal", "none"] | None
+Format = Literal["csv", "tsv", "json", "parquet", "fasttext"]
+
+FORMATS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
 
 @dataclass(frozen=True)
-class TextFormat(Form):
+class TextFormat:
     """How files are written, which of their columns hold the texts, and how these are joined.
 
     A source has one, and a checkpoint keeps it as plain data, so that all that uses a model assembles texts as training
     did.
 
     Attributes:
+        format: of files whose suffix is not in `FORMATS`.
+        header: whether the first row names the columns; without one they are numbered from 0.
+        delimiter: between the columns of a row; like `encoding` and `field` None where each file says it itself.
+        encoding: as Python names it.
+        quoting: see `Quoting`.
         text: the columns whose texts make a document, or the first text of a pair.
         join: what stands between them; empty texts are left out.
         text_pair: the column of the second texts, where documents are pairs of texts.
         field: the key under which a JSON file has its documents.
         folders: a file is a document, as `data=folders` reads it; such files have no columns.
+
+    Raises:
+        UserError: there is no such encoding, or a delimiter of several characters.
     """
 
+    format: Format | None = None
+    header: bool = True
+    delimiter: str | None = None
+    encoding: str | None = None
+    quoting: Quoting = None
     text: Sequence[str] = ("text",)
     join: str = " "
     text_pair: str | None = None
     field: str | None = None
     folders: bool = False
+
+    def __post_init__(self) -> None:
+        if self.delimiter == r"\t":  # as a shell passes it on
+            object.__setattr__(self, "delimiter", "\t")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise UserError(f"data.delimiter={self.delimiter} must be one character")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError as error:
+            raise UserError(
+                f"data.encoding={self.encoding} is no encoding that Python knows; utf-8, latin-1 and cp1252 are"
+            ) from error
+
+    def encoding_of(self, file: BufferedReader) -> str:
+        """The encoding that is set, or that the file's first bytes name, or UTF-8."""
+        start = file.peek()
+        named = next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8-sig")
+        return self.encoding or named
 
     def plain(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""

@@ -16,7 +16,7 @@ from annotated_types import Gt
 from tokenizers import Tokenizer
 
 from attnlab.data.cache import cached
-from attnlab.data.forms import open_file
+from attnlab.data.file_access import open_file
 from attnlab.data.tokenization import SPECIAL_TOKENS
 from attnlab.errors import UserError, first_line
 

@@ -18,8 +18,7 @@ from rich.table import Table
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
-from attnlab.data.forms import Quoting
-from attnlab.data.text_format import TextFormat
+from attnlab.data.text_format import Quoting, TextFormat
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 from attnlab.inference.marks import SPOKE_FOR, show_explanation, with_words

@@ -11,11 +11,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from attnlab.data.forms import FASTTEXT_LABEL, FORMATS, Format, plain_suffix, unpacked
-from attnlab.data.reading import documents_below, matching, read_document, read_lines, reading_from, split_fasttext
-from attnlab.data.separated import DELIMITERS, first_lines, open_separated, separates
-from attnlab.data.structured import json_rows
-from attnlab.data.text_format import TextFormat
+from attnlab.data.file_access import expand_pattern, files_below, plain_suffix, unpacked
+from attnlab.data.json_rows import json_rows
+from attnlab.data.readers import (
+    DELIMITERS,
+    FASTTEXT_LABEL,
+    first_lines,
+    is_delimiter,
+    open_delimited,
+    parse_fasttext,
+    read_document,
+    read_lines,
+    reading_errors,
+)
+from attnlab.data.text_format import FORMATS, Format, TextFormat
 from attnlab.errors import UserError, first_line
 from attnlab.inference.predictor import BLOCK
 from attnlab.paths import shown
@@ -64,9 +73,9 @@ def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> It
         UserError: there is no such file, it is damaged, or has no such columns.
     """
     if Path(path).is_dir() and text_format.folders:
-        yield from _documents(path, documents_below(Path(path)), text_format)
+        yield from _documents(path, files_below(Path(path)), text_format)
         return
-    files = [Path(path)] if path == STREAM else matching(path)
+    files = [Path(path)] if path == STREAM else expand_pattern(path)
     if not files or not all(file.is_file() for file in files if path != STREAM):
         advice = f"a folder; give a file in it, or a pattern such as '{path}/*.csv'"
         raise UserError(f"input={path} is {advice if Path(path).is_dir() else 'no file'}")
@@ -75,7 +84,7 @@ def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> It
         return
     for number, file in enumerate(files):
         name = STREAM if path == STREAM else str(shown(file))
-        with reading_from(f"input={name}", text_format), _opened(file) as raw:
+        with reading_errors(f"input={name}", text_format), _opened(file) as raw:
             opened = _open(raw, file, name, text_format, given)
             done = 0
             while rows := list(islice(opened.rows, BLOCK)):
@@ -97,7 +106,7 @@ def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Ite
     for start in range(0, len(files), BLOCK):
         rows = []
         for file in files[start : start + BLOCK]:
-            with reading_from(f"input={shown(file)}", text_format), _opened(file) as raw:
+            with reading_errors(f"input={shown(file)}", text_format), _opened(file) as raw:
                 rows.append({"file": str(shown(file)), "text": read_document(BufferedReader(raw), text_format)})  # type: ignore[arg-type]
         yield Part(rows, TextFormat(), None, min(1.0, (start + BLOCK) / len(files)))
 
@@ -136,7 +145,7 @@ def _open(raw: BinaryIO, path: Path, name: str, text_format: TextFormat, given: 
     if kind == "lines":
         return _Opened(({"text": line} for line in read_lines(file, encoding)), TextFormat())
     if kind == "fasttext":
-        split = split_fasttext(read_lines(file, encoding))
+        split = parse_fasttext(read_lines(file, encoding))
         return _Opened(({"text": text, "label": labels} for text, labels in split), TextFormat())
     if kind == "parquet":
         import pyarrow.parquet
@@ -145,7 +154,7 @@ def _open(raw: BinaryIO, path: Path, name: str, text_format: TextFormat, given: 
         batches = parquet.iter_batches(BLOCK)
         rows = (row for batch in batches for row in batch.to_pylist())
         return _Opened(rows, text_format, parquet.schema_arrow, parquet.metadata.num_rows)
-    table = open_separated(file, _columns(text_format), text_format, "\t" if kind == "tsv" else ",")
+    table = open_delimited(file, _columns(text_format), text_format, "\t" if kind == "tsv" else ",")
     if twin := next((column for column in table.present if table.present.count(column) > 1), None):
         raise UserError(f"{name} has two columns named {twin}; rename one of them")
     values = (zip(*(part[column].to_list() for column in part), strict=True) for part in table.parts)
@@ -170,9 +179,9 @@ def _guess(file: BufferedReader, name: str, text_format: TextFormat, given: Coll
         kind = "fasttext"
     elif text_format.header or text_format.delimiter or "header" in given:
         delimiters = text_format.delimiter or DELIMITERS
-        kind = "csv" if any(separates(mark, lines, texts, text_format) for mark in delimiters) else "lines"
+        kind = "csv" if any(is_delimiter(mark, lines, texts, text_format) for mark in delimiters) else "lines"
     # A comma may as well be a sentence's own.
-    elif lines and "\t" in lines[0] and separates("\t", lines, texts, text_format):
+    elif lines and "\t" in lines[0] and is_delimiter("\t", lines, texts, text_format):
         kind = "tsv"
     found = NAMES.get(kind, f"a table with the column {', '.join(texts)}")
     print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)

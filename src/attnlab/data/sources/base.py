@@ -12,12 +12,11 @@ from hydra.utils import to_absolute_path
 
 from attnlab.config import find_allowed
 from attnlab.data.corpus import SPLITS, Corpus, OnEmpty, make_corpus
-from attnlab.data.forms import Quoting
-from attnlab.data.reading import matching
-from attnlab.data.separated import warn_of_quotes
+from attnlab.data.file_access import expand_pattern
+from attnlab.data.readers import warn_about_quotes
 from attnlab.data.splits import cut_test
 from attnlab.data.tables import Columns, Table
-from attnlab.data.text_format import TextFormat
+from attnlab.data.text_format import Quoting, TextFormat
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ class Labelled(Source):
         for key, table in tables.items():
             understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.form}"
             log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-            warn_of_quotes(table)
+            warn_about_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
         return corpus if share is None else cut_test(corpus, share, self.split_seed)
 
@@ -127,7 +126,7 @@ class Columned(Labelled):
         label_separator: what stands between several labels in one column.
         group: a column; documents with one value there stay on one side of a split that is cut here.
         id: a column that goes into predictions.parquet and mistakes.csv, to know documents by.
-        quoting: of files whose values are separated, see `attnlab.data.forms.Form`.
+        quoting: of files whose values are separated, see `attnlab.data.text_format.TextFormat`.
     """
 
     text: str | int | list[str | int] | None = None
@@ -189,4 +188,4 @@ def _absolute(paths: Any) -> Any:
     if not isinstance(paths, str) or not paths:
         return paths
     path = to_absolute_path(paths)
-    return path if matching(path) else paths
+    return path if expand_pattern(path) else paths

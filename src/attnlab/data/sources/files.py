@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnlab.data.corpus import SPLITS
-from attnlab.data.forms import Format
-from attnlab.data.reading import Paths, find_files, read_split
+from attnlab.data.file_access import Paths, find_files
+from attnlab.data.readers import read_split
 from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.tables import Table
-from attnlab.data.text_format import TextFormat
+from attnlab.data.text_format import Format, TextFormat
 from attnlab.errors import UserError
 
 
@@ -20,7 +20,7 @@ class Files(Columned):
     Args:
         train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or by column files
             of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
-        format, header, delimiter, encoding: see `attnlab.data.forms.Form`.
+        format, header, delimiter, encoding: see `attnlab.data.text_format.TextFormat`.
         field: the key under which a JSON file has its documents, or for each split its key.
     """
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attnlab.data.reading import documents_below, read_document, reading_from
+from attnlab.data.file_access import files_below
+from attnlab.data.readers import read_document, reading_errors
 from attnlab.data.sources.base import Labelled
 from attnlab.data.tables import Columns, Origin, Table
 from attnlab.data.text_format import TextFormat
@@ -56,8 +57,8 @@ class Folders(Labelled):
     def _read(self, folder: Path) -> Table:
         texts, labels, parts, form = [], [], [], self.text_format
         for label in _below(folder):
-            for file in documents_below(label):
-                with reading_from(str(file), form), file.open("rb") as opened:
+            for file in files_below(label):
+                with reading_errors(str(file), form), file.open("rb") as opened:
                     texts.append(read_document(opened, form))
                 labels.append(label.name)
                 parts.append((str(file.resolve()), 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnlab.data.separated import is_quoted
+from attnlab.data.readers import quotes_enclose
 from attnlab.data.sources.base import Columned, warn_of_shared
 from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError, as_user_error, first_line
@@ -71,7 +71,7 @@ class Hub(Columned):
             if hasattr(builder.config, "keep_default_na"):  # of CSV files, which are read as data=files reads them
                 options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
                 if builder.config.features is None:
-                    quoted = is_quoted(self.quoting, builder.config.sep)
+                    quoted = quotes_enclose(self.quoting, builder.config.sep)
                     options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
                     # By place, so that no other column is guessed at either, which fails where chunks differ.
                     options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)

@@ -1,57 +1,15 @@
-"""JSON in the shapes that people and libraries write, and parquet."""
+"""The documents of a JSON file, in the shapes that people and libraries write.
+
+Not by `pandas.read_json`, which guesses types: numbers that are labels or ids are to stay as they are written.
+"""
 
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from io import BufferedReader
 from itertools import chain
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-from attnlab.data.forms import Form
-from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError
-
-
-def read_json(file: BufferedReader, name: str, columns: Columns, form: Form, field: str | None) -> Table:
-    """The columns of an object or a list a line, or of a whole that `data.field` may name a part of.
-
-    Raises:
-        UserError: it is of another shape.
-        ValueError: it is damaged, or holds what is no character.
-    """
-    encoding = form.encoding_of(file)
-    lines = io.TextIOWrapper(file, encoding=encoding)
-    values: dict[str, list[Any]] = {column: [] for _, column in columns.named}
-    present: dict[str, None] = {}  # in their order
-    count = 0
-    for row in json_rows(lines, name, columns.texts[0], field, numbers=str):
-        present |= dict.fromkeys(row)
-        for column, of_column in values.items():
-            value = row.get(column)
-            try:
-                str(value).encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"row {count} holds one half of a surrogate pair, which is no character") from error
-            of_column.append(json.dumps(value) if isinstance(value, bool) else value)
-        count += 1
-    if not count:
-        raise ValueError("it has no rows")
-    found = {column: values[column] for column in columns.needed(list(present), name)}
-    return columns.table(name, found, present=list(present), how=f"; JSON, {encoding.removesuffix('-sig')}")
-
-
-class Decimal(float):
-    """A number that is text as it was written: 0.10 and 0.1 are two."""
-
-    def __new__(cls, written: str) -> Self:
-        number = super().__new__(cls, written)
-        number.written = written
-        return number
-
-    written: str
-
-    def __str__(self) -> str:
-        return self.written
 
 
 def json_rows(
@@ -85,6 +43,20 @@ def json_rows(
         if not isinstance(row, dict | list):
             raise _other_shape(name)
         yield row if isinstance(row, dict) else {str(number): value for number, value in enumerate(row)}
+
+
+class Decimal(float):
+    """A number that is text as it was written: 0.10 and 0.1 are two."""
+
+    def __new__(cls, written: str) -> Self:
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    written: str
+
+    def __str__(self) -> str:
+        return self.written
 
 
 def _until_text(lines: Iterable[str]) -> Iterator[str]:
@@ -154,33 +126,3 @@ def _other_shape(name: str) -> UserError:
     return UserError(
         f"{name} is JSON of another shape than is read, one document a line or all in one list or object; rewrite it so"
     )
-
-
-def read_parquet(file: BinaryIO, name: str, columns: Columns) -> Table:
-    """The columns of a parquet file, whose own types count.
-
-    Raises:
-        UserError: a column is not there.
-        Exception: whatever pyarrow finds wrong.
-    """
-    import pyarrow.parquet
-
-    parquet = pyarrow.parquet.ParquetFile(file)
-    schema = parquet.schema_arrow
-    needed = columns.needed(schema.names, name)
-    if parquet.metadata.num_rows == 0:
-        raise ValueError("it has no rows")
-    values: dict[str, list[Any]] = {column: [] for column in needed}
-    for batch in parquet.iter_batches(columns=needed):  # not a second copy of all texts at once
-        for column, of_column in values.items():
-            of_column += batch.column(column).to_pylist()
-    return columns.table(name, values, _class_names(schema.metadata, columns.label), schema.names)
-
-
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
-    """Of a file that `datasets` wrote, whose labels are numbers of named classes."""
-    if not metadata or b"huggingface" not in metadata:
-        return None
-    feature = json.loads(metadata[b"huggingface"])["info"]["features"].get(column, {})
-    names = feature.get("names") or feature.get("feature", {}).get("names")
-    return None if names is None else [str(name) for name in names]

@@ -1,0 +1,97 @@
+"""Which files a path names, and what is in them once they are unpacked."""
+
+import bz2
+import glob
+import gzip
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from attnlab.errors import UserError
+
+# A file or a pattern, a list of them, or a file of lines for each column.
+Paths = str | list[str] | dict[str, str]
+
+PEEK_BYTES = 1 << 16  # at the start of a file, from which its form is detected
+
+
+def expand_pattern(path: str) -> list[Path]:
+    """The file of that name, or those of a pattern in alphabetical order."""
+    return [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path, recursive=True)))  # noqa: PTH207
+
+
+def find_files(key: str, paths: Paths) -> list[Path]:
+    """The files that are meant.
+
+    Raises:
+        UserError: there are none, or a path is empty or a folder.
+    """
+    given = list(paths.values()) if isinstance(paths, Mapping) else [paths] if isinstance(paths, str) else list(paths)
+    found: list[Path] = []
+    for path in given:
+        if not path:
+            raise UserError(f"data.{key} is empty; if it came from a variable of the shell, that is not set")
+        if Path(path).is_dir():
+            raise UserError(
+                f"data.{key}={path} is a folder; give a file, or read a folder with a folder a class by data=folders "
+                "data.path=, one with a file a split by data=hub data.path="
+            )
+        files = [file for file in expand_pattern(path) if file.is_file()]
+        if not files:
+            raise UserError(f"data.{key}={path} is no file")
+        found += files
+    if not found:
+        raise UserError(f"data.{key} names no file")
+    return found
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file at any depth but hidden ones, in the order of their names."""
+    return sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """The content of a file, unpacked where its suffix says that it is packed."""
+    with path.open("rb") as file, unpacked(file, path) as content:
+        yield content
+
+
+def unpacked(file: BinaryIO, path: Path) -> BufferedReader:
+    """The content of an open file, of which `peek` shows the first `PEEK_BYTES` bytes; it need not be seekable."""
+    opener = OPENERS.get(path.suffix.lower())
+    return BufferedReader(opener(file) if opener else file, PEEK_BYTES)  # type: ignore[arg-type]  # all have readinto
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix of what is packed, or of the file itself."""
+    return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower()
+
+
+def _open_zip(file: BinaryIO) -> Any:
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if len(names) != 1:
+        raise UserError(
+            f"{file.name} holds {len(names)} files ({', '.join(names[:5])}); unpack it and name one of them"
+        )
+    return archive.open(names[0])
+
+
+def _open_zstd(file: BinaryIO) -> Any:
+    import pyarrow
+
+    return pyarrow.input_stream(file, compression="zstd")
+
+
+OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": _open_zip,
+    ".zst": _open_zstd,
+}
