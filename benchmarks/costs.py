@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from attnlab.config import instantiate
-from attnlab.data.headlines import generate
+from attnlab.data.sources.headlines import generate
 from attnlab.data.splits import split_corpus
 from attnlab.data.tokens import tokenize
 from benchmarks.common import DATA, QUIET, Row, compare, config_of, folder, in_turn, run

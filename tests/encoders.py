@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from attnlab.data.headlines import generate
+from attnlab.data.sources.headlines import generate
 
 POSITIONS = 64
 NAMES = {"bert": ("[UNK]", "[CLS]", "[SEP]", "[PAD]"), "roberta": ("<unk>", "<s>", "</s>", "<pad>")}

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from attnlab.data.headlines import TOPICS, ceilings, generate
+from attnlab.data.sources.headlines import TOPICS, ceilings, generate
 
 
 def test_same_seed_same_articles() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from attnlab.data.headlines import TOPICS, generate
+from attnlab.data.sources.headlines import TOPICS, generate
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
 from attnlab.inference.prediction import predict

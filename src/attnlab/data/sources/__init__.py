@@ -2,9 +2,8 @@
 
 from attnlab.data.corpus import SPLITS, UNLABELLED, Corpus, Split
 from attnlab.data.sources.base import Source, located
-from attnlab.data.sources.builtin import Headlines
-from attnlab.data.sources.files import Files
-from attnlab.data.sources.folders import Folders
+from attnlab.data.sources.files import Files, Folders
+from attnlab.data.sources.headlines import Headlines
 from attnlab.data.sources.hub import Hub
 
 __all__ = ["SPLITS", "UNLABELLED", "Corpus", "Files", "Folders", "Headlines", "Hub", "Source", "Split", "located"]

@@ -6,12 +6,21 @@ swapping the two topics of an article gives another one, just as likely, with th
 tells them apart is order alone. See `ceilings` for what follows.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 
-Labels = npt.NDArray[np.int64]
+from attnlab.data.corpus import SPLITS, Corpus, Split
+from attnlab.data.labels import Labels, multi_hot
+from attnlab.data.sources.base import Source
+from attnlab.data.tables import Origin
+from attnlab.errors import UserError
+
+Topics = npt.NDArray[np.int64]  # [N], the number of a topic in `TOPICS`
 Words = npt.NDArray[np.object_]
 
 # One topic: who does what to what, and where it happens. "{}" is filled with a made-up name.
@@ -106,9 +115,9 @@ class Articles:
     """Generated articles with their labels, and the labels before noise was added, and what their bodies tell of."""
 
     texts: list[str]
-    labels: Labels
-    clean_labels: Labels
-    body_topics: Labels
+    labels: Topics
+    clean_labels: Topics
+    body_topics: Topics
 
 
 def ceilings(noise: float, order_share: float) -> tuple[float, float]:
@@ -145,12 +154,56 @@ def generate(size: int, noise: float, order_share: float, rng: np.random.Generat
     return Articles(texts.tolist(), labels, title_topic, body_topic)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Headlines(Source):
+    """The built-in corpus, generated from `corpus_seed` each time; nothing is downloaded.
+
+    Args:
+        topics: what a document's labels are: None for the topic of its title, "all" for the one or two topics of its clauses.
+    """
+
+    train_size: int
+    test_size: int
+    noise: float
+    order_share: float
+    corpus_seed: Annotated[int, Ge(0)] = 0
+    topics: Literal["all"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("noise", "order_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"data.{key}={getattr(self, key)} is a share: give a number from 0 to 1")
+        for key in ("train_size", "test_size"):
+            if getattr(self, key) < 1:
+                raise UserError(f"data.{key}={getattr(self, key)} must be at least 1")
+
+    def load(self, splits: Collection[str] = SPLITS) -> Corpus:
+        del splits  # test is generated after train, from the same random stream: one alone would differ
+        rng = np.random.default_rng(self.corpus_seed)
+        train, test = (generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size))
+        names = list(TOPICS)
+        labels: tuple[Labels, ...] = train.labels, test.labels
+        if self.topics == "all":
+            both = (zip(part.labels, part.body_topics, strict=True) for part in (train, test))
+            labels = tuple(multi_hot(topics, len(names)) for topics in both)
+        of_train, of_test = (
+            Split(part.texts, own, origin=Origin.of_one(f"headlines {name}", len(part.texts)))
+            for name, part, own in zip(("train", "test"), (train, test), labels, strict=True)
+        )
+        if self.topics == "all":
+            return Corpus(names, of_train, of_test)
+        aware, blind = ceilings(self.noise, self.order_share)
+        known = {"ceiling/order_aware": aware, "ceiling/order_blind": blind}
+        return Corpus(names, of_train, of_test, ceilings=known)
+
+
 def _exact_share(size: int, share: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """A random mask with exactly `round(size * share)` entries set."""
     return rng.permutation(size) < round(size * share)
 
 
-def _clauses(topics: Labels, rng: np.random.Generator) -> Words:
+def _clauses(topics: Topics, rng: np.random.Generator) -> Words:
     """One clause an article on the topic given for it."""
     size = len(topics)
     clauses = np.empty(size, dtype=object)
