@@ -166,12 +166,12 @@ def _split(key: str) -> tuple[str, str]:
 def _describe_calibration(metrics: Metrics) -> str:
     """In one line, of a run that was tested."""
     temperature, (lowest, highest) = metrics["test/temperature"], TEMPERATURES
+    names = {"ECE": "test/ece", "Brier score": "test/brier", "log loss": "test/log_loss"}
+    if temperature == 1:
+        # Without a validation the model may be of a version that fitted none, or never have been validated.
+        validated = any(_split(key)[0] == "val" for key in metrics)
+        why = "it does not help on held-out validation documents" if validated else "the model has none"
+        return f"No temperature ({why}): {', '.join(f'{name} {metrics[key]:.3f}' for name, key in names.items())}"
     note = " (the limit)" if not 1.001 * lowest < temperature < 0.999 * highest else ""
-    if temperature == 1:  # no validation, nothing wrong in it, or a checkpoint of a version that fitted none
-        note = " (none was fitted)"
-    names = {"ece": "ECE", "brier": "Brier score", "log_loss": "log loss"}
-    scores = [
-        f"{name} {metrics[f'test/{key}_uncalibrated']:.3f} -> {metrics[f'test/{key}']:.3f}"
-        for key, name in names.items()
-    ]
+    scores = [f"{name} {metrics[f'{key}_uncalibrated']:.3f} -> {metrics[key]:.3f}" for name, key in names.items()]
     return f"Temperature {temperature:.3g}{note}: {', '.join(scores)}"
