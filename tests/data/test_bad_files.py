@@ -38,7 +38,7 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("cut.parquet", parquet()[:500], "can't read data.train=.*cut.parquet: .*Mend the file or get it again"),
+        ("cut.parquet", parquet()[:500], "can't read data.train=.*cut.parquet: .*Fix the file or download it again"),
         ("holed.parquet", parquet()[:100] + bytes(200) + parquet()[300:], "can't read data.train=.*holed.parquet: "),
         ("empty.parquet", "", "can't read data.train=.*empty.parquet: Parquet file size is 0 bytes"),
         ("empty.csv", "", "can't read data.train=.*empty.csv: No columns to parse"),
@@ -52,7 +52,7 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
         (
             "latin1.csv",
             GOOD.replace("word3", "wörd").encode("latin1"),
-            "latin1.csv: 'utf-8' .*; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1",
+            "latin1.csv: 'utf-8' .*; if it is not UTF-8, give its encoding with data.encoding=",
         ),
         ("open_quote.csv", 'text,label\n"never closed,a\nx,b\n', "open_quote.csv: .*EOF inside string"),
         ("empty_text.csv", GOOD + ",a\n", r"empty_text.csv: 1 of 21 rows have no text \(row 20\)"),
@@ -62,7 +62,7 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
             parquet(label=[b"x"] * 3),
             "label of .*bytes.parquet holds b'x'; labels are strings",
         ),
-        ("number.parquet", parquet(text=[12] * 3), r"data.text=text of .*number.parquet holds int \(row 0\), no text"),
+        ("number.parquet", parquet(text=[12] * 3), r"data.text=text of .*number.parquet holds int \(row 0\), not text"),
         ("all_wide.csv", "text,label\nx,a,1\ny,b,2\n", "can't read data.train=.*all_wide.csv: .* line 2, saw 3"),
         ("no_label.csv", "text,label\nx,\ny,\n", "data.label=label of .*no_label.csv holds no label; name another"),
         ("quoted_header.tsv", '"text"\t"label"\nx\ta\n', 'it has "text", "label"; data.quoting=minimal takes the quot'),
@@ -76,11 +76,11 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
         (
             "cut.jsonl",
             '{"text": "x", "label": 1}\n{"text": ',
-            "cut.jsonl: JSON error in line 2, column 10: Expecting value. Mend",
+            "cut.jsonl: JSON error in line 2, column 10: Expecting value. Fix",
         ),
         ("empty.json", "", "can't read data.train=.*empty.json: it has no rows"),
         ("empty_list.json", "[]", "can't read data.train=.*empty_list.json: it has no rows"),
-        ("scalar.jsonl", '{"text":"x","label":1}\n7\n', "scalar.jsonl is JSON of another shape than is read, one doc"),
+        ("scalar.jsonl", '{"text":"x","label":1}\n7\n', "scalar.jsonl is JSON of an unknown shape; write one doc"),
         (
             "pairs.json",
             '{"train": [["x", "a"]], "test": [["y", "b"]]}',
@@ -94,15 +94,19 @@ def load(folder: Path, name: str, content: bytes | str) -> Corpus:
         (
             "nested.json",
             json.dumps([{"text": {"a": 1}, "label": 1}] * 2),
-            r"nested.json holds dict \(row 0\), no text",
+            r"nested.json holds dict \(row 0\), not text",
         ),
         (
             "surrogate.jsonl",
             '{"text":"\\ud800","label":1}\n',
             "surrogate.jsonl: row 0 holds one half of a surrogate pair",
         ),
-        ("no_header.csv", "x,a\ny,b\n", "data.text=text is no column of .*no_header.csv; it has x, a"),
-        ("other.csv", "a;b\nx;y\n", "data.text=text is no column of .*other.csv; it has a;b; if that is no header but"),
+        ("no_header.csv", "x,a\ny,b\n", "data.text=text is not a column of .*no_header.csv; it has x, a"),
+        (
+            "other.csv",
+            "a;b\nx;y\n",
+            "data.text=text is not a column of .*other.csv; it has a;b; if the first row is not a header",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value[-9:] and len(value) < 20 else "",
 )

@@ -58,7 +58,7 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     files = {"a.csv": separated([*rows, ("x", "", "sport")], header="premise,hypothesis,label\n")}
     with pytest.raises(UserError, match=r"1 of 13 rows have no second text \(row 12\)"):
         source(tmp_path, files, text="premise", text_pair="hypothesis").load()
-    with pytest.raises(UserError, match=r"data\.text_pair=other is no column of"):
+    with pytest.raises(UserError, match=r"data\.text_pair=other is not a column of"):
         source(tmp_path, files, text="premise", text_pair="other").load()
 
 
@@ -82,5 +82,5 @@ def test_a_test_file_without_labels_is_said_to_be_for_predicting(
     assert not corpus.test.texts and "b.csv has no labels, so nothing is tested: src/predict.py" in caplog.text
     with pytest.raises(UserError, match="holds no label"):
         source(tmp_path, files, test="b.csv").load(["test"])
-    with pytest.raises(UserError, match=r"data\.label=label is no column of .*b\.csv"):
+    with pytest.raises(UserError, match=r"data\.label=label is not a column of .*b\.csv"):
         source(tmp_path, files, train="b.csv").load()

@@ -35,9 +35,9 @@ def test_what_is_no_folder_a_class_is_one_line(folders: Path) -> None:
     for settings, message in (
         (
             {"path": str(folders / "train")},
-            r"data\.train=train is no folder in .*, which holds sport, weather; .*=0\.2",
+            r"data\.train=train is not a folder in .*, which holds sport, weather; .*=0\.2",
         ),
-        ({"path": str(folders / "x")}, r"data\.path=.*x is no folder; give one that holds a folder a class"),
+        ({"path": str(folders / "x")}, r"data\.path=.*x is not a folder; give one with a folder for each class"),
         ({"path": str(folders / "test" / "sport" / "deeper"), "test": 0.5}, "has no folders with files in them"),
         ({"path": str(folders)}, r"can't read .*bad: 'utf-8' .* data\.encoding=, such as cp1252 or latin-1"),
     ):

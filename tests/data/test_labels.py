@@ -85,7 +85,9 @@ def test_columns_of_flags_are_said_to_be_labels(tmp_path: Path, caplog: pytest.L
 def test_a_class_that_train_lacks_and_a_flag_that_is_none_are_one_line(tmp_path: Path) -> None:
     files = write_separated(tmp_path)
     (tmp_path / "test.csv").write_text("text,label\nx,rude;odd\n")
-    with pytest.raises(UserError, match=r"row 0: the label 'odd' is none of the training set; give it one of rude, th"):
+    with pytest.raises(
+        UserError, match=r"row 0: the label 'odd' does not occur in the training set; give it one of rude, th"
+    ):
         files.load()
     files = write_flags(tmp_path)
     (tmp_path / "test.csv").write_text("text,rude,threat\nx,1,0\ny,0,maybe\n")

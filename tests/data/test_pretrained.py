@@ -27,8 +27,8 @@ def test_of_a_name_no_pickle_and_no_code_is_fetched(monkeypatch: pytest.MonkeyPa
     ("kind", "message"),
     [
         (RepositoryNotFoundError, "is neither a folder here nor a model of the Hub$"),
-        (GatedRepoError, "wants a login: accept its terms on the Hub, then hf auth login$"),
-        (LocalEntryNotFoundError, "is no folder here and was never fetched, and "),
+        (GatedRepoError, "requires a login: accept its terms on the Hub, then hf auth login$"),
+        (LocalEntryNotFoundError, "is neither a local folder nor in the Hub's cache, and "),
         (OSError, "^can't fetch model.path=someone/oserror: no such thing$"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_folder_of_the_hubs_schema(tmp_path: Path) -> None:
     corpus = Hub(batch_size=4, path=str(tmp_path)).load()
     assert corpus.label_names == ["b", "a"] and corpus.train.labels.tolist() == [0, 1, 1, 0]
     assert corpus.val is not None and corpus.val.texts[0] == "validation 0"
-    with pytest.raises(UserError, match=r"data\.test=dev is no split .*train, validation, test"):
+    with pytest.raises(UserError, match=r"data\.test=dev is not a split .*train, validation, test"):
         Hub(batch_size=4, path=str(tmp_path), test="dev").load()
 
 
@@ -173,7 +173,7 @@ def test_a_test_split_without_labels_is_named(labels: str, tmp_path: Path, caplo
     corpus = Hub(batch_size=4, path=path).load()
     assert corpus.test.texts == [] and len(corpus.train.texts) == 4
     message = caplog.records[0].getMessage()
-    assert message.startswith("the test split has no labels, so nothing is tested: src/predict.py is for it.")
+    assert message.startswith("the test split has no labels, so nothing is tested: src/predict.py predicts them.")
     assert message.endswith("name one that has them with data.test=<other>; there is also validation")
     with pytest.raises(UserError, match=r"^the test split has no labels; name one .* data\.val=<other>"):
         Hub(batch_size=4, path=path, val="test", test="validation").load()
@@ -264,7 +264,7 @@ def test_quoting(
     ("path", "message"),
     [
         ("empty", r"can't load data\.path=.*empty: .*; give one CSV, JSON or parquet file a split"),
-        ("nowhere/x", r"can't load data\.path=.*nowhere/x: there is no such folder$"),
+        ("nowhere/x", r"can't load data\.path=.*nowhere/x: the folder does not exist$"),
     ],
 )
 def test_advice_for_a_folder_is_not_about_the_network(path: str, message: str, tmp_path: Path) -> None:
@@ -300,14 +300,14 @@ def test_without_network_two_ways_out_are_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": "topic"}, r"data\.label=topic is no column of .*train\.jsonl; it has body, kind"),
-        ({"text": "title"}, r"data\.text=title is no column"),
-        ({"train": "nowhere.csv"}, r"data\.train=nowhere\.csv is no file"),
-        ({"train": "notes.txt"}, r"data\.train=notes\.txt is no file"),
+        ({"label": "topic"}, r"data\.label=topic is not a column of .*train\.jsonl; it has body, kind"),
+        ({"text": "title"}, r"data\.text=title is not a column"),
+        ({"train": "nowhere.csv"}, r"data\.train=nowhere\.csv does not exist"),
+        ({"train": "notes.txt"}, r"data\.train=notes\.txt does not exist"),
         ({"train_rows": [*ROWS, {"body": " ", "kind": "sport"}]}, r"train\.jsonl: 1 of 7 rows have no text \(row 6\)"),
         (
             {"test_rows": [{"body": "x", "kind": "chess"}]},
-            r"test\.jsonl, row 0: the label 'chess' is none of the training set; give it one of sport, weather",
+            r"test\.jsonl, row 0: the label 'chess' does not occur in the training set; give it one of sport, weather",
         ),
         (
             {"train_rows": [{"body": "x", "kind": {"a": 1}}] * 2},
@@ -315,7 +315,7 @@ def test_without_network_two_ways_out_are_named() -> None:
         ),
         (
             {"train_rows": [{"body": ["x"], "kind": "a"}] * 2},
-            r"data\.text=body of .*train\.jsonl holds list \(row 0\), no text",
+            r"data\.text=body of .*train\.jsonl holds list \(row 0\), not text",
         ),
     ],
 )

@@ -133,7 +133,10 @@ def test_a_validation_split_takes_part() -> None:
 
 @pytest.mark.parametrize(
     ("folds", "fold", "message"),
-    [(5, 5, "data.fold=5 wants data.folds, more than 5"), (None, 1, "data.fold=1 wants data.folds, a number of them")],
+    [
+        (5, 5, "data.fold=5 requires data.folds, more than 5"),
+        (None, 1, "data.fold=1 requires data.folds, a number of them"),
+    ],
 )
 def test_a_fold_that_there_is_not_is_one_line(folds: int | None, fold: int, message: str) -> None:
     with pytest.raises(UserError, match=message):

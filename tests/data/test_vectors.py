@@ -85,10 +85,10 @@ def test_model2vecs_weights_and_shared_rows_count(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "line 1 is no vector"),
-        (b"text,label\nso it goes,1\n", "line 1 is no vector: a word and its values, with single spaces between"),
-        (b"oil\t1\t2\nOil\t3\t4\n", "line 1 is no vector"),
-        (b"2 3\noil 1 2\nOil 1 2\n", "line 2 is no vector: a word and 3 values, as line 1 says"),
+        (b"", "line 1 is not a vector"),
+        (b"text,label\nso it goes,1\n", "line 1 is not a vector: a word and its values, with single spaces between"),
+        (b"oil\t1\t2\nOil\t3\t4\n", "line 1 is not a vector"),
+        (b"2 3\noil 1 2\nOil 1 2\n", "line 2 is not a vector: a word and 3 values, as line 1 says"),
         (b"oil 1 2 3\nOil 1 2\n", "line 2 has 2 values, and those before have 3"),
         (b"oil 1 2 3\nOil 1 2 3 4\n", "line 2 has 4 values, and those before have 3"),
         (b"oil 1 2 3\nOil 1 two 3\n", "line 2 holds something other than numbers"),
@@ -111,7 +111,7 @@ def test_what_is_missing_or_damaged_is_one_line(load: Callable[[Path], Vectors],
     with pytest.raises(UserError, match="is neither a file nor a folder"):
         load(tmp_path / "nowhere")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(GLOVE.encode() * 50)[:-9])
-    with pytest.raises(UserError, match=r"can't read embedding.path=.*cut.gz: .* get it again"):
+    with pytest.raises(UserError, match=r"can't read embedding.path=.*cut.gz: .* download it again"):
         load(tmp_path / "cut.gz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"should hold one .safetensors and a tokenizer.json; there are no files"):

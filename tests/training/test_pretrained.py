@@ -283,8 +283,11 @@ def test_a_folder_that_is_no_encoder_is_one_line(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("./nowhere", "^model.path=./nowhere: there is no such folder$"),
-        ("someone/model", "^model.path=someone/model is no folder here and was never fetched, and HF_HUB_OFFLINE=1"),
+        ("./nowhere", "^model.path=./nowhere: the folder does not exist$"),
+        (
+            "someone/model",
+            "^model.path=someone/model is neither a local folder nor in the Hub's cache, and HF_HUB_OFFLINE=1",
+        ),
     ],
 )
 def test_an_encoder_that_is_not_there_is_one_line(path: str, message: str, pretrained_config: Compose) -> None:

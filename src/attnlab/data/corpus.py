@@ -154,7 +154,9 @@ def _with_labels(tables: Mapping[str, Table], classes: list[str], others: Sequen
         if key != "test" or "train" not in tables:
             raise UserError(f"{tables[key].name} has no labels; {remedy}")
         log.warning(
-            "%s has no labels, so nothing is tested: src/predict.py is for it. For a test %s", tables[key].name, remedy
+            "%s has no labels, so nothing is tested: src/predict.py predicts them. For a test %s",
+            tables[key].name,
+            remedy,
         )
     return {key: table for key, table in tables.items() if key not in unlabelled}
 
@@ -189,8 +191,8 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
         for name in names:
             if name not in number:
                 raise UserError(
-                    f"{table.name}, {table.place(row)}: the label {name!r} is none of the training set; give it one of "
-                    f"{shortened(classes)} or remove the row"
+                    f"{table.name}, {table.place(row)}: the label {name!r} does not occur in the training set; give it "
+                    f"one of {shortened(classes)} or remove the row"
                 )
     numbers = ([number[name] for name in names] for names in sets)
     if several:

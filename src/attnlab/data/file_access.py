@@ -42,10 +42,10 @@ def find_files(key: str, paths: Paths) -> list[Path]:
             )
         files = [file for file in expand_pattern(path) if file.is_file()]
         if not files:
-            raise UserError(f"data.{key}={path} is no file")
+            raise UserError(f"data.{key}={path} does not exist")
         found += files
     if not found:
-        raise UserError(f"data.{key} names no file")
+        raise UserError(f"data.{key} does not name a file")
     return found
 
 

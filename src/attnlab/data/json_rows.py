@@ -76,7 +76,7 @@ def _documents(whole: Any, name: str, text: str, field: str | None) -> Iterable[
     """The documents in a JSON value, whichever way round it is."""
     if field is not None:
         if not isinstance(whole, dict) or field not in whole:
-            raise UserError(f"data.field={field} is no key of {name}{_keys(whole)}")
+            raise UserError(f"data.field={field} is not a key of {name}{_keys(whole)}")
         whole = whole[field]
     if isinstance(whole, list):
         return whole
@@ -123,6 +123,4 @@ def _keys(whole: Any) -> str:
 
 
 def _other_shape(name: str) -> UserError:
-    return UserError(
-        f"{name} is JSON of another shape than is read, one document a line or all in one list or object; rewrite it so"
-    )
+    return UserError(f"{name} is JSON of an unknown shape; write one document per line, or all in one list or object")

@@ -49,7 +49,7 @@ def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) 
             if flag is None:
                 raise UserError(
                     f"{name}, row {number}: data.label=[{','.join(columns)}] are columns of 0 and 1, and {column} "
-                    f"holds {cell!r}; mend it or leave the column out"
+                    f"holds {cell!r}; fix it or leave the column out"
                 )
             if flag:
                 row.append(column)

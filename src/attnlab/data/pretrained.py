@@ -19,20 +19,22 @@ def pretrained_folder(path: str) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        raise UserError(f"model.path={path}: there is no such folder")
+        raise UserError(f"model.path={path}: the folder does not exist")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(path, allow_patterns=list(FILES)))
     except GatedRepoError as error:
-        raise UserError(f"model.path={path} wants a login: accept its terms on the Hub, then hf auth login") from error
+        raise UserError(
+            f"model.path={path} requires a login: accept its terms on the Hub, then hf auth login"
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(f"model.path={path} is neither a folder here nor a model of the Hub") from error
     except LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE=1 forbids to fetch it" if constants.HF_HUB_OFFLINE else "the Hub can't be reached"
         raise UserError(
-            f"model.path={path} is no folder here and was never fetched, and {why}: give the folder of a copy"
+            f"model.path={path} is neither a local folder nor in the Hub's cache, and {why}: give the folder of a copy"
         ) from error
     except Exception as error:  # a network and a disk can fail in any way
         raise UserError(f"can't fetch model.path={path}: {first_line(error)}") from error

@@ -55,7 +55,7 @@ def _read_file(key: str, path: Path, columns: Columns, text_format: TextFormat, 
     with reading_errors(f"data.{key}={path}", text_format):
         kind, name = detect_format(key, path, text_format), str(shown(path))
         if field is not None and kind != "json":
-            raise UserError(f"data.field={field} is for JSON files, and {name} is none; leave it out")
+            raise UserError(f"data.field={field} is for JSON files, which {name} is not; leave it out")
         with open_file(path) as file:
             if kind == "json":
                 return _read_json(file, name, columns, text_format, field)
@@ -83,8 +83,8 @@ def detect_format(key: str, path: Path, text_format: TextFormat) -> Format:
         if file.read(len(FASTTEXT_LABEL)) == FASTTEXT_LABEL.encode():
             return "fasttext"
     raise UserError(
-        f"data.{key}={path}: files end in one of {', '.join(FORMATS)}; of another file say what it is with "
-        "data.format=csv, tsv, json, parquet or fasttext, of lines give a file for each column: "
+        f"data.{key}={path}: unknown suffix, known are {', '.join(FORMATS)}; for other files give "
+        "data.format=csv, tsv, json, parquet or fasttext, or a file of lines for each column: "
         f"\"data.{key}='{{text: <file>, label: <file>}}'\""
     )
 
@@ -99,9 +99,9 @@ def reading_errors(what: str, text_format: TextFormat) -> Iterator[None]:
     except Exception as error:  # a file from outside can fail in any way
         message = first_line(error).rstrip(".")
         if not isinstance(error, UnicodeError):
-            advice = ". Mend the file or get it again"
+            advice = ". Fix the file or download it again"
         elif text_format.encoding is None:
-            advice = "; if it is not in UTF-8 say in what with data.encoding=, such as cp1252 or latin-1"
+            advice = "; if it is not UTF-8, give its encoding with data.encoding=, such as cp1252 or latin-1"
         else:
             advice = f"; it is not in data.encoding={text_format.encoding}"
         raise UserError(f"can't read {what}: {message}{advice}") from error
@@ -127,7 +127,7 @@ def _read_fasttext(file: BufferedReader, name: str, columns: Columns, text_forma
     """One document a line, with its labels in it: `__label__sport Two late goals`."""
     for key, column in columns.named:
         if key in ("group", "id", "text_pair"):
-            raise UserError(f"data.{key}={column}: {name} has fastText's lines, which have no columns; leave it out")
+            raise UserError(f"data.{key}={column}: {name} is in fastText's format, which has no columns; leave it out")
     encoding = text_format.encoding_of(file)
     texts, labels = [], list[Any]()
     for text, found in parse_fasttext(read_lines(file, encoding)):
@@ -152,7 +152,9 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, text_for
     name = ", ".join(str(shown(Path(path))) for path in paths.values())
     sizes = [len(lines) for lines in values.values()]
     if len(set(sizes)) > 1:
-        raise UserError(f"{name} have {', '.join(map(str, sizes))} lines; they need equally many, one a document")
+        raise UserError(
+            f"{name} have {', '.join(map(str, sizes))} lines; they need the same number, one for each document"
+        )
     needed = columns.needed(list(values), name)
     how = f"; a line a document, {encoding.removesuffix('-sig')}"
     table = columns.table(name, {column: values[column] for column in needed}, present=list(values), how=how)
@@ -164,7 +166,7 @@ def _read_json(file: BufferedReader, name: str, columns: Columns, text_format: T
 
     Raises:
         UserError: it is of another shape.
-        ValueError: it is damaged, or holds what is no character.
+        ValueError: it is damaged, or holds what is not a character.
     """
     encoding = text_format.encoding_of(file)
     lines = io.TextIOWrapper(file, encoding=encoding)
@@ -178,7 +180,7 @@ def _read_json(file: BufferedReader, name: str, columns: Columns, text_format: T
             try:
                 str(value).encode()
             except UnicodeEncodeError as error:
-                raise ValueError(f"row {count} holds one half of a surrogate pair, which is no character") from error
+                raise ValueError(f"row {count} holds one half of a surrogate pair, which is not a character") from error
             of_column.append(json.dumps(value) if isinstance(value, bool) else value)
         count += 1
     if not count:
@@ -334,7 +336,7 @@ def _advice(opened: DelimitedFile, columns: Columns, text_format: TextFormat) ->
         return ""
     if all(column.isdigit() for column in wanted):
         return "; columns are counted from 0 with data.header=false"
-    return "; if that is no header but the first row, give data.header=false data.text=1 data.label=0"
+    return "; if the first row is not a header, give data.header=false data.text=1 data.label=0"
 
 
 def warn_about_quotes(table: Table) -> None:

@@ -80,7 +80,7 @@ def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
     if train.groups is None and train.labels.ndim == 1:
         chosen &= count_labels(train.labels, len(corpus.label_names))[train.labels] >= MIN_CLASS_SIZE
     if not chosen.any():
-        raise UserError(f"data.test={share} of {len(chosen):,} documents leaves none to test; give more of either")
+        raise UserError(f"data.test={share} of {len(chosen):,} documents leaves no test documents; give a larger share")
     return Corpus(corpus.label_names, train.take(~chosen), train.take(chosen), corpus.val)
 
 

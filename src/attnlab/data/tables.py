@@ -113,7 +113,7 @@ class Columns:
             if column in present:
                 found.append(column)
             elif key != "label" or not self.optional:
-                raise UserError(f"data.{key}={column} is no column of {name}; it has {', '.join(present)}")
+                raise UserError(f"data.{key}={column} is not a column of {name}; it has {', '.join(present)}")
             if present.count(column) > 1:
                 raise UserError(f"{name} has two columns named {column}; rename one of them")
         return list(dict.fromkeys(found))
@@ -184,7 +184,7 @@ class Columns:
         for row, value in enumerate(values):
             if not isinstance(value, str | None):
                 raise UserError(
-                    f"data.{key}={column} of {name} holds {type(value).__name__} (row {row}), no text; "
+                    f"data.{key}={column} of {name} holds {type(value).__name__} (row {row}), not text; "
                     "name another column"
                 )
             yield value or ""

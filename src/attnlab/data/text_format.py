@@ -75,7 +75,7 @@ class TextFormat:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError as error:
             raise UserError(
-                f"data.encoding={self.encoding} is no encoding that Python knows; utf-8, latin-1 and cp1252 are"
+                f"data.encoding={self.encoding} is not an encoding that Python knows; utf-8, latin-1 and cp1252 are"
             ) from error
 
     def encoding_of(self, file: BufferedReader) -> str:
@@ -157,4 +157,4 @@ def as_text(value: Any, column: str) -> str:
             return text
     except UnicodeEncodeError:  # half of a surrogate pair
         pass
-    raise UserError(f"column {column} holds {value!r:.40}, which is no text: name another column, or correct it")
+    raise UserError(f"column {column} holds {value!r:.40}, which is not text: name another column, or correct it")

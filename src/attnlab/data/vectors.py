@@ -110,7 +110,7 @@ def _in_one_line(path: str) -> Iterator[None]:
         raise UserError(f"embedding.path={path}: {error}") from error
     except Exception as error:  # a file from outside can fail in any way
         raise UserError(
-            f"can't read embedding.path={path}: {first_line(error).rstrip('.')}; mend it or get it again"
+            f"can't read embedding.path={path}: {first_line(error).rstrip('.')}; fix it or download it again"
         ) from error
 
 
@@ -177,7 +177,7 @@ def _read_head(file: BinaryIO) -> tuple[int, int | None]:
     vector = _floats(values)
     if not word or vector is None or (promised is not None and len(vector) != int(sizes[1])):
         wanted = "a word and its values" if promised is None else f"a word and {int(sizes[1])} values, as line 1 says"
-        raise UserError(f"line {1 if promised is None else 2} is no vector: {wanted}, with single spaces between")
+        raise UserError(f"line {1 if promised is None else 2} is not a vector: {wanted}, with single spaces between")
     return len(vector), promised
 
 

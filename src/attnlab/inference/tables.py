@@ -138,7 +138,7 @@ def _open(raw: BinaryIO, path: Path, name: str, text_format: TextFormat, given: 
     by_name = None if "format" in given else FORMATS.get(plain_suffix(path))
     kind: Input = by_name or text_format.format or _guess(file, name, text_format, given)
     if "field" in given and kind != "json":
-        raise UserError(f"data.field={text_format.field} is for JSON files, and {name} is none; leave it out")
+        raise UserError(f"data.field={text_format.field} is for JSON files, which {name} is not; leave it out")
     if kind == "json":
         lines = io.TextIOWrapper(file, encoding=encoding)
         return _Opened(json_rows(lines, name, text_format.text[0], text_format.field), text_format)

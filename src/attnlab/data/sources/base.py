@@ -56,7 +56,7 @@ class Source(ABC):
             )
         if self.fold >= (self.folds or 1):
             known = "a number of them" if self.folds is None else f"more than {self.fold}"
-            raise UserError(f"data.fold={self.fold} wants data.folds, {known}; folds count from 0")
+            raise UserError(f"data.fold={self.fold} requires data.folds, {known}; folds count from 0")
         for key in ("batch_size", "limit"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"data.{key}={value} must be at least 1")

@@ -85,7 +85,7 @@ class Folders(Labelled):
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
         root = Path(self.path)
         if not self.path or not root.is_dir():
-            raise UserError(f"data.path={self.path} is no folder; give one that holds a folder a class")
+            raise UserError(f"data.path={self.path} is not a folder; give one with a folder for each class")
         named = {"train": self.train, "val": self.val, "test": self.test}
         chosen = {key: root / name for key, name in named.items() if isinstance(name, str) and key in splits}
         if self.test_share is not None and self.val is None and not (root / self.train).is_dir():
@@ -94,7 +94,7 @@ class Folders(Labelled):
             if not folder.is_dir():
                 below = ", ".join(path.name for path in _below(root)[:20]) or "nothing"
                 raise UserError(
-                    f"data.{key}={folder.name} is no folder in {root}, which holds {below}; name the right one, or "
+                    f"data.{key}={folder.name} is not a folder in {root}, which holds {below}; name the right one, or "
                     "where these are the classes cut a test set out of them with data.test=0.2"
                 )
         return {key: self._read(folder) for key, folder in chosen.items()}, []
@@ -108,7 +108,7 @@ class Folders(Labelled):
                 labels.append(label.name)
                 parts.append((str(file.resolve()), 1))
         if not texts:
-            raise UserError(f"{folder} has no folders with files in them; give one that holds a folder a class")
+            raise UserError(f"{folder} has no folders with files in them; give one with a folder for each class")
         columns, values = Columns(form, "label"), {"text": texts, "label": labels}
         table = columns.table(str(shown(folder)), values, how="; a folder a class")
         return replace(table, origin=Origin(parts, np.arange(len(parts))))

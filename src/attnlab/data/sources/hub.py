@@ -49,7 +49,7 @@ class Hub(Columned):
         chosen = {key: split for key, split in named.items() if isinstance(split, str) and key in splits}
         for key, split in chosen.items():
             if split not in present:
-                raise UserError(f"data.{key}={split} is no split of {self.path}; it has {', '.join(present)}")
+                raise UserError(f"data.{key}={split} is not a split of {self.path}; it has {', '.join(present)}")
         warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
         tables = {
             key: _read(present[split], f"the {split} split", self.columns.of_split(key), quoted).from_file(
@@ -85,10 +85,10 @@ class Hub(Columned):
 def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool | None) -> Table:
     needed = columns.needed(dataset.column_names, name)
     if "__index_level_0__" in dataset.column_names:
-        raise UserError(f"{name} has rows with one value more than there are columns; mend its files")
+        raise UserError(f"{name} has rows with one value more than there are columns; fix its files")
     feature = dataset.features.get(columns.label)
     classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or a list of them
-    with as_user_error(f"can't read {name}", ". Mend the set or get it again"):  # some damage shows only here
+    with as_user_error(f"can't read {name}", ". Fix the data or download it again"):  # some damage shows only here
         values = {column: dataset[column][:] for column in needed}
     return replace(columns.table(name, values, classes, dataset.column_names), quoted=quoted)
 
@@ -109,7 +109,7 @@ def _cause(error: Exception, path: str) -> str:
     message = first_line(error.__cause__ or error).rstrip(".")
     if Path(path).is_dir():
         empty = isinstance(error, FileNotFoundError)
-        return f"{message}; " + ("give one CSV, JSON or parquet file a split, named after it" if empty else "mend it")
+        return f"{message}; " + ("give one CSV, JSON or parquet file a split, named after it" if empty else "fix it")
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        return "there is no such folder"
+        return "the folder does not exist"
     return f"{message}. Without network give a local copy with data.path=<folder>, or use data=headlines"
