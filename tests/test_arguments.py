@@ -52,8 +52,8 @@ def test_a_locale_of_ascii_takes_nothing_from_a_text() -> None:
         ("data.train=path (1).csv", "quote the value, once more for the shell: \"data.train='path (1).csv'\""),
         ("data.train=it's.csv", r"data.train='it\'s.csv'"),
         ("callbacks=null", "callbacks=null: a group takes a name; ~callbacks is for none of it"),
-        *((f"{key}={__file__}/below", "no folder can be made there (Not a directory)") for key in FOLDERS),
-        (f"++hydra.run.dir={__file__}", "no folder can be made there (File exists)"),
+        *((f"{key}={__file__}/below", "is not a directory; give another") for key in FOLDERS),
+        (f"++hydra.run.dir={__file__}", "is not a directory; give another"),
     ],
 )
 def test_an_argument_that_hydra_cannot_read_is_one_line(argument: str, message: str) -> None:
@@ -93,3 +93,9 @@ def test_what_is_given_on_resume_is_of_the_run_not_of_the_default_config() -> No
     assert read_arguments("train", given) == read
     assert read_arguments("train", ["-m", *given]) == ["-m", *given]
     assert read_arguments("train", given[1:]) == given[1:]
+
+
+def test_to_look_at_an_argument_makes_no_folder(tmp_path: Path) -> None:
+    for argument in (f"paths.log_dir={tmp_path}/new", f"paths.log_dir={tmp_path}/a,{tmp_path}/b", "hydra.run.dir=x/y"):
+        read_arguments("train", [argument, "-m"])
+    assert list(tmp_path.iterdir()) == [] and not Path("x").exists()

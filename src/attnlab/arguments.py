@@ -79,11 +79,13 @@ def _check(argument: str, multirun: bool) -> None:
     if key == "resume" and multirun and value not in ("latest", "null") and not Path(value, "multirun.yaml").is_file():
         raise UserError(f"{argument}: there is no such sweep; give a folder of logs/train/multiruns, or latest")
     folder = str(override.value())
-    if key.lstrip("+") in FOLDERS and "${" not in folder:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{argument}: no folder can be made there ({error.strerror}); give another") from error
+    if key.lstrip("+") in FOLDERS and "${" not in folder and not override.is_sweep_override():
+        if override.value() is None or not folder.strip():
+            raise UserError(f"{argument}: give a folder, or leave it out")
+        there = next(parent for parent in (Path(folder), *Path(folder).absolute().parents) if parent.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "can't be written to" if there.is_dir() else "is not a directory"
+            raise UserError(f"{argument}: no folder can be made there, as {there} {why}; give another")
 
 
 def _visible(argument: str) -> str:

@@ -292,7 +292,19 @@ def test_a_budget_is_a_time_or_a_number_of_runs() -> None:
     assert Budget("2h").seconds == 7200 and Budget("90min").seconds == 5400 and Budget("60runs").runs == 60
     with pytest.raises(UserError, match="soon can't be read"):
         Budget("soon")
+    with pytest.raises(UserError, match="give a time or a number of runs"):
+        Budget("1.5.2h")
 
 
 def test_the_command_line_of_a_list_of_ones_own_can_be_read() -> None:
     OverridesParser.create().parse_override("ablation.change={pe: [none, rotary], model.pooling: [mean]}")
+
+
+def test_a_part_that_the_model_does_not_use_is_not_asked_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = configured(tmp_path, "model.pe={_target_: attnlab.model.positional.PositionalEncoding, _partial_: true}")
+    changes = Changer(config, config_loader(), config.hydra.overrides.task).alternatives(OWN)
+    assert changes and not any("pe" in change.name for change in changes)
+    assert "the model does not use it" in caplog.text

@@ -1,4 +1,6 @@
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,44 @@ def test_folders_are_found_by_whatever_name_they_have(compose_sweep: Callable[..
     with board.running([["pe=none", "+pe_name=x"], ["pe=learned", "+pe_name=y"]], 5):
         assert [job.folder for job in board.jobs] == [tmp_path / "sweep" / "x-5", tmp_path / "sweep" / "y-6"]
         assert board.settings(board.jobs[0]) == "pe=none pe_name=x"
+
+
+def test_the_summary_and_the_time_left_have_room_below_many_jobs(board: Board, tmp_path: Path) -> None:
+    jobs = [
+        ["pe=learned", f"model.embed_dim={8 * i}", "optimizer.lr=0.123456789", "model.pooling=attention" * 3]
+        for i in range(90)
+    ]
+    with board.running(jobs, 0):
+        for number in range(3):
+            tell(tmp_path, number, state="done", metrics={"val/loss": 0.4}, seconds=10.0)
+        for number in (3, 4):
+            tell(tmp_path, number, state="running", epoch=1, epochs=10, left=4.0)
+        lines = rendered(board, 24 - 6)
+        assert len(lines) <= 24 and max(map(len, lines)) <= 80
+        assert any(line.startswith("90 jobs: 3 done, 2 running, 85 waiting") for line in lines)
+        assert "all done in about 7:09" in lines  # 85 * 10 s and 2 * 4 s, two at a time
+
+
+def test_jobs_that_begin_side_by_side_are_all_shown(board: Board) -> None:
+    """While the table is drawn, and each with its settings."""
+    over = threading.Event()
+    faults: list[BaseException] = []
+
+    def draw() -> None:
+        while not over.is_set():
+            try:
+                board._table(10)
+            except BaseException as error:
+                faults.append(error)
+
+    def begin(number: int) -> None:
+        with board.running([[f"seed={number}", "pe=none" if number % 2 else "pe=learned"]], number):
+            pass
+
+    drawing = threading.Thread(target=draw)
+    drawing.start()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(60)))
+    over.set()
+    drawing.join()
+    assert not faults and sorted(job.number for job in board.jobs) == list(range(60))

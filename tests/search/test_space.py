@@ -227,3 +227,15 @@ def test_vectors_decide_the_width_and_their_settings_are_searched(
     assert "model.embed_dim (the vectors of embedding.path decide it)" in caplog.text
     with pytest.raises(UserError, match=r"embedding\.path=nowhere is neither"):
         make(tmp_path, "embedding=static", "embedding.path=nowhere")
+
+
+def test_a_part_that_the_model_does_not_use_is_not_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    space = make(
+        tmp_path,
+        "model.pe={_target_: attnlab.model.positional.PositionalEncoding, _partial_: true}",
+        "optimizer.lr=0.1,0.01",
+        "pe=none,learned",
+    )
+    assert "pe" not in space.parts and "optimizer.lr" in space.branches[()].settings
+    assert "the model does not use it" in caplog.text

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.search.multirun import compose_job
+from attnlab.search.multirun import compose_job, is_used
 from attnlab.study.factors import as_text, flat
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Changer:
         kept = [one for one in arguments if not one.startswith(tuple(f"ablation.{key}=" for key in FREE))]
         self.arguments = [*kept, f"ablation.name={config.ablation.name}"]
         self.choices = dict(config.hydra.runtime.choices)
+        self.composed = self._load(self.arguments)
         self.model = Setting(MODEL, "", "", "", tuple(self.arguments), self._compose(self.arguments), {})
         self.flat = flat(self.model.config)
 
@@ -94,6 +95,9 @@ class Changer:
                 raise UserError(f"ablation.change: {key}={as_text(values)} is no list; give {key}: [{as_text(values)}]")
             if key not in self.choices and key not in self.flat:
                 left.append(f"{key} (the model has no such setting)")
+                continue
+            if not is_used(self.composed, key.split(".")[0]):
+                left.append(f"{key} (the model does not use it)")
                 continue
             for value in values or []:
                 if as_text(value) == self._own(key):

@@ -51,7 +51,7 @@ class Budget:
     """`2h`, `90min`, `60runs`, or None for no end. Raises `UserError` for anything else."""
 
     def __init__(self, text: str | None) -> None:
-        match = re.fullmatch(r"([\d.]+) ?(h|min|s|runs)", text or "")
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min|s|runs)", text or "")
         if text is not None and match is None:
             raise UserError(f"ablation.budget={text} can't be read; give a time or a number of runs: 2h, 90min, 60runs")
         self.runs = self.seconds = float("inf")

@@ -18,6 +18,7 @@ from attnlab.data.sources import SPLITS, Source
 from attnlab.data.splits import cut_fold, split_corpus
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Recipe, fingerprint, tokenize
+from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -133,12 +134,18 @@ class TextDataModule(LightningDataModule):
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:
         dataset = self.datasets[split]
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        processes = torch.distributed.get_world_size() if distributed else 1
+        if len(dataset) < processes:
+            raise UserError(
+                f"{split} has {len(dataset)} documents for {processes} processes, each of which needs one: give more "
+                "documents, or fewer trainer.devices"
+            )
         sampler = BucketSampler(
             dataset.tokens.lengths,
             batch_size,
             shuffle=shuffle,
             seed=self.seed,
             rank=torch.distributed.get_rank() if distributed else 0,
-            world_size=torch.distributed.get_world_size() if distributed else 1,
+            world_size=processes,
         )
         return BucketLoader(dataset, sampler, self.source.num_workers)

@@ -73,6 +73,8 @@ class Board:
         self.metric = config.monitor.metric
         self.sign = {"min": 1, "max": -1}[direction(self.metric, config.monitor.mode, "monitor.mode")]
         self.folder = Path(config.hydra.sweep.dir)
+        self.names: dict[str, str] = {}
+        self.adding = threading.Lock()  # trials of a search begin side by side
         self.verdicts: list[tuple[str, ...]] = []  # of an ablation: a row of the table for each change, the open first
         self.lines: list[str] = []  # what has been found and not been said yet, for where there is no table
 
@@ -114,8 +116,11 @@ class Board:
         new = [Job(number, _by_key(job), self._folder(job, number)) for number, job in enumerate(overrides, first)]
         for job in new:
             (job.folder / progress.FILE).unlink(missing_ok=True)  # of an attempt before
-        self.jobs = [*self.jobs, *new]
-        self.names, interrupted = self._names(), False
+        interrupted = False
+        with self.adding:
+            jobs = [*self.jobs, *new]
+            self.names = self._names(jobs)  # first, as another thread draws what it finds
+            self.jobs = jobs
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
@@ -125,12 +130,12 @@ class Board:
             for job in new:
                 job.give_up(interrupted)
 
-    def _names(self) -> dict[str, str]:
+    def _names(self, jobs: Sequence[Job]) -> dict[str, str]:
         """The settings that differ between the jobs, without the name of their part where that is clear."""
         given = _by_key(self.config.hydra.overrides.task)
-        keys = dict.fromkeys(key for job in self.jobs for key in job.overrides if not key.startswith(OF_THE_SWEEP))
-        values = {key: {job.overrides.get(key) for job in self.jobs} for key in keys}
-        alone = len(self.jobs) == 1
+        keys = dict.fromkeys(key for job in jobs for key in job.overrides if not key.startswith(OF_THE_SWEEP))
+        values = {key: {job.overrides.get(key) for job in jobs} for key in keys}
+        alone = len(jobs) == 1
         differing = [key for key in keys if len(values[key]) > 1 or (alone and {given.get(key)} != values[key])]
         short = {key: key.rsplit(".", 1)[-1] for key in differing}
         count = Counter(short.values())
@@ -152,6 +157,17 @@ class Board:
         counts = ", ".join(f"{number} {state}" for state, number in Counter(job.state for job in self.jobs).items())
         return f"{len(self.jobs)}{f' of {self.total}' if (self.total or 0) > len(self.jobs) else ''} jobs: {counts}"
 
+    def _time_left(self) -> float | None:
+        """Seconds until all jobs have ended, if they take as long as those that have; None while none has."""
+        took = [job.told["seconds"] for job in self.jobs if job.state == "done" and job.told.get("seconds")]
+        at_work = [job for job in self.jobs if job.state not in (*OVER, WAITING)]
+        if not took or not at_work:
+            return None
+        mean = sum(took) / len(took)
+        known = [job.told.get("left") for job in at_work]
+        waiting = max(self.total or 0, len(self.jobs)) - sum(job.state != WAITING for job in self.jobs)
+        return (waiting * mean + sum(mean / 2 if left is None else left for left in known)) / len(at_work)
+
     def _table(self, rows: int) -> Group:
         for job in self.jobs:
             job.look()
@@ -160,12 +176,12 @@ class Board:
             at_work = sum(job.state not in (*OVER, WAITING) for job in self.jobs)
             room, rows = max(1, rows - at_work - 3), max(1, at_work)
             verdicts = Table("change", "seeds", "difference", "interval", "verdict", pad_edge=False, box=None)
-            _lay_out(verdicts, right=(1, 2, 3))
+            _lay_out(verdicts, right=(1, 2, 3), one_line=True)
             for row in self.verdicts[:room]:
                 verdicts.add_row(*map(escape, row))
             parts = [verdicts, f"{len(self.verdicts) - room} more" if len(self.verdicts) > room else ""]
         table = Table("#", "settings", "epoch", self.metric, "state", "left", pad_edge=False, box=None)
-        _lay_out(table, right=(0, 2, 3, 5))
+        _lay_out(table, right=(0, 2, 3, 5), one_line=True)
         urgent = sorted(self.jobs, key=lambda job: (job.state in OVER, job.state == WAITING, self._rank(job)))
         chosen = urgent[: max(1, rows)]
         for job in sorted(chosen, key=lambda job: job.number):
@@ -175,6 +191,8 @@ class Board:
             table.add_row(*row, _clock(left), style=STYLES.get(job.state, "dim"))
         hidden = 0 if self.verdicts else len(self.jobs) - len(chosen)
         lines = [self._summary() + f"; {hidden} of them not shown here" * bool(hidden)]
+        if (left := self._time_left()) is not None:
+            lines.append(f"all done in about {_clock(left)}")
         best = None if self.verdicts else min(self.jobs, key=self._rank, default=None)
         if best is not None and self._score(best) is not None:
             lines.append(f"best so far: #{best.number} {self.metric} {_number(self._score(best))}")
@@ -269,11 +287,15 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     return dict(override.partition("=")[::2] for override in overrides)
 
 
-def _lay_out(table: Table, right: Sequence[int]) -> None:
+def _lay_out(table: Table, right: Sequence[int], one_line: bool = False) -> None:
+    """`one_line`: rows of one line each, as many as the terminal was found to have room for."""
+    table.expand = one_line
     for i, column in enumerate(table.columns):
         column.justify = "right" if i in right else "left"
-        column.no_wrap = column.header not in ("settings", "change")
-        column.overflow = "fold"
+        long = column.header in ("settings", "change")
+        column.no_wrap, column.overflow = not long, "fold"
+        if one_line and long:  # it gives way to the others
+            column.no_wrap, column.overflow, column.ratio = True, "ellipsis", 1
 
 
 def _short(value: str) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, as_user_error
-from attnlab.search.multirun import compose_job, parse
+from attnlab.search.multirun import compose_job, is_used, parse
 from attnlab.search.space import WIDTH, Branch, Settings, Space, grid
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class _SpaceMaker:
         self.parts = [name for name in drawn if name.lstrip("+") in config.hydra.runtime.choices]
         self.parts.sort(key=lambda name: name != "model")  # first, as it decides what else there is
         self.options = grid({name: drawn[name] for name in self.parts}).values()
+        self.first = [values[0] for values in self.options]  # of each part
         self.settings = {name: distribution for name, distribution in drawn.items() if name not in self.parts}
         self.typed = {override.get_key_element() for override in parse(arguments)}
         self.left: dict[str, list[str]] = {}  # what has left the space, by the reason
@@ -81,8 +82,18 @@ class _SpaceMaker:
         refusals: list[str] = []
         for chosen in product(*self.options):
             config, fixed, missing = self._compose(chosen)
+            unused = {name for name in (*self.parts, *self.settings) if not is_used(config, _group_of(name))}
+            for name in sorted(unused):
+                self._note("the model does not use it", name)
+            if any(
+                value != first
+                for name, value, first in zip(self.parts, chosen, self.first, strict=True)
+                if name in unused
+            ):
+                continue  # the same run as with the first of these
             there = {name: space for name, space in self.settings.items() if _exists(config, name)}
             missing += [name for name in self.settings if name not in there]
+            there = {name: space for name, space in there.items() if name not in unused}
             found |= {*there, *(_key(override) for override in fixed)}
             absent |= dict.fromkeys(missing, config)
             for name in missing:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from attnlab.checking import PARTS
 from attnlab.errors import UserError
 
+# Parts that every run reads from its config; another one counts where one of these refers to it.
+READ_BY_RUNS = (*PARTS, "callbacks", "embedding", "logger")
 ELSEWHERE = ("hydra", "logger", "paths", "resume")  # what the name of a multirun does not depend on
 
 
@@ -32,6 +36,14 @@ def name_by_settings(config: DictConfig, group: str, free: Sequence[str], more: 
     ranges = sorted(str(override.input_line) for override in sweeps(config.hydra.overrides.task))
     text = json.dumps([OmegaConf.to_container(OmegaConf.create(settings)), ranges], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def is_used(config: DictConfig, group: str) -> bool:
+    """Whether a run with this config uses a part: by itself, or through another one, as a model does by `${pe}`."""
+    if group in READ_BY_RUNS or group not in config:
+        return True
+    others = {key: value for key, value in config.items_ex(resolve=False) if key not in (group, "hydra")}
+    return re.search(rf"\$\{{{re.escape(group)}[.}}]", OmegaConf.to_yaml(OmegaConf.create(others))) is not None
 
 
 def sweeps(arguments: Sequence[str]) -> list[Override]:
