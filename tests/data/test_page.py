@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
-from attnlab.data.sources import Corpus, located
+from attnlab.data.sources import Corpus, with_absolute_paths
 from tests.conftest import ROOT
 from tests.data.test_readers import FRAME, LABELS, PARTS, RECORDS, ROWS, TEXTS, separated
 
@@ -70,7 +70,7 @@ def test_every_command_of_the_page_reads_its_data(command: str, compose_config: 
     check_config(config, {})
     if "stanfordnlp" in command:
         pytest.skip("there is no network in tests")
-    corpus: Corpus = instantiate(located(config["data"])).load()
+    corpus: Corpus = instantiate(with_absolute_paths(config["data"])).load()
     assert corpus.label_names == ["sport", "weather"]
     texts = corpus.train.texts + (corpus.test.texts if "data.test=0.2" in command else [])
     assert len(texts) in (12, 24)

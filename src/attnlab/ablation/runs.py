@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from attnlab.ablation.changes import MODEL, Setting
 from attnlab.config import instantiate
-from attnlab.data.sources import located
+from attnlab.data.sources import with_absolute_paths
 from attnlab.errors import UserError, first_line
 from attnlab.process import available, share
 from attnlab.runs import CONFIG
@@ -218,7 +218,9 @@ def documents(setting: Setting) -> "TextDataModule":
 def _identity(config: dict[str, Any]) -> str:
     """Equal for runs that differ at most in the seed, of one device each."""
     parts = {part: config.get(part) or {} for part in ("data", "embedding")}
-    values = flat(config | {part: located(own) if "_target_" in own else own for part, own in parts.items()})
+    values = flat(
+        config | {part: with_absolute_paths(own) if "_target_" in own else own for part, own in parts.items()}
+    )
     hidden = tuple(f"{key}." for key in ELSEWHERE)
     kept = {key: value for key, value in values.items() if key not in ELSEWHERE and not key.startswith(hidden)}
     return json.dumps(kept, sort_keys=True)

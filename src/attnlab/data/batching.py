@@ -1,4 +1,4 @@
-"""Batches of documents of like length, sliced out of the flat token array for a whole batch at once."""
+"""Batches of documents of similar length, sliced from the flat token array a whole batch at a time."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class VectorDataset(TokenDataset):
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Yields batches of document numbers, documents of like length together.
+    """Yields batches of document numbers, documents of similar length together.
 
     In training, documents are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
     batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th
@@ -110,7 +110,7 @@ class BucketSampler(Sampler[list[int]]):
 
 
 class BucketLoader(DataLoader[Batch]):
-    """A loader that knows its place in the epoch, so that a run can go on from the middle of one."""
+    """A loader that knows its position in the epoch, so that a run can resume in the middle of one."""
 
     sampler: BucketSampler
 
@@ -129,9 +129,9 @@ class BucketLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How far the epoch has come."""
+        """The position in the epoch."""
         return {"epoch": self.sampler.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out what came before `state`."""
+        """Continue at `state`: batches before it are skipped."""
         self.sampler.epoch, self.sampler.start = state["epoch"], state["position"]

@@ -1,4 +1,4 @@
-"""Folders that are made once and read by every later run."""
+"""Cache folders, which one run fills and every later run reads."""
 
 import shutil
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from attnlab.errors import as_user_error
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """`folder`, which `fill` writes where it is not there yet.
+    """`folder`, filled by `fill` if it does not exist yet.
 
-    Of several runs that start at once one fills it and the others wait. What is there is read without writing anything,
-    so that a cache may be shared read-only.
+    Of several runs that start at once one fills it and the others wait. An existing folder is only
+    read, so that a cache may be shared read-only.
 
     Raises:
         UserError: it can't be written, for want of space or of permission.
@@ -30,7 +30,7 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
-    """A folder that bears the final name is complete: a run that dies on the way leaves only the partial one."""
+    """Rename only a complete folder to its final name: a run that is killed leaves a partial one behind."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""From the tables of a source to documents with class numbers."""
+"""Documents with class numbers, made from the tables of a source."""
 
 import logging
 from collections import Counter
@@ -45,7 +45,7 @@ class Split:
 
     @property
     def documents(self) -> Documents:
-        """What a tokenizer takes."""
+        """The documents as a tokenizer takes them."""
         return self.texts if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
 
     @property
@@ -69,7 +69,7 @@ class Split:
         return Split(pick(self.texts, rows), self.labels[mask], groups, pairs, origin=origin)
 
     def found_at(self, numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Columns that lead from the documents of these numbers back to the data: `index`, and where known more.
+        """Columns that lead from these documents back to the data: `index`, and `id`, `file` and `row` if known.
 
         `id` is the user's own, `file` and `row` are the place in the source (rows count from 0, without a header).
         """
@@ -86,7 +86,7 @@ NOTHING = Split([], np.empty(0, dtype=np.int64))
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a source gives.
+    """The documents of a source by split.
 
     `train` is empty where only test was asked for, `test` where it has no labels, `val` None where a part of train is
     to serve; `ceilings` are accuracies, where known.
@@ -102,7 +102,7 @@ class Corpus:
 def make_corpus(
     tables: Mapping[str, Table], on_empty: OnEmpty = "refuse", min_label_count: int = 1, others: Sequence[str] = ()
 ) -> Corpus:
-    """The tables with their labels numbered by the classes of train, or of test where that is read alone.
+    """The corpus of these tables, labels numbered by the classes of train, or of test if only that is read.
 
     `others` are splits of the set that are neither.
 
@@ -112,7 +112,7 @@ def make_corpus(
     tables = {key: _without_empty(table, on_empty) for key, table in tables.items()}
     leading = tables["train" if "train" in tables else "test"]
     classes = leading.find_classes()
-    _warn_of_twins(classes)
+    _warn_about_similar_labels(classes)
     tables = _with_labels(tables, classes, others)
     if "train" in tables and min_label_count > 1:
         counts = Counter(label for labels in tables["train"].label_sets() for label in labels)
@@ -125,7 +125,7 @@ def make_corpus(
 
 
 def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
-    """The rows that have a text, and a label where any has."""
+    """The rows with a text, and with a label unless no row has one."""
     labelled = any(table.labels) and not table.several  # where a document may have several it may have none
     texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
     pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
@@ -142,7 +142,7 @@ def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
 
 
 def _with_labels(tables: Mapping[str, Table], classes: list[str], others: Sequence[str]) -> dict[str, Table]:
-    """Those that have labels. Only test may lack them, where there is train."""
+    """The tables that have labels. Only test may lack them, if train is read too."""
     unlabelled = [
         key
         for key, table in tables.items()
@@ -178,7 +178,7 @@ def _without_classes(table: Table, rare: list[str], fewest: int) -> Table:
     return table.take(kept)
 
 
-def _warn_of_twins(classes: list[str]) -> None:
+def _warn_about_similar_labels(classes: list[str]) -> None:
     alike = Counter(" ".join(name.casefold().split()) for name in classes)
     if twins := [name for name in classes if alike[" ".join(name.casefold().split())] > 1]:
         log.warning("Labels that differ in case or white space alone are classes of their own: %s", shortened(twins))
@@ -203,12 +203,12 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The names, unless there are many."""
+    """The names, at most 20 of them."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
 
 
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
-    """The corpus with its classes in this order. Raises `UserError` where it has others."""
+    """The corpus with its classes in this order. Raises `UserError` if it has others."""
     if strange := set(corpus.label_names) - set(label_names):
         if strange == set(corpus.label_names) == {UNLABELLED}:
             raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")

@@ -1,4 +1,4 @@
-"""From a source and a tokenizer to the batches of a run."""
+"""The data module: from a source and a tokenizer to the batches of a run."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Without gradients four times the batch fits where the training batch does.
+# Without gradients a batch of four times the size fits into the memory of the training batch.
 EVAL_BATCH_FACTOR = 4
 VAL_DUPLICATES = 0.05  # any set has a few; a larger share of validation gets a warning
 
@@ -33,9 +33,9 @@ class TextDataModule(LightningDataModule):
     Args:
         source: where the documents come from and how they are split.
         tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
-        cache_dir: where tokens are kept between runs.
-        seed: decides the order of training batches.
-        label_names: classes of a trained model, by whose order the data's are then numbered.
+        cache_dir: of the token cache.
+        seed: of the order of training batches.
+        label_names: classes of a trained model, in the order that its outputs have; the data is then numbered by it.
 
     After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `pairs` (whether documents are pairs of
     texts), `ceilings`, and `audit`, the metrics of the data audit (`attnlab.data.audit`).
@@ -57,7 +57,7 @@ class TextDataModule(LightningDataModule):
         self.resume_from: dict[str, int] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenise, for stage "test" that split alone; further calls, Lightning's among them, do nothing."""
+        """Read and tokenise, for stage "test" that split only; later calls, such as Lightning's, do nothing."""
         if self.datasets:
             return
         source = self.source
@@ -102,7 +102,7 @@ class TextDataModule(LightningDataModule):
 
     @property
     def settings(self) -> str:
-        """The same for the same settings of the source but for the batch size."""
+        """A hash of the settings of the source other than the batch size."""
         return hashlib.blake2b(repr(replace(self.source, batch_size=1)).encode(), digest_size=8).hexdigest()
 
     def train_dataloader(self) -> BucketLoader:
@@ -119,16 +119,16 @@ class TextDataModule(LightningDataModule):
         return self._loader("test", self.source.batch_size * EVAL_BATCH_FACTOR)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """As Lightning does it for any nesting of anything, in a tenth of the time."""
+        """As Lightning does it for nested collections, in a tenth of the time."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
     # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
     def state_dict(self) -> dict[str, int]:
-        """The place in the training epoch."""
+        """The position in the training epoch."""
         return {} if self.train_loader is None else self.train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on there with the next `train_dataloader()`."""
+        """Continue at this position with the next `train_dataloader()`."""
         self.resume_from = state_dict or None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:

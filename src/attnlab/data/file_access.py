@@ -20,12 +20,12 @@ PEEK_BYTES = 1 << 16  # at the start of a file, from which its form is detected
 
 
 def expand_pattern(path: str) -> list[Path]:
-    """The file of that name, or those of a pattern in alphabetical order."""
+    """The file of that name, or the files that match a pattern, sorted; names with * in them exist too."""
     return [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path, recursive=True)))  # noqa: PTH207
 
 
 def find_files(key: str, paths: Paths) -> list[Path]:
-    """The files that are meant.
+    """The files that the setting `data.<key>` names.
 
     Raises:
         UserError: there are none, or a path is empty or a folder.
@@ -50,13 +50,13 @@ def find_files(key: str, paths: Paths) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file at any depth but hidden ones, in the order of their names."""
+    """All files at any depth except hidden ones, sorted by name."""
     return sorted(path for path in folder.rglob("[!.]*") if path.is_file())
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
-    """The content of a file, unpacked where its suffix says that it is packed."""
+    """The content of a file, unpacked if its suffix is that of a packed one."""
     with path.open("rb") as file, unpacked(file, path) as content:
         yield content
 
@@ -68,7 +68,7 @@ def unpacked(file: BinaryIO, path: Path) -> BufferedReader:
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix of what is packed, or of the file itself."""
+    """The suffix without that of the compression."""
     return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower()
 
 

@@ -15,13 +15,13 @@ from attnlab.errors import UserError
 def json_rows(
     lines: io.TextIOWrapper, name: str, text: str, field: str | None, numbers: type[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Each document by the names of its values; those of a list are numbers, from "0". What is a line each is streamed.
+    """Each document by the names of its values; those of a list are numbers, from "0". A document a line is streamed.
 
     Args:
         name: of the file, in messages.
-        text: the column of the texts, by which a document is known.
-        field: the key under which the documents are.
-        numbers: what becomes of numbers as they are written; None: numbers that know it.
+        text: the column of the texts, which tells documents from other objects.
+        field: the key of the list of documents.
+        numbers: `str` keeps numbers as they are written; None makes them numbers that remember it.
     """
     seen = list(_until_text(lines))  # line by line, to know the place of an error
     try:
@@ -46,7 +46,7 @@ def json_rows(
 
 
 class Decimal(float):
-    """A number that is text as it was written: 0.10 and 0.1 are two."""
+    """A number that prints as it was written: the labels 0.10 and 0.1 are two classes."""
 
     def __new__(cls, written: str) -> Self:
         number = super().__new__(cls, written)
@@ -73,7 +73,7 @@ def _is_document(value: Any) -> bool:
 
 
 def _documents(whole: Any, name: str, text: str, field: str | None) -> Iterable[Any]:
-    """The documents in a JSON value, whichever way round it is."""
+    """The documents in a JSON value, written by row or by column."""
     if field is not None:
         if not isinstance(whole, dict) or field not in whole:
             raise UserError(f"data.field={field} is not a key of {name}{_keys(whole)}")
@@ -110,7 +110,7 @@ def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[st
 
 
 def _loads(text: str, numbers: type[str] | None, lines_before: int = 0) -> Any:
-    """NaN and the infinities are no JSON and stand for what is missing."""
+    """The value of a JSON text; NaN and the infinities, which some libraries write, are missing values."""
     try:
         return json.loads(text, parse_int=numbers, parse_float=numbers or Decimal, parse_constant=lambda _: None)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Labels as numbers, and several labels of one document: how they are written and how they become numbers."""
+"""Labels as numbers, one or several for each document."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def count_labels(labels: Labels, num_classes: int) -> Counts:
 
 
 def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """[N] numbers by which to stratify: the class, or of several labels their combination, by the rarest of them.
+    """[N] numbers to stratify by: the class, or for several labels their combination, sorted by the rarest of them.
 
     Documents next to each other in this order are alike, so that where combinations are too rare to be divided at least
     the rare classes are.
@@ -37,7 +37,7 @@ def strata(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[list[str]]:
-    """For each row those of the `columns` that hold 1 there.
+    """For each row the names of the `columns` that hold 1.
 
     Raises:
         UserError: a column of what messages call `name` holds something else than 0 and 1.

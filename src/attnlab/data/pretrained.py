@@ -1,4 +1,4 @@
-"""Where a pretrained encoder lies: a folder, or what the Hub has under a name."""
+"""The folder of a pretrained encoder, local or downloaded from the Hub."""
 
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ FILES = (CONFIG, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
 
 @cache
 def pretrained_folder(path: str) -> Path:
-    """The folder itself, or of a name on the Hub the copy of it that is kept here; only `FILES` are fetched.
+    """A local folder as it is, or the cached copy of a name on the Hub; only `FILES` are downloaded.
 
     Raises:
         UserError: there is no such model, or no network to fetch it.

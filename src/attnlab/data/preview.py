@@ -1,4 +1,4 @@
-"""What was understood of the data, for a user to look at before anything is trained."""
+"""A preview of the data as it was read, to look at before anything is trained (debug=data)."""
 
 import numpy as np
 from rich.console import Console
@@ -17,7 +17,7 @@ WIDTH = 80
 def print_preview(data: TextDataModule) -> None:
     """Print the classes with their numbers, the lengths in tokens, and some documents as the model sees them.
 
-    What was read, cut and doubled has been said by the data module's own `setup()`.
+    The data module's `setup()` has logged what was read, and the data audit.
     """
     console = Console(width=WIDTH, highlight=False)
     for table in (_classes(data), _lengths(data)):

@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 FASTTEXT_LABEL = "__label__"
 LABEL_WORD = re.compile(rf"(?<!\S){FASTTEXT_LABEL}(\S+)\s*")
-DELIMITERS = ",;\t|"  # that are looked for where none is set
-PEEK_LINES = 20  # at the start of a file, in which it is looked for
+DELIMITERS = ",;\t|"  # candidates if none is set
+PEEK_LINES = 20  # at the start of a file, from which the delimiter is detected
 
 
 def read_split(key: str, paths: Paths, columns: Columns, text_format: TextFormat, field: str | None = None) -> Table:
-    """The documents of the files that the setting `data.<key>` names; of JSON files the part under `field`.
+    """The table of the files that the setting `data.<key>` names; of JSON files the part under `field`.
 
     Raises:
-        UserError: there is no such file, it is of no kind that is read, or it is damaged.
+        UserError: a file does not exist, has an unknown format, or is damaged.
     """
     if isinstance(paths, Mapping):
         return _read_columns(key, paths, columns, text_format)
@@ -91,7 +91,7 @@ def detect_format(key: str, path: Path, text_format: TextFormat) -> Format:
 
 @contextmanager
 def reading_errors(what: str, text_format: TextFormat) -> Iterator[None]:
-    """Make whatever is wrong with the file `what` a `UserError` that says what to do."""
+    """Turn any error from reading `what` into a `UserError` that says what to do."""
     try:
         yield
     except UserError:
@@ -165,8 +165,8 @@ def _read_json(file: BufferedReader, name: str, columns: Columns, text_format: T
     """The columns of an object or a list a line, or of a whole that `data.field` may name a part of.
 
     Raises:
-        UserError: it is of another shape.
-        ValueError: it is damaged, or holds what is not a character.
+        UserError: it has an unknown shape.
+        ValueError: it is damaged, or holds half a surrogate pair.
     """
     encoding = text_format.encoding_of(file)
     lines = io.TextIOWrapper(file, encoding=encoding)
@@ -221,7 +221,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
 
 @dataclass(frozen=True)
 class DelimitedFile:
-    """A file whose values are separated, as it was understood.
+    """An open file of delimited values, such as CSV.
 
     Attributes:
         present: the names of its columns, or their numbers.
@@ -266,7 +266,7 @@ def open_delimited(file: BufferedReader, wanted: Collection[str], text_format: T
 
 
 def _read_delimited(file: BufferedReader, name: str, columns: Columns, text_format: TextFormat, usual: str) -> Table:
-    """The columns of a file whose values are separated, by `usual` unless it says otherwise.
+    """The columns of a delimited file; `usual` is the delimiter of its suffix.
 
     Raises:
         UserError: a column is not there.
@@ -292,20 +292,22 @@ def _read_delimited(file: BufferedReader, name: str, columns: Columns, text_form
 
 
 def quotes_enclose(quoting: Quoting, delimiter: str) -> bool:
-    """Whether quotation marks quote. A tab stands in no text, so a file with tabs has no need of them."""
+    """Whether quotation marks enclose texts. By default not in files with tabs, which texts lack."""
     return delimiter != "\t" if quoting is None else quoting == "minimal"
 
 
 def first_lines(file: BufferedReader, encoding: str) -> list[str]:
-    """Up to `PEEK_LINES` at the start of a file, which is then read as if nobody had looked."""
+    """Up to `PEEK_LINES` at the start of a file, without moving its position."""
     start = file.peek()
     lines = list(io.StringIO(codecs.getincrementaldecoder(encoding)().decode(start), newline=""))
-    whole = lines[:-1] if len(start) == PEEK_BYTES and len(lines) > 1 else lines  # the last one goes on
+    whole = (
+        lines[:-1] if len(start) == PEEK_BYTES and len(lines) > 1 else lines
+    )  # the last one may go on after these bytes
     return whole[:PEEK_LINES]
 
 
 def is_delimiter(delimiter: str, lines: list[str], wanted: Collection[str], text_format: TextFormat) -> bool:
-    """Whether it makes the columns that are `wanted` of these lines."""
+    """Whether this delimiter divides these lines into the `wanted` columns."""
     quoted = quotes_enclose(text_format.quoting, delimiter)
     reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
     rows = [row for row in reader if row]
@@ -317,7 +319,7 @@ def is_delimiter(delimiter: str, lines: list[str], wanted: Collection[str], text
 
 
 def _find_delimiter(lines: list[str], wanted: Collection[str], text_format: TextFormat, usual: str) -> str:
-    """The usual one, unless just one other makes the columns that are asked for of the first lines."""
+    """The usual delimiter, unless exactly one other divides the lines into the wanted columns."""
     try:
         if is_delimiter(usual, lines, wanted, text_format):
             return usual
@@ -328,7 +330,7 @@ def _find_delimiter(lines: list[str], wanted: Collection[str], text_format: Text
 
 
 def _advice(opened: DelimitedFile, columns: Columns, text_format: TextFormat) -> str:
-    """Why a column may not be there."""
+    """Advice for a column that is missing."""
     wanted = [column for _, column in columns.named]
     if not opened.quoted and any(f'"{column}"' in opened.present for column in wanted):
         return "; data.quoting=minimal takes the quotation marks away"
@@ -340,7 +342,7 @@ def _advice(opened: DelimitedFile, columns: Columns, text_format: TextFormat) ->
 
 
 def warn_about_quotes(table: Table) -> None:
-    """Say where quotation marks look like the opposite of what they were taken for."""
+    """Warn if quotation marks look as if they were misread: as enclosing texts, or as part of them."""
     if table.quoted:
         rows = [row for row, text in enumerate(table.texts) if "\n" in text or "\r" in text]
         if rows:

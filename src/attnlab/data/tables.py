@@ -1,4 +1,4 @@
-"""What stands in the columns of a data set: texts, labels and groups, as they are written. Rows count from 0."""
+"""From the columns of a data set to texts, labels and groups, as they are written. Rows count from 0."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where N documents come from.
+    """Which file and row each of N documents comes from.
 
     Attributes:
         parts: path and number of rows of each file, or the name of what else was read.
@@ -38,27 +38,27 @@ class Origin:
 
     @classmethod
     def of_one(cls, name: str | Path, size: int, ids: list[str] | None = None) -> "Origin":
-        """All rows of one file."""
+        """The origin of all rows of one file."""
         return cls([(str(name), size)], np.arange(size), ids)
 
     def take(self, rows: Sequence[int]) -> "Origin":
-        """Of these documents alone."""
+        """The origin of these documents only."""
         return Origin(self.parts, self.rows[np.asarray(rows, dtype=np.int64)], self.ids and pick(self.ids, rows))
 
     def __add__(self, other: "Origin") -> "Origin":
-        """Of the documents of both."""
+        """The origin of the documents of both."""
         ids = None if self.ids is None else self.ids + (other.ids or [""] * len(other.rows))
         rows = np.concatenate([self.rows, other.rows + sum(size for _, size in self.parts)])
         return Origin([*self.parts, *other.parts], rows, ids)
 
     def files(self) -> tuple[list[str], npt.NDArray[np.int64]]:
-        """Of each document the name of its part, and its row there."""
+        """The name of the part that each document is from, and its row there."""
         starts = np.cumsum([0, *(size for _, size in self.parts)])
         numbers = np.searchsorted(starts, self.rows, side="right") - 1
         return [self.parts[number][0] for number in numbers.tolist()], self.rows - starts[numbers]
 
     def place(self, row: int) -> str:
-        """Where a user finds this document, in a message that names the file where there is only one."""
+        """The place of a document for a message that names the file already if there is only one."""
         (name,), (number,) = self.take([row]).files()
         if len(self.parts) < 2:
             return f"row {number}"
@@ -68,7 +68,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a data set hold what, as the settings of `attnlab.data.sources.base.Columned` name them.
+    """The columns that the settings of `attnlab.data.sources.base.Columned` name.
 
     Attributes:
         label: where there are `flags`, columns of 0 and 1 named after the labels, only how messages call these.
@@ -92,18 +92,18 @@ class Columns:
         return self.text_format.text_pair
 
     def of_split(self, key: str) -> "Columns":
-        """Those that this split needs: a test set may come without labels, and only train is cut."""
+        """The columns that this split needs: a test set may come without labels, and only train is divided by group."""
         return replace(self, optional=key == "test", group=self.group if key == "train" else None)
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """Each column after the setting that names it."""
+        """Pairs of a setting and the column that it names."""
         labels = [("label", column) for column in self.flags or (self.label,)]
         named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), *labels]
         return [(key, column) for key, column in [*named, ("group", self.group), ("id", self.id)] if column is not None]
 
     def needed(self, present: Sequence[str], name: str) -> list[str]:
-        """Those of `present`, the columns of what messages call `name`, that are to be read.
+        """The columns to be read of those `present` in a file, which messages call `name`.
 
         Raises:
             UserError: one is not there, or there twice.
@@ -126,11 +126,11 @@ class Columns:
         present: Sequence[str] = (),
         how: str = "",
     ) -> "Table":
-        """What stands in the columns; integer labels are numbers of `classes`, where these are given.
+        """The table of these columns; integer labels are numbers of `classes`, if these are given.
 
         Args:
-            present: all columns that there are, to say which were used.
-            how: they are written, in words.
+            present: all columns of the file, to report which were used.
+            how: the file is written, in words.
 
         Raises:
             UserError: something there is no text, or no label.
@@ -144,14 +144,16 @@ class Columns:
             for column in (self.group, self.id)
         )
         pairs = None if self.pair is None else list(self._texts(name, "text_pair", self.pair, values[self.pair]))
-        form = (self._describe(present) if present else "") + how
+        description = (self._describe(present) if present else "") + how
         origin = Origin.of_one(name, len(joined), ids)
-        return Table(name, self.label, joined, labels, origin, groups, classes, form, pairs=pairs, several=several)
+        return Table(
+            name, self.label, joined, labels, origin, groups, classes, description, pairs=pairs, several=several
+        )
 
     def _labels(
         self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None, size: int
     ) -> tuple[list[str], bool, list[str] | None]:
-        """What `Table` calls labels, several and classes."""
+        """The labels, several and classes of the `Table`."""
         if self.flags and all(column in values for column in self.flags):
             sets: Sequence[Any] = flagged(name, self.flags, [values[column] for column in self.flags])
             classes = list(self.flags)
@@ -205,7 +207,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a split that count.
+    """The columns of a split that are used.
 
     Attributes:
         name: of the file or split, in messages.
@@ -215,7 +217,7 @@ class Table:
         origin: where each row comes from.
         groups, pairs: as texts; None where none were asked for.
         classes: all that there can be, in their order, where the set says so.
-        form: which columns were used and how the files are written, in words.
+        description: which columns were used and how the files are written, in words.
         several: whether a document may have any number of labels.
         quoted: whether quotation marks were taken to enclose texts; None where that can't be.
     """
@@ -227,13 +229,13 @@ class Table:
     origin: Origin
     groups: list[str] | None = None
     classes: list[str] | None = None
-    form: str = ""
+    description: str = ""
     quoted: bool | None = None
     pairs: list[str] | None = None
     several: bool = False
 
     def from_file(self, name: str | Path) -> "Table":
-        """The same, whose rows are all of this file."""
+        """The same table with this file as the origin of all rows."""
         return replace(self, origin=Origin.of_one(name, len(self.texts), self.origin.ids))
 
     def label_sets(self) -> list[list[str]]:
@@ -243,11 +245,11 @@ class Table:
         return [label.split(BETWEEN) if label else [] for label in self.labels]
 
     def place(self, row: int) -> str:
-        """Where a user finds this row."""
+        """The place of a row, for messages."""
         return self.origin.place(row)
 
     def take(self, rows: Sequence[int]) -> "Table":
-        """These rows alone."""
+        """The table of these rows only."""
         return replace(
             self,
             texts=pick(self.texts, rows),
@@ -258,7 +260,7 @@ class Table:
         )
 
     def find_classes(self) -> list[str]:
-        """The labels that occur, unless the set names its classes: by size if all are numbers, else by alphabet.
+        """The labels that occur, or the named classes of the data set: by size if all are numbers, else by alphabet.
 
         Raises:
             UserError: there are none, or so many that the column holds something else.
@@ -278,7 +280,7 @@ class Table:
 
 
 def pick(values: Sequence[Value], rows: Iterable[int]) -> list[Value]:
-    """Those of the `values` that stand in `rows`."""
+    """The `values` at these rows."""
     return [values[row] for row in rows]
 
 

@@ -46,7 +46,7 @@ class TextFormat:
         encoding: as Python names it.
         quoting: see `Quoting`.
         text: the columns whose texts make a document, or the first text of a pair.
-        join: what stands between them; empty texts are left out.
+        join: goes between them; empty texts are left out.
         text_pair: the column of the second texts, where documents are pairs of texts.
         field: the key under which a JSON file has its documents.
         folders: a file is a document, as `data=folders` reads it; such files have no columns.
@@ -89,13 +89,13 @@ class TextFormat:
         return asdict(self) | {"text": list(self.text)}
 
     def of_file(self, path: Path) -> "TextFormat":
-        """The same for a file whose name may say by itself how it is written."""
+        """This format for a file whose suffix may override it."""
         known = FORMATS.get(plain_suffix(path))
         field = self.field if (known or self.format) in ("json", None) else None
         return replace(self, format=None if known else self.format, field=field)
 
     def complete(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of a source, with what it leaves open (null) as it is here."""
+        """The config of a source, with settings that are null taken from here."""
         paths: Any = data.get("train") if isinstance(data.get("test"), float | int | None) else data.get("test")
         first = paths[0] if isinstance(paths, list) and paths else paths
         own = (self.of_file(Path(first)) if isinstance(first, str) else self).plain()
@@ -103,7 +103,7 @@ class TextFormat:
         return {key: own.get(key) if value is None else value for key, value in data.items()}
 
     def changed(self, data: Mapping[str, Any]) -> "TextFormat":
-        """With what the config of a source gives."""
+        """This format, changed by what the config of a source sets."""
         given = {key: value for key, value in data.items() if value is not None and key in self.plain()}
         if "text" in given:
             given["text"] = tuple(map(str, _listed(given["text"])))
@@ -112,7 +112,7 @@ class TextFormat:
         return replace(self, **given)
 
     def changes(self, data: Mapping[str, Any]) -> str:
-        """What the config of a source says otherwise, in words; empty where nothing."""
+        """The differences to the config of a source, in words; "" if there are none."""
         own, new = self.plain(), self.changed(data).plain()
         return ", ".join(f"{key}={new[key]!r} (in training {own[key]!r})" for key in own if own[key] != new[key])
 
@@ -143,10 +143,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def as_text(value: Any, column: str) -> str:
-    """What stands in a column as training reads it; numbers as they are written, nothing as "".
+    """A value of a column as training reads it; numbers as they are written, missing values as "".
 
     Raises:
-        UserError: it is no text.
+        UserError: it is not text.
     """
     if value is None or value != value:
         return ""

@@ -1,4 +1,4 @@
-"""The token cache: each split as one flat array on disk, so that only the first run on some data tokenises it."""
+"""The token cache: each split is one flat array on disk, so that only the first run on a data set tokenises it."""
 
 import hashlib
 import inspect
@@ -56,7 +56,7 @@ class Tokens:
 def tokenize(
     texts: Mapping[str, Documents], tokenizer: Recipe | Tokenizer, cache_dir: Path
 ) -> tuple[Tokenizer, dict[str, Tokens]]:
-    """Tokens of each split, out of the cache where these texts were tokenised so before.
+    """Tokens of each split, from the cache if the same tokenizer has tokenised the same texts before.
 
     Args:
         texts: documents of each split; a recipe is trained on the one named "train".
@@ -84,7 +84,7 @@ def tokenize(
 
 
 def _mapped(file: Path) -> npt.NDArray[np.int32]:
-    """What the file holds, read where it is used."""
+    """The array in the file, read from disk as it is used; an empty file can't be mapped."""
     return np.memmap(file, dtype=np.int32, mode="r") if file.stat().st_size else np.empty(0, dtype=np.int32)
 
 
@@ -95,14 +95,14 @@ def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer)
 
 
 def _code(recipe: TokenizerRecipe) -> str:
-    """Of its class, which may be a user's own and change; nothing where Python can't find it, as in some shells."""
+    """The source of the recipe's class, which a user may change; "" if Python can't find it, as in a shell."""
     with suppress(OSError, TypeError):
         return inspect.getsource(type(recipe))
     return ""
 
 
 def fingerprint(texts: Mapping[str, Documents]) -> str:
-    """The same for the same texts in the same splits, and for no others."""
+    """A hash of all texts by split."""
     digest = hashlib.blake2b(digest_size=16)
     for split, documents in texts.items():
         digest.update(f"\n{split} {len(documents)}\n".encode())
@@ -112,7 +112,7 @@ def fingerprint(texts: Mapping[str, Documents]) -> str:
 
 
 def _flat(documents: Documents) -> Iterator[str]:
-    """Each text, those of a pair one after the other."""
+    """All texts; those of a pair follow each other."""
     for document in documents:
         yield from (document,) if isinstance(document, str) else document
 
@@ -139,7 +139,7 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
 
 
 def portions(documents: Documents) -> Iterator[Documents]:
-    """The documents in turn, so many at a time that their encodings fit into memory."""
+    """The documents in portions whose encodings fit into memory."""
     start = characters = 0
     for stop, document in enumerate(documents, start=1):
         characters += _size(document)
@@ -149,7 +149,7 @@ def portions(documents: Documents) -> Iterator[Documents]:
 
 
 def _size(document: Sequence[str]) -> int:
-    """In characters."""
+    """The length in characters, of a pair that of both texts."""
     return len(document) if isinstance(document, str) else sum(map(len, document))
 
 
@@ -170,7 +170,10 @@ def encode(tokenizer: Tokenizer, documents: Documents, fast: bool = True) -> lis
 
 
 def _cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs with less of long texts, but more than can be read, and the same one of them longer: it is cut more."""
+    """The pairs with long texts shortened to a little more than is used; the longer text stays the longer one.
+
+    The tokenizer truncates the longer text of a pair, so it must find the same one longer.
+    """
     texts = list(_flat(pairs))
     ends = _ends(tokenizer, texts, LIKELY_ENOUGH * max_length(tokenizer))
     for first, second in zip(range(0, len(texts), 2), range(1, len(texts), 2), strict=True):
@@ -184,7 +187,7 @@ def _cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[str, 
 
 
 def _ends(tokenizer: Tokenizer, texts: list[str], size: int) -> list[tuple[int, int] | None]:
-    """Where the third and the fourth piece of each text end; None of a text that has fewer.
+    """Where the third and the fourth piece of each text end; None for a text with fewer pieces.
 
     They are looked for in its first `size` characters, in more where those have not enough tokens.
     """
@@ -200,7 +203,7 @@ def _ends(tokenizer: Tokenizer, texts: list[str], size: int) -> list[tuple[int, 
 
 
 def _full_lengths(tokenizer: Tokenizer, documents: Documents, encodings: list[Encoding]) -> list[int]:
-    """How long documents are before they are cut."""
+    """The lengths of documents before truncation, in tokens."""
     added = tokenizer.num_special_tokens_to_add(False)
     if _are_pairs(documents):  # each text by itself, as of a pair there are combinations, see `encode`
         texts = tokenizer.encode_batch_fast(list(_flat(documents)))

@@ -34,7 +34,7 @@ AS_TEXT = (
 
 @dataclass(frozen=True)
 class Vectors:
-    """What a file says of a vocabulary of V tokens.
+    """The vectors that a file has for a vocabulary of V tokens.
 
     table: [V, D] float32, 0 where nothing; covered: [V] bool.
     """
@@ -45,7 +45,7 @@ class Vectors:
 
 @dataclass(frozen=True, kw_only=True)
 class StaticVectors:
-    """Vectors that were trained elsewhere, to begin with in place of random ones.
+    """Vectors that were trained elsewhere, to initialise the embedding with.
 
     Args:
         path: GloVe's text (Pennington et al., 2014) or that of word2vec and fastText (.vec), plain, .gz or .bz2; or a
@@ -62,7 +62,7 @@ class StaticVectors:
     freeze: bool = False
 
     def load(self, tokenizer: Tokenizer, cache_dir: Path) -> Vectors:
-        """The vector of each token, out of the cache where this file was read for this vocabulary before.
+        """The vector of each token, from the cache if this file was read for this vocabulary before.
 
         Raises:
             UserError: there is no such file, it holds no vectors, or none of a token.
@@ -75,7 +75,7 @@ class StaticVectors:
 
 
 def vector_width(path: str) -> int:
-    """How many values a vector has, from the first lines of the file. Raises `UserError` where it holds no vectors."""
+    """The number of values of a vector, from the first lines of the file. Raises `UserError` if it holds no vectors."""
     _state(path)
     with _in_one_line(path):
         if Path(path).is_dir():
@@ -86,7 +86,7 @@ def vector_width(path: str) -> int:
 
 
 def _state(path: str) -> list[str]:
-    """Names, sizes and times of the files that decide; 2 GB are not read again to see that they are the same."""
+    """Names, sizes and times of the files, as part of the cache key: hashing 2 GB in each run would take seconds."""
     place = Path(path)
     if place.is_dir():
         files = [*sorted(place.glob("*.safetensors")), place / "tokenizer.json"]
@@ -165,7 +165,7 @@ def _read_text(path: Path, words: list[str]) -> Floats:
 
 
 def _read_head(file: BinaryIO) -> tuple[int, int | None]:
-    """The width of the vectors; and how many the first line says there are, None where it is a vector already."""
+    """The width of the vectors, and their number by the first line; None if that is a vector already."""
     head = file.read(HEAD)
     if b"\0" in head:
         raise UserError(f"it is binary; {AS_TEXT}")
@@ -182,7 +182,7 @@ def _read_head(file: BinaryIO) -> tuple[int, int | None]:
 
 
 def _floats(text: bytes) -> Floats | None:
-    """The numbers, None where they are none."""
+    """The numbers in a text; None if it is something else."""
     try:
         return np.array(text.split(b" "), dtype=np.float32)
     except ValueError:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnlab.config import instantiate
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.sources import located
+from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import SPECIAL_TOKENS, UNK
 from attnlab.data.vectors import StaticVectors, Vectors, vector_width
 from attnlab.errors import UserError
@@ -35,7 +35,7 @@ def settle_embedding(config: Settings) -> None:
         return
     if "path" in config["model"]:
         raise UserError("embedding=static is for models that begin anew: a pretrained encoder has its own vectors")
-    config["embedding"] = settings = located(settings)
+    config["embedding"] = settings = with_absolute_paths(settings)
     width, given = vector_width(settings["path"]), config["model"].get("embed_dim")
     if width != given:
         raise UserError(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.sources import Source, located
+from attnlab.data.sources import Source, with_absolute_paths
 from attnlab.errors import UserError
 from attnlab.process import use_threads
 from attnlab.runs import RunFolder, make_run_dir
@@ -43,7 +43,7 @@ def evaluate(cfg: DictConfig) -> results.Metrics:
         raise UserError(f"{checkpoint} lies in no run's folder, so say which data to use, e.g. data=ag_news")
     with tidy_process(), in_one_line(config):
         module = load_weights(checkpoint, TextClassification)
-        config["data"] = located(as_trained(given, module) if given else config["data"])
+        config["data"] = with_absolute_paths(as_trained(given, module) if given else config["data"])
         source = instantiate(config["data"])
         use_threads(config["trainer"].get("threads"), module.model)
         with RunFolder.open(make_run_dir(config), new=True) as run:

@@ -22,7 +22,7 @@ from attnlab.config import SINGLE_LABEL, instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.pretrained import TOKENIZER
 from attnlab.data.preview import print_preview
-from attnlab.data.sources import located
+from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
 from attnlab.model.pretrained import PretrainedClassifier
@@ -105,8 +105,11 @@ def _train(cfg: DictConfig) -> results.Metrics:
         given, changes = resumed_config(resumed, cfg)
     config = _checked({"task": SINGLE_LABEL, "embedding": RANDOM} | given)  # these of a run of the version before
     with tidy_process(), in_one_line(config):
-        config["data"] = located(config["data"])
-        config["tokenizer"], config["model"] = located(config["tokenizer"]), with_whole_paths(config["model"])
+        config["data"] = with_absolute_paths(config["data"])
+        config["tokenizer"], config["model"] = (
+            with_absolute_paths(config["tokenizer"]),
+            with_whole_paths(config["model"]),
+        )
         if resumed is None or in_multirun():  # the checkpoint of a run that goes on has all vectors
             settle_embedding(config)
         has_encoder = "path" in config["model"]

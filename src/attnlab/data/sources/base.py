@@ -1,4 +1,4 @@
-"""What every source has: settings, and a `load()`."""
+"""Base classes of sources: the settings that all have, and `load()`."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -49,7 +49,7 @@ class Source(ABC):
     num_workers: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
-        _ = self.text_format  # which looks at delimiter and encoding
+        _ = self.text_format  # checks delimiter and encoding
         if self.validation != "test" and not (isinstance(self.validation, float) and 0 < self.validation <= 0.5):
             raise UserError(
                 f"data.validation={self.validation} is neither a share above 0 and up to 0.5 nor 'test'; try 0.1"
@@ -95,17 +95,17 @@ class Labelled(Source):
 
     @abstractmethod
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
-        """What is read of these splits, and the names of others that there are."""
+        """The tables of these splits, and the names of the other splits of the data set."""
 
     def load(self, splits: Collection[str] = SPLITS) -> Corpus:
         share = self.test_share
         if share is not None and not 0 < share < 1:
             raise UserError(f"data.test={share} is a share of train: give one above 0 and below 1, such as 0.2")
         if share is not None or (self.min_label_count > 1 and getattr(self, "train", None)):
-            splits = {"train", *splits}  # what is tested is found out from train
+            splits = {"train", *splits}  # the test set depends on train
         tables, others = self.tables([split for split in SPLITS if split in splits])
         for key, table in tables.items():
-            understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.form}"
+            understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.description}"
             log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
             warn_about_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
@@ -114,19 +114,19 @@ class Labelled(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Columned(Labelled):
-    """Documents that stand in the columns of a table.
+    """Documents in the columns of a table.
 
-    What is None here is as usual: the column `text`, a space between several.
+    None stands for the default: the column `text`, joined by a space if there are several.
 
     Args:
         text: the column of the texts, or several, joined by `join`.
         text_pair: the column of the second texts, where a document is a pair of texts.
         label: the column of the labels, strings or numbers; of several labels a document a column of lists, or columns
             of 0 and 1 that are named after them.
-        label_separator: what stands between several labels in one column.
+        label_separator: goes between several labels in one column.
         group: a column; documents with one value there stay on one side of a split that is cut here.
         id: a column that goes into predictions.parquet and mistakes.csv, to know documents by.
-        quoting: of files whose values are separated, see `attnlab.data.text_format.TextFormat`.
+        quoting: of delimited files, see `attnlab.data.text_format.TextFormat`.
     """
 
     text: str | int | list[str | int] | None = None
@@ -156,8 +156,8 @@ class Columned(Labelled):
         )
 
 
-def warn_of_shared(chosen: Mapping[str, object], what: Mapping[str, Set[object]]) -> None:
-    """Say where the user's own words make one split or file serve two ends; `what` each is, by another name or not."""
+def warn_about_shared_data(chosen: Mapping[str, object], what: Mapping[str, Set[object]]) -> None:
+    """Warn if settings use the same data for two splits; `what` identifies the data of each, whatever its name."""
     for key, other, consequence in (
         ("val", "test", "Validating on the test set (data.val={}): the test score will be optimistic"),
         ("test", "train", "Testing on the training set (data.test={}): the test score will be optimistic"),
@@ -167,10 +167,10 @@ def warn_of_shared(chosen: Mapping[str, object], what: Mapping[str, Set[object]]
             log.warning(consequence.format(chosen[key]))
 
 
-def located(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a source with the places of its files in full, so that they are found from anywhere, later too.
+def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a source with absolute paths, so that its files are found from any directory, later too.
 
-    What it leaves open about its texts is as usual.
+    Settings of the text format that are null get their defaults.
 
     Raises:
         UserError: it names a source that configs may not call.
@@ -180,7 +180,7 @@ def located(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(paths: Any) -> Any:
-    """The files that there are, in a list or by column too, in full; anything else as it is."""
+    """Paths that exist as absolute ones, also in a list or mapping; everything else, such as Hub names, unchanged."""
     if isinstance(paths, Mapping):
         return {key: _absolute(path) for key, path in paths.items()}
     if isinstance(paths, Sequence) and not isinstance(paths, str):

@@ -10,7 +10,7 @@ import numpy as np
 from attnlab.data.corpus import SPLITS
 from attnlab.data.file_access import Paths, files_below, find_files
 from attnlab.data.readers import read_document, read_split, reading_errors
-from attnlab.data.sources.base import Columned, Labelled, warn_of_shared
+from attnlab.data.sources.base import Columned, Labelled, warn_about_shared_data
 from attnlab.data.tables import Columns, Origin, Table
 from attnlab.data.text_format import Format, TextFormat
 from attnlab.errors import UserError
@@ -41,7 +41,7 @@ class Files(Columned):
 
     @property
     def text_format(self) -> TextFormat:
-        per_split = isinstance(self.field, Mapping)  # which is no use to other files
+        per_split = isinstance(self.field, Mapping)  # other files have no splits within them
         return TextFormat().changed(vars(self) | ({"field": None} if per_split else {}))
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
@@ -52,7 +52,7 @@ class Files(Columned):
         chosen = {key: given[key] for key in splits if not isinstance(given[key], int | float | None)}
         fields = {key: self.field.get(key) if isinstance(self.field, Mapping) else self.field for key in chosen}
         files = {key: {file.resolve() for file in find_files(key, paths)} for key, paths in chosen.items()}
-        warn_of_shared(chosen, {key: {(file, fields[key]) for file in files[key]} for key in chosen})
+        warn_about_shared_data(chosen, {key: {(file, fields[key]) for file in files[key]} for key in chosen})
         tables = {
             key: read_split(key, paths, self.columns.of_split(key), self.text_format, fields[key])
             for key, paths in chosen.items()
@@ -100,16 +100,16 @@ class Folders(Labelled):
         return {key: self._read(folder) for key, folder in chosen.items()}, []
 
     def _read(self, folder: Path) -> Table:
-        texts, labels, parts, form = [], [], [], self.text_format
+        texts, labels, parts, text_format = [], [], [], self.text_format
         for label in _below(folder):
             for file in files_below(label):
-                with reading_errors(str(file), form), file.open("rb") as opened:
-                    texts.append(read_document(opened, form))
+                with reading_errors(str(file), text_format), file.open("rb") as opened:
+                    texts.append(read_document(opened, text_format))
                 labels.append(label.name)
                 parts.append((str(file.resolve()), 1))
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one with a folder for each class")
-        columns, values = Columns(form, "label"), {"text": texts, "label": labels}
+        columns, values = Columns(text_format, "label"), {"text": texts, "label": labels}
         table = columns.table(str(shown(folder)), values, how="; a folder a class")
         return replace(table, origin=Origin(parts, np.arange(len(parts))))
 

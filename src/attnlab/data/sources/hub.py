@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnlab.data.readers import quotes_enclose
-from attnlab.data.sources.base import Columned, warn_of_shared
+from attnlab.data.sources.base import Columned, warn_about_shared_data
 from attnlab.data.tables import Columns, Table
 from attnlab.errors import UserError, as_user_error, first_line
 
@@ -50,7 +50,7 @@ class Hub(Columned):
         for key, split in chosen.items():
             if split not in present:
                 raise UserError(f"data.{key}={split} is not a split of {self.path}; it has {', '.join(present)}")
-        warn_of_shared(chosen, {key: {split} for key, split in chosen.items()})
+        warn_about_shared_data(chosen, {key: {split} for key, split in chosen.items()})
         tables = {
             key: _read(present[split], f"the {split} split", self.columns.of_split(key), quoted).from_file(
                 f"{self.path} {split}"
@@ -60,7 +60,7 @@ class Hub(Columned):
         return tables, [split for split in present if split not in (self.train, self.test)]
 
     def _load(self) -> "tuple[dict[str, datasets.Dataset], bool | None]":
-        """The splits, and whether quotation marks quoted: None where the set is no CSV files or declares types."""
+        """The splits, and whether quotation marks enclosed texts; None unless it is CSV without declared types."""
         import datasets  # a second to import, so only where it is used
 
         quoted = None
@@ -68,12 +68,12 @@ class Hub(Columned):
             if Path(self.path, datasets.config.DATASETDICT_JSON_FILENAME).is_file():
                 return dict(datasets.DatasetDict.load_from_disk(self.path)), None
             builder = datasets.load_dataset_builder(self.path, self.name)
-            if hasattr(builder.config, "keep_default_na"):  # of CSV files, which are read as data=files reads them
+            if hasattr(builder.config, "keep_default_na"):  # CSV files, to be read as data=files reads them
                 options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
                 if builder.config.features is None:
                     quoted = quotes_enclose(self.quoting, builder.config.sep)
                     options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-                    # By place, so that no other column is guessed at either, which fails where chunks differ.
+                    # For all columns, by position: `datasets` guesses types by chunk and fails if two differ.
                     options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)
                 builder = datasets.load_dataset_builder(self.path, self.name, **options)
             builder.download_and_prepare()
@@ -94,7 +94,7 @@ def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool
 
 
 def _cause(error: Exception, path: str) -> str:
-    """Why a set can't be loaded, and what to do about that."""
+    """Why a data set can't be loaded, and what to do about it."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -10,7 +10,7 @@ import torch
 
 from attnlab.config import instantiate
 from attnlab.data.batching import Batch
-from attnlab.data.sources import located
+from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError
 from attnlab.inference.export.formats import Answer
@@ -95,7 +95,7 @@ def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -
 def _test_documents(data: dict[str, Any], trained: Trained, config: dict[str, Any]) -> Documents:
     from attnlab.training.evaluation import test_data  # brings Lightning
 
-    data = located(data)
+    data = with_absolute_paths(data)
     datamodule = test_data(instantiate(data), trained, Path(config["paths"]["cache_dir"]))
     loader = datamodule.test_dataloader()
     return Documents(loader, f"{len(loader.dataset):,} test documents of {name_of(data)}")  # type: ignore[arg-type]
