@@ -112,6 +112,7 @@ def document_keys(documents: Documents) -> Keys:
     It has 64 bits: among a million documents two different ones share one once in 20 million times. The folded texts
     themselves would take the memory of the data once more.
     """
+    # Python salts `hash` in each process, so these keys are compared within one and never stored.
     return np.fromiter(map(hash, map(_folded, documents)), dtype=np.int64, count=len(documents))
 
 

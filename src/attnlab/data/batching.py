@@ -79,12 +79,14 @@ class BucketSampler(Sampler[list[int]]):
     ) -> None:
         self.lengths, self.shuffle, self.seed = lengths, shuffle, seed
         self.rank, self.world_size = rank, world_size
+        # A multiple of the ranks: a rank with a batch fewer would leave the others waiting for its gradients.
         self.num_batches = -(-len(lengths) // (batch_size * world_size)) * world_size
         self.epoch = 0
         self.start = 0  # batches of this rank to leave out, when an epoch is resumed in its middle
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of each epoch."""
+        # The same epoch again is one that is resumed, and keeps where it starts.
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -100,6 +102,7 @@ class BucketSampler(Sampler[list[int]]):
             batches = np.array_split(np.argsort(self.lengths, kind="stable"), self.num_batches)
             # Not from short to long, or a limit on the number of batches would leave the short documents alone.
             return [batches[i] for i in np.random.default_rng(0).permutation(self.num_batches)]
+        # From seed and epoch only: every rank and a resumed run draw the same order without any state.
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
         window = np.arange(len(order)) * self.num_batches // (len(order) * self.WINDOW)
@@ -125,6 +128,7 @@ class BucketLoader(DataLoader[Batch]):
         self.position = self.sampler.start
         # Without workers torch's own iterator has nothing to do, and its time shows in the step of a small model.
         for batch in super().__iter__() if self.num_workers else map(self.dataset.__getitem__, self.sampler):
+            # Counted here, where a batch is handed over: workers have fetched further ahead.
             self.position += 1
             yield batch
 

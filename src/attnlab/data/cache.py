@@ -12,8 +12,8 @@ from attnlab.errors import as_user_error
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     """`folder`, filled by `fill` if it does not exist yet.
 
-    Of several runs that start at once one fills it and the others wait. An existing folder is only
-    read, so that a cache may be shared read-only.
+    Of several runs that start at once one fills it and the others wait. An existing folder is only read, so that a
+    cache may be shared read-only.
 
     Raises:
         UserError: it can't be written, for want of space or of permission.
@@ -24,14 +24,14 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     with as_user_error(f"can't write the cache in {folder.parent}", advice, only=(OSError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
+            if not folder.is_dir():  # another run may have filled it while this one waited for the lock
                 _fill(folder, fill)
         return folder
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
     """Rename only a complete folder to its final name: a run that is killed leaves a partial one behind."""
-    partial = folder.with_suffix(".partial")
+    partial = folder.with_suffix(".partial")  # beside it: a rename is atomic within one file system only
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()

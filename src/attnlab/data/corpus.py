@@ -115,6 +115,7 @@ def make_corpus(
     _warn_about_similar_labels(classes)
     tables = _with_labels(tables, classes, others)
     if "train" in tables and min_label_count > 1:
+        # Counted in train only: what the task is must not depend on the test set.
         counts = Counter(label for labels in tables["train"].label_sets() for label in labels)
         rare = [name for name in classes if counts[name] < min_label_count]
         classes = [name for name in classes if counts[name] >= min_label_count]

@@ -63,6 +63,7 @@ class TextDataModule(LightningDataModule):
         source = self.source
         alone = stage == "test" and source.folds is None  # a fold is a part of train
         corpus = source.load(["test"] if alone else SPLITS)
+        # Before the fold is cut, which is stratified by class number, so that evaluation cuts the one of training.
         if self.model_classes is not None:
             corpus = renumber(corpus, self.model_classes)
         if source.folds is not None:
@@ -77,6 +78,7 @@ class TextDataModule(LightningDataModule):
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
+        # With the labels: documents that somebody has relabelled are other data.
         digest = hashlib.blake2b(f"{fingerprint(texts)} {self.label_names}".encode(), digest_size=16)
         for split in self.splits.values():
             digest.update(split.labels.tobytes())

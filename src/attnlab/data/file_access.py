@@ -63,6 +63,7 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
 
 def unpacked(file: BinaryIO, path: Path) -> BufferedReader:
     """The content of an open file, of which `peek` shows the first `PEEK_BYTES` bytes; it need not be seekable."""
+    # `peek` shows no more than the buffer holds. Peeking rather than seeking, as standard input can't seek.
     opener = OPENERS.get(path.suffix.lower())
     return BufferedReader(opener(file) if opener else file, PEEK_BYTES)  # type: ignore[arg-type]  # all have readinto
 

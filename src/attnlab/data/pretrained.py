@@ -23,7 +23,7 @@ def pretrained_folder(path: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    try:
+    try:  # without pickles, which can execute code when they are loaded
         return Path(snapshot_download(path, allow_patterns=list(FILES)))
     except GatedRepoError as error:
         raise UserError(

@@ -258,7 +258,7 @@ def open_delimited(file: BufferedReader, wanted: Collection[str], text_format: T
         encoding=encoding,
         chunksize=AT_ONCE,
     )
-    first = next(parts)
+    first = next(parts)  # at most `AT_ONCE` rows, so that a header that does not fit is refused before all is read
     present = first.iloc[0].to_list() if text_format.header else [str(number) for number in range(first.shape[1])]
     return DelimitedFile(
         present, chain([first.iloc[1:] if text_format.header else first], parts), delimiter, encoding, quoted

@@ -40,6 +40,7 @@ def split_corpus(
         val = corpus.test
     elif val is None:
         train, val = _cut_validation(corpus, validation, seed)
+    # After validation is cut, so that runs on fewer training documents are validated on the same ones.
     if limit is not None and limit < len(train.texts):
         train = train.take(stratified_mask(train.labels, limit, seed))
     splits = {"train": train, "val": val, "test": corpus.test}

@@ -55,6 +55,7 @@ class TextFormat:
         UserError: there is no such encoding, or a delimiter of several characters.
     """
 
+    # Checkpoints hold these fields by name: a renamed one makes older models unreadable.
     format: Format | None = None
     header: bool = True
     delimiter: str | None = None

@@ -89,6 +89,7 @@ def _mapped(file: Path) -> npt.NDArray[np.int32]:
 
 
 def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> str:
+    # With the version of tokenizers: the same recipe may train another vocabulary in the next one.
     recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else f"{tokenizer!r}\n{_code(tokenizer)}"
     settings = f"{FORMAT}\n{tokenizers.__version__}\n{recipe}\n{fingerprint(texts)}"
     return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
