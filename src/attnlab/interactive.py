@@ -9,11 +9,14 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 PROGRAM = "plotly.min.js"  # 4.8 MB; the smaller bundles know no parallel coordinates
+GRID = "rgba(128, 136, 145, 0.3)"
 LOOK = {
     "template": "plotly_white",
-    "colorway": ["#1f5fa8", "#d1495b", "#2e8b57", "#e0a100", "#7b5ea7", "#4aa3b5", "#8a8f98", "#b5651d"],
+    "colorway": ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8a8f98"],  # Okabe and Ito
+    "paper_bgcolor": "rgba(0,0,0,0)",  # the page's own, light or dark
+    "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 60, "r": 20, "t": 50, "b": 50},
-    "font": {"size": 12},
+    "font": {"size": 12, "color": "#757d87"},
     "title": {"font": {"size": 15}},
 }
 
@@ -25,8 +28,9 @@ def interactive(figures: Mapping[str, "Figure"], folder: Path) -> dict[str, str]
     if figures:
         shutil.copyfile(Path(plotly.__file__).parent / "package_data" / PROGRAM, folder / PROGRAM)
     return {
-        name: figure.update_layout(LOOK).to_html(
-            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
-        )
+        name: figure.update_layout(LOOK)
+        .update_xaxes(gridcolor=GRID, zerolinecolor=GRID)
+        .update_yaxes(gridcolor=GRID, zerolinecolor=GRID)
+        .to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
         for name, figure in figures.items()
     }

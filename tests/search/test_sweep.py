@@ -1,5 +1,7 @@
+import html
 import os
 import re
+import shlex
 import shutil
 import signal
 import threading
@@ -428,6 +430,8 @@ def test_the_best_is_written_as_an_experiment(tmp_path: Path) -> None:
     assert (
         page.count('class="plotly-graph-div"') == 4 and (folder / "plotly.min.js").exists()
     )  # not of intermediate values
+    again = html.escape(shlex.join([f"--config-dir={folder}", "experiment=best"]))
+    assert f"python src/train.py {again}" in page and "Optimization History Plot" not in page
     assert f"<td>#{best.number}</td><td>{best.value:.4f}</td>" in page and "http" not in re.sub(r"xmlns\S+", "", page)
 
 

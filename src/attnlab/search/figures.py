@@ -14,6 +14,15 @@ from optuna.trial import TrialState
 SIZES = {"parallel_coordinates": (14, 5), "slice": (22, 4)}  # inches; of the others (8, 4)
 ENOUGH = 4  # finished trials to tell what mattered
 
+TITLES = {  # of the figures that can be moved
+    "history": "{metric} of each trial, and the best so far",
+    "parallel_coordinates": "Settings of each trial, a line each, by their {metric}",
+    "importances": "How much of what {metric} varied by is due to each setting",
+    "intermediate_values": "{metric} of each trial by epoch",
+    "slice": "{metric} by setting, a point a trial",
+}
+SCALE = [[0, "#0072B2"], [0.5, "#8a8f98"], [1, "#D55E00"]]  # of Okabe and Ito: visible in light and in dark
+
 log = logging.getLogger(__name__)
 
 
@@ -37,24 +46,51 @@ def draw_figures(folder: Path, study: optuna.Study) -> None:
         pyplot.close(figure)
 
 
-def movable_figures(study: optuna.Study) -> dict[str, Any]:
-    """Those of plotly, by their names."""
-    figures = _plotted(study, optuna.visualization)
+def movable_figures(study: optuna.Study, metric: str) -> dict[str, Any]:
+    """Those of plotly, by their names; titles say what is seen, and colours can be told from white and from black."""
+    figures = _plotted(study, optuna.visualization, target_name=metric)
+    for name, figure in figures.items():
+        figure.update_layout(title_text=TITLES[name].format(metric=metric))
+    scale = SCALE if study.direction.name == "MINIMIZE" else _mirrored(SCALE)
+    if "parallel_coordinates" in figures:
+        _recolour_lines(figures["parallel_coordinates"], scale)
+    if "slice" in figures:
+        figures["slice"].update_traces(marker_colorscale=SCALE, marker_line_width=0)
     numbers, values = _pruned(study)
     marker = {"symbol": "x", "color": "gray"}
     figures["history"].add_scatter(x=numbers, y=values, mode="markers", name="Pruned", marker=marker)
     return figures
 
 
-def _plotted(study: optuna.Study, plots: Any) -> dict[str, Any]:
-    """By a module of Optuna's: those for which there are trials enough."""
+def _recolour_lines(figure: Any, scale: list[list[Any]]) -> None:
+    """Lines, whose first height is the score's, in colours for light and dark pages; and their key."""
+    from plotly.colors import sample_colorscale
+
+    for trace in figure.data:
+        if trace.mode == "lines":
+            (color,) = sample_colorscale(scale, [min(1.0, max(0.0, trace.y[0]))])
+            trace.update(line={"color": color, "width": 1.5}, opacity=0.9)
+        elif trace.marker.showscale:
+            trace.marker.update(colorscale=scale, reversescale=False)
+    figure.update_annotations(font_color="#757d87")
+
+
+def _mirrored(scale: list[list[Any]]) -> list[list[Any]]:
+    return [[1 - place, color] for place, color in reversed(scale)]
+
+
+def _plotted(study: optuna.Study, plots: Any, **names: Any) -> dict[str, Any]:
+    """By a module of Optuna's: those for which there are trials enough. `names`: of what is sought."""
     trials = study.get_trials(deepcopy=False)
-    wanted = {"history": plots.plot_optimization_history, "parallel_coordinates": plots.plot_parallel_coordinate}
+    wanted = {
+        "history": partial(plots.plot_optimization_history, **names),
+        "parallel_coordinates": partial(plots.plot_parallel_coordinate, **names),
+    }
     if sum(trial.state == TrialState.COMPLETE for trial in trials) >= ENOUGH:
         wanted["importances"] = partial(plots.plot_param_importances, evaluator=PedAnovaImportanceEvaluator())
     if any(trial.intermediate_values for trial in trials):
         wanted["intermediate_values"] = plots.plot_intermediate_values
-    wanted["slice"] = plots.plot_slice
+    wanted["slice"] = partial(plots.plot_slice, **names)
     figures = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental; few trials

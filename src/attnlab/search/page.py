@@ -18,9 +18,18 @@ WIDE = ("parallel_coordinates", "slice")
 
 
 def write_page(
-    folder: Path, study: optuna.Study, ranked: Sequence[FrozenTrial], metric: str, counts: str, found: dict[str, Any]
+    folder: Path,
+    study: optuna.Study,
+    ranked: Sequence[FrozenTrial],
+    metric: str,
+    counts: str,
+    found: dict[str, Any],
+    again: str,
 ) -> None:
-    """Write search.html and plotly's program beside it. `ranked`: the finished trials, the best first."""
+    """Write search.html and plotly's program beside it. `ranked`: the finished trials, the best first.
+
+    `again`: the arguments with which train.py trains the best one once more.
+    """
     drawn = [settings_of(trial) for trial in ranked[:BEST]]
     names = list(dict.fromkeys(name for settings in drawn for name in settings))
     rows = [
@@ -35,11 +44,12 @@ def write_page(
         metric=metric,
         better="less" if study.direction.name == "MINIMIZE" else "more",
         counts=counts,
+        again=again,
         columns=["trial", metric, *names],
         rows=rows,
         test=", ".join(test),
         failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
-        interactive=interactive(movable_figures(study), folder),
+        interactive=interactive(movable_figures(study, metric), folder),
         wide=WIDE,
         pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
         made=f"{datetime.now():%Y-%m-%d %H:%M}",

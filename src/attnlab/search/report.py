@@ -65,9 +65,9 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     found = _found(study, best, scores, _importances(study, len(complete)))
     OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
     draw_figures(folder / "figures", study)
-    write_page(folder, study, ranked, config.monitor.metric, counts, found)
-    _log(config, folder, study, found)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
+    write_page(folder, study, ranked, config.monitor.metric, counts, found, again)
+    _log(config, folder, study, found)
     if scores:
         first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
         console.print(f"Best: #{best.number} {first}; more of it in {shown(folder / 'best')}", highlight=False)
