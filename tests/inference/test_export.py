@@ -140,7 +140,7 @@ def test_pairs(form: str, write: Callable[..., Path], tmp_path: Path) -> None:
     data = ["data=files", f"data.train={tmp_path}/pairs.csv", "data.test=0.2", "data.text_pair=other"]
     run = trained(tmp_path, *data, "model.num_heads=2")
     folder = write(run, f"format={form}")
-    assert "Trained on pairs.csv." in (folder / "README.md").read_text()
+    assert re.search(r"Trained on pairs\.csv \(\d+ documents\)\.", (folder / "README.md").read_text())
     pairs = [("the a plays", "a a is b"), ("b", "c")]
     without = () if form == "safetensors" else ("attnlab",)
     assert_answers(use(folder, pairs, without), run, pairs)

@@ -25,6 +25,7 @@ from attnlab.ablation.runs import Runs, documents
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.metrics import is_share
+from attnlab.runs import write_whole
 from attnlab.search.multirun import parse, sweeps
 from attnlab.study.figures import STYLE, save
 from attnlab.study.statistics import summarise
@@ -170,7 +171,7 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
 def _report(folder: Path, metric: str, courses: list[Course]) -> None:
     """data.csv, .md, .png, .svg and .html."""
     rows = pd.DataFrame([row for course in courses for row in course.rows()])
-    rows.to_csv(folder / "data.csv", index=False)
+    write_whole(folder / "data.csv", rows.to_csv(index=False))
     _draw(folder, metric, courses)
     cells = [
         {"model": row["model"], "documents": f"{row['documents']:,}", "seeds": str(row["seeds"])}

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from attnlab.page import embedded, render
 from attnlab.paths import shown
+from attnlab.runs import write_whole
 
 IN_FILES_ALONE = ("seconds", "parameters")  # columns for which a terminal has no room
 
@@ -36,7 +37,7 @@ def publish(
     lines = [list(cells), ["---"] * len(cells.columns), *cells.to_numpy()]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     parts = [f"# {title}", words, rows, f"![{name}]({name}.png)", method, *([f"    {command}"] if command else [])]
-    (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(folder / f"{name}.md", "\n\n".join(parts) + "\n")
     page = render(
         "ablation/page.html",
         title=title,
@@ -47,7 +48,7 @@ def publish(
         command=command,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
     )
-    (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    write_whole(folder / f"{name}.html", page)
     _print(folder / f"{name}.html", title, words, table, command, styles or {})
 
 

@@ -14,6 +14,7 @@ from attnlab.ablation.parts import TOGETHER, Ablation
 from attnlab.ablation.publishing import publish
 from attnlab.ablation.sequential import BETTER, WORSE, Standing, bounds
 from attnlab.metrics import is_share
+from attnlab.runs import write_whole
 from attnlab.study.result import in_points, signed
 from attnlab.study.runs import correctness
 from attnlab.study.statistics import compare_settings
@@ -27,11 +28,11 @@ def report(work: Ablation) -> None:
     folder = work.runs.folder
     rows = worth(work)
     mean = _mean(work, MODEL, work.metric, work.runs.seeds(MODEL))
-    rows.to_csv(folder / "ablation.csv", index_label="change")
+    write_whole(folder / "ablation.csv", rows.to_csv(index_label="change"))
     draw_worth(folder, rows, work.metric, work.better, mean)
     table = pd.DataFrame([_cells(work, row) for _, row in rows.iterrows()])
     latex = table.to_latex(index=False, escape=True, column_format="lllrlrrr")
-    (folder / "ablation.tex").write_text(f"% \\usepackage{{booktabs}}\n{latex}", encoding="utf-8")
+    write_whole(folder / "ablation.tex", f"% \\usepackage{{booktabs}}\n{latex}")
     title = f"What each part is worth: {work.metric} of the model {mean:.4f}"
     words, method, command = in_words(work, rows), methods(work, rows), smallest(work, rows)
     publish(folder, "ablation", title, words, table, method, command, {MATTERS: "bold blue", HURTS: "dark_orange"})

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from attnlab.interactive import PROGRAM, interactive
 from attnlab.page import embedded, render
+from attnlab.runs import write_whole
 from attnlab.search.figures import movable_figures
 from attnlab.search.space import settings_of
 
@@ -54,7 +55,7 @@ def write_page(
         pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
     )
-    (folder / "search.html").write_text(page, encoding="utf-8")
+    write_whole(folder / "search.html", page)
 
 
 def _shown(value: Any) -> str:

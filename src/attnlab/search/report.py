@@ -22,7 +22,7 @@ from attnlab.config import instantiate, read_config, resolve
 from attnlab.errors import UserError
 from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
-from attnlab.runs import CONFIG
+from attnlab.runs import CONFIG, write_whole
 from attnlab.search.figures import ENOUGH, draw_figures
 from attnlab.search.multirun import parse
 from attnlab.search.page import write_page
@@ -163,7 +163,7 @@ def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> Non
     content = OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))
     content += OmegaConf.to_yaml(settings) if settings else ""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(f"# @package _global_\n{content}", encoding="utf-8")
+    write_whole(file, f"# @package _global_\n{content}")
 
 
 def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:

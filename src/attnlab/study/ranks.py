@@ -24,6 +24,7 @@ from statsmodels.stats.multitest import multipletests
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction
 from attnlab.paths import shown
+from attnlab.runs import write_whole
 from attnlab.study.factors import as_text, find_factors, short_name
 from attnlab.study.runs import Run
 
@@ -128,7 +129,7 @@ def _control(values: pd.DataFrame, table: pd.DataFrame, reference: Any) -> str:
 def write_ranks(folder: Path, ranks: Ranks, metric: str, warnings: Sequence[str] = ()) -> None:
     """ranks.csv and the critical-difference picture, and what they say on the terminal."""
     table = ranks.table.join(ranks.scores)
-    table.rename_axis("setting").to_csv(folder / "ranks.csv")
+    write_whole(folder / "ranks.csv", table.rename_axis("setting").to_csv())
     draw_ranks(ranks).savefig(folder / "ranks.png", dpi=150)
     number, sets = ranks.scores.shape
     console = Console()

@@ -13,6 +13,7 @@ from attnlab.interactive import PROGRAM, interactive
 from attnlab.metrics import is_share
 from attnlab.page import embedded, render
 from attnlab.paths import shown
+from attnlab.runs import write_whole
 from attnlab.study.figures import draw_figures
 from attnlab.study.interactive import figures_of
 from attnlab.study.result import METRICS, PLAN, Comparison, Study, in_points, signed
@@ -84,9 +85,9 @@ def write_report(folder: Path, study: Study) -> None:
     tables = [comparison.rows.assign(comparison=comparison.title) for comparison in study.comparisons]
     table = pd.concat(tables).rename_axis("setting").reset_index()
     table.insert(0, "comparison", table.pop("comparison"))
-    table.to_csv(folder / "comparison.csv", index=False)
-    (folder / "comparison.md").write_text(_markdown(folder, study, figures), encoding="utf-8")
-    (folder / "comparison.html").write_text(_page(folder, study, figures), encoding="utf-8")
+    write_whole(folder / "comparison.csv", table.to_csv(index=False))
+    write_whole(folder / "comparison.md", _markdown(folder, study, figures))
+    write_whole(folder / "comparison.html", _page(folder, study, figures))
 
 
 def display_rows(comparison: Comparison) -> list[dict[str, str]]:

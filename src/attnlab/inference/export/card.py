@@ -22,6 +22,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
     facts = facts | {
         "title": title,
         "data": name_of(data) if data else None,
+        "documents": int(metrics["train/documents"]) if "train/documents" in metrics else None,
         "metrics": {name: value for name, value in metrics.items() if name.startswith("test/")},
         "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},
         "mean": facts["format"] == "safetensors" and facts["task"] is None and _is_mean(model),
