@@ -21,6 +21,7 @@ from attnlab.runs import (
     choose_run_dir,
     hydra_subdir,
     make_run_dir,
+    remove_if_unused,
     run_id,
     whole_file,
     write_whole,
@@ -256,3 +257,17 @@ def test_what_is_written_is_on_disk_before_it_takes_its_name(tmp_path: Path, mon
     monkeypatch.setattr(Path, "replace", replaced)
     write_whole(tmp_path / "metrics.json", "{}")
     assert calls == ["metrics.json.partial", "rename", tmp_path.name]
+
+
+def test_a_command_that_has_written_nothing_leaves_nothing(tmp_path: Path) -> None:
+    other, unused, outside = tmp_path / "logs/train/runs/a", tmp_path / "logs/predict/runs/b", tmp_path / "mine"
+    for folder in (other, unused, outside):
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").touch()
+        (folder / "program.log").touch()
+    (other / "config.yaml").touch()
+    for folder in (other, unused, outside):
+        remove_if_unused(folder, tmp_path / "logs")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {f"logs/train/runs/a/{name}" for name in (".hydra/config.yaml", "program.log", "config.yaml")}
+    assert outside.is_dir() and not (tmp_path / "logs/predict").exists()

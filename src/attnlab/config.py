@@ -21,6 +21,7 @@ EXECUTION_WHITELIST = [
     "attnlab.data.vectors.StaticVectors",
     "attnlab.model.*",
     "attnlab.redaction.RedactingFormatter",
+    "attnlab.runs.RemoveUnused",
     "attnlab.search.pruning.ReportToStudy",
     "attnlab.task.multi_label.MultiLabel",
     "attnlab.task.single_label.SingleLabel",

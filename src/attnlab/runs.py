@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import socket
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from typing import Any, cast
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attnlab.errors import UserError
@@ -388,6 +390,29 @@ def began_by(folder: Path) -> DictConfig | HydraConf | None:
 def holds_a_run(folder: Path) -> bool:
     """Whether a run has begun there; a folder belongs to one run."""
     return any((folder / name).exists() for name in (CONFIG, "metrics.json", "checkpoints"))
+
+
+def remove_if_unused(folder: Path, log_dir: Path) -> None:
+    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that are then empty."""
+    if rank() or not folder.is_dir():
+        return
+    if any(path.name != ".hydra" and path.suffix != ".log" for path in folder.iterdir()):
+        return
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    for file in folder.glob("*.log"):
+        file.unlink()
+    folder, log_dir = folder.absolute(), log_dir.absolute()
+    with suppress(OSError):  # another run is there
+        while folder.is_relative_to(log_dir) and folder != log_dir:
+            folder.rmdir()
+            folder = folder.parent
+
+
+class RemoveUnused(Callback):
+    """Called by Hydra at the end of a command, also of one that failed."""
+
+    def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        remove_if_unused(Path(config.hydra.runtime.output_dir), Path(config.paths.log_dir))
 
 
 def taken(folder: Path) -> UserError:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class TextDataModule(LightningDataModule):
         log.info("Data: %s documents; %d classes; %.0f tokens each", sizes, len(self.label_names), mean_length)
         log.info("%s", audit_summary(self.audit))
         for sentence in audit_warnings(self.audit).values():
-            log.warning("Data: %s", sentence)
+            log.warning("%s", fill(f"Data: {sentence}", 80, subsequent_indent="  "))
         repeated, val_size = self.audit.get("data/val_duplicates", 0), len(self.datasets.get("val", ()))
         if repeated > VAL_DUPLICATES * val_size and self.source.validation != "test":
             log.warning(

@@ -31,6 +31,14 @@ CURVES = "metrics.csv"  # how far it had come at the time of the checkpoint
 EXIT_STATUS = {signal.SIGINT: 130} | dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), 75)
 
 
+class Stopped(SystemExit):
+    """A signal has ended a run, with a checkpoint; `how_to_resume` is shown once the progress bar has gone."""
+
+    def __init__(self, status: int, how_to_resume: str) -> None:
+        super().__init__(status)
+        self.how_to_resume = how_to_resume
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the file and renames, so that a kill or a full disk leaves the file that was there.
 
@@ -177,12 +185,13 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(last)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         if self.signal:
-            if trainer.is_global_zero:
-                log.warning("Stopped after step %d. Go on with resume=%s", trainer.global_step, shown(folder))
             self._restore_handlers()
             if self.signal != signal.SIGINT and callable(signal.getsignal(signal.SIGUSR2)):
                 signal.raise_signal(signal.SIGUSR2)  # submitit ends the process
-            raise SystemExit(EXIT_STATUS[signal.Signals(self.signal)])
+            raise Stopped(
+                EXIT_STATUS[signal.Signals(self.signal)],
+                f"Stopped after step {trainer.global_step}. Resume with resume={shown(folder)}",
+            )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

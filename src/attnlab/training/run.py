@@ -35,7 +35,7 @@ from attnlab.training import results, tracking
 from attnlab.training.attribution import attends
 from attnlab.training.beside import TellProgress, own_output
 from attnlab.training.callbacks import Stopwatch
-from attnlab.training.checkpoints import PREVIOUS, find_last, keep_calibration
+from attnlab.training.checkpoints import PREVIOUS, Stopped, find_last, keep_calibration
 from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
 from attnlab.training.encoder import cache_encoder_features, model_settings
 from attnlab.training.environment import write_environment
@@ -86,7 +86,12 @@ def train(cfg: DictConfig) -> results.Metrics:
         UserError: the config asks for something that can't be done; nothing has been trained.
     """
     with own_output(cfg.monitor.metric) as metrics:
-        metrics |= _finished_before(cfg) or _train(cfg)
+        try:
+            metrics |= _finished_before(cfg) or _train(cfg)
+        except Stopped as stopped:
+            if rank() == 0:
+                log.warning(stopped.how_to_resume)
+            raise
     return metrics
 
 
