@@ -393,7 +393,7 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def remove_if_unused(folder: Path, log_dir: Path) -> None:
-    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that are then empty."""
+    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that became empty."""
     if rank() or not folder.is_dir():
         return
     if any(path.name != ".hydra" and path.suffix != ".log" for path in folder.iterdir()):
