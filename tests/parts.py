@@ -88,6 +88,12 @@ class OneLogit(TextClassifier):
         return super().forward(input_ids, attention_mask)[:, :1]
 
 
+class Untold(TextClassifier):
+    """Has layers, and does not tell what attends to what."""
+
+    attention_weights = None  # type: ignore[assignment]
+
+
 class OneTooMany(TextClassifier):
     """Gives a logit more than there are classes."""
 

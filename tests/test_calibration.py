@@ -160,6 +160,21 @@ def test_errors_of_several_classes_by_hand() -> None:
     assert task.confidence(probabilities).tolist() == pytest.approx([0.9 * 0.7, 0.9 * 0.72])
 
 
+@pytest.mark.parametrize("beyond", [0.0, 1e-6])
+def test_probabilities_of_0_and_1_and_those_that_rounding_leads_beyond_are_counted(beyond: float) -> None:
+    task, labels = MultiLabel(["a", "b"]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    probabilities = torch.tensor([[1 + beyond, -beyond], [0.3, 0.0]])
+    counts, means = reliability(task, probabilities, labels)
+    assert counts.tolist() == [2, 1, 1] and means[:, 1].tolist() == [0.5, 0, 1]
+
+    class AsTheyAre(MultiLabel):
+        def uncalibrated(self, logits: Tensor) -> Tensor:
+            return logits
+
+    scores = calibration(AsTheyAre(["a", "b"]), probabilities, labels)
+    assert scores["ece"].item() == pytest.approx((2 * 0.5 + 0.3 + 0) / 4, abs=1e-5)
+
+
 def test_of_equally_sure_answers_each_counts_as_their_mean() -> None:
     """Of 20 documents one, two and four are left out, whatever the order in which they stand."""
     sure = torch.tensor([0.9] * 10 + [0.8] * 6 + [0.7] * 3 + [0.6])

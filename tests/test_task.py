@@ -1,5 +1,3 @@
-import contextlib
-import io
 import json
 import logging
 import re
@@ -20,6 +18,7 @@ from attnlab.config import SINGLE_LABEL
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
 from attnlab.inference.export import export
+from attnlab.inference.marks import show_explanation
 from attnlab.task import MultiLabel, SingleLabel, make_task
 from attnlab.task.multi_label import best_thresholds
 from attnlab.training.run import train
@@ -133,6 +132,7 @@ def test_a_task_with_other_logits_is_asked_itself_everywhere(
     compose_config: Callable[..., DictConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Three logits for four classes, of which the answer is the median: in a run, explained, predicted, exported."""
     run = tmp_path / "run"
@@ -156,14 +156,16 @@ def test_a_task_with_other_logits_is_asked_itself_everywhere(
     assert [one.label for one in explanations] == predictions.labels
     for one, row in zip(explanations, predictions.probabilities, strict=True):
         assert np.isfinite(one.scores).all() and abs(one.lacking) < 0.05 and len(row) == 4
+    capsys.readouterr()
+    show_explanation(predictor, texts[0], tmp_path)
+    told = capsys.readouterr().out
+    assert "All words together: " in told and "logit" not in told  # the classes have none
     export(compose_config(f"ckpt_path={run}", "format=torch", f"output={tmp_path}/model", name="export"))
     code = re.search(r"```python\n(.*?)```", (tmp_path / "model" / "README.md").read_text(), re.DOTALL)
     assert code is not None
     monkeypatch.chdir(tmp_path / "model")
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
-        exec(code[1], {})
-    assert str(predictor(["Oil prices fall as supply grows"]).labels) in told.getvalue()
+    exec(code[1], {})
+    assert str(predictor(["Oil prices fall as supply grows"]).labels) in capsys.readouterr().out
 
 
 def test_a_run_with_weights_trains_and_goes_on_with_them(
@@ -190,6 +192,8 @@ def test_a_threshold_is_the_probability_with_the_best_f1() -> None:
     probabilities = torch.tensor([[0.9, 0.2], [0.4, 0.3], [0.3, 0.1], [0.1, 0.9]])
     labels = torch.tensor([[1, 0], [1, 0], [0, 0], [0, 0]])
     assert best_thresholds(probabilities, labels).tolist() == pytest.approx([0.4, 0.5])  # no document has the second
+    probabilities[0, 0] = 1 + 1e-6  # by rounding, of a task of one's own
+    assert best_thresholds(probabilities, labels).tolist() == pytest.approx([0.4, 0.5])
 
 
 def test_scores_of_several_labels() -> None:

@@ -102,10 +102,12 @@ def test_a_text_is_explained_in_80_columns_without_colour(
     assert (run_dir.parent / "out" / "attention.png").stat().st_size > 1000
 
 
+@pytest.mark.usefixtures("own_parts")
+@pytest.mark.parametrize("model", ["model=bag", "model._target_=tests.parts.Untold"])
 def test_a_model_without_attention_says_so(
-    tiny_config: Compose, compose_config: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, tiny_config: Compose, compose_config: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(tiny_config("model=bag", "test=false", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
+    train(tiny_config(model, "test=false", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
     settings = [f"ckpt_path={tmp_path}/run", "explain=true", f"paths.run_dir={tmp_path}/out"]
     predict(compose_config(*settings, "text=Oil prices fall", name="predict"))
     assert "has no attention to draw" in capsys.readouterr().out

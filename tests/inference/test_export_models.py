@@ -99,3 +99,15 @@ def test_a_model_that_is_no_graph_is_one_line() -> None:
 
     with pytest.raises(UserError, match=r"^Counting can't be exported as a graph: .*; format=safetensors can$"):
         traced(Answers(Counting(), SingleLabel(NAMES), MAX_LENGTH))
+
+
+def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
+    class Bessel(nn.Module):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return torch.special.bessel_j0(input_ids * attention_mask / VOCAB)[:, :1].expand(-1, 3)
+
+    answers = Answers(Bessel(), SingleLabel(NAMES), MAX_LENGTH)
+    traced(answers)  # torch has a graph of it
+    with pytest.raises(UserError, match=r"^Bessel can't be written as ONNX: .*; format=torch and .*safetensors can$"):
+        FORMATS["onnx"].write(answers, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

@@ -42,7 +42,9 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
     console.print(Text.assemble(("for", FOR[0]), f" {explanation.label}, ", ("against", AGAINST[0]), " it:"))
     console.print(table)
     gain = float(explanation.scores.sum())
-    console.print(f"All words together: {gain:+.3f}, on the logit of the same document without its words")
+    # Another task may explain something else than a logit.
+    what = "on the logit of" if predictor.trained.task.is_usual else "against"
+    console.print(f"All words together: {gain:+.3f}, {what} the same document without its words")
     if abs(explanation.lacking) > TOLERANCE * max(1.0, abs(gain)):
         console.print(f"The scores are approximate: their sum is off by {explanation.lacking:.3f}")
     if explanation.unread:

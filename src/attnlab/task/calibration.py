@@ -22,11 +22,17 @@ def calibration(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Tensor]
     return _errors(task, calibrated, labels) | kept | without | {"temperature": torch.tensor(task.temperature)}
 
 
+def _claims(task: Task, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Within 0 and 1: where rounding has led one beyond, torchmetrics would take them all for logits."""
+    stated, true = task.claims(probabilities, labels)
+    return stated.clamp(0, 1), true
+
+
 def _errors(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     from torchmetrics.functional.classification import binary_calibration_error
 
     probabilities = task.uncalibrated(logits)
-    stated, true = task.claims(probabilities, labels)
+    stated, true = _claims(task, probabilities, labels)
     return {
         "ece": binary_calibration_error(stated, true.long(), n_bins=BINS, validate_args=False),
         "brier": task.squared_errors(probabilities, labels).mean(),
@@ -51,7 +57,7 @@ def reliability(
 
     probabilities: [N, C]
     """
-    stated, true = (part.double().numpy() for part in task.claims(probabilities, labels))
+    stated, true = (part.double().numpy() for part in _claims(task, probabilities, labels))
     counts, *sums = (np.histogram(stated, BINS, (0, 1), weights=weights)[0] for weights in (None, stated, true))
     held = counts > 0
     return counts[held], np.stack(sums, axis=1)[held] / counts[held, None]

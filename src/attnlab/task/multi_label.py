@@ -153,6 +153,7 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     """
     from torchmetrics.functional.classification import multilabel_precision_recall_curve
 
+    probabilities = probabilities.clamp(0, 1)  # where rounding has led one beyond, all would be taken for logits
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No positive samples")
         curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
