@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import termios
@@ -18,6 +19,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from attnlab.arguments import read_arguments
 from tests.conftest import ROOT, TINY
 
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
@@ -51,7 +53,7 @@ def test_every_documented_command_composes(
     overrides = [word for word in words if word not in ("-m", "--help")]
     # Of a sweep's values the first one stands for all.
     single = [word.split(",")[0] if "-m" in words and "{" not in word else word for word in overrides]
-    assert compose_config(*single, name=script).task_name == script
+    assert compose_config(*read_arguments(script, single), name=script).task_name == script
 
 
 def test_the_readme_has_commands() -> None:
@@ -98,19 +100,22 @@ def test_train_then_evaluate(tmp_path: Path) -> None:
     assert predicted.returncode == 0 and json.loads(predicted.stdout).keys() == {"text", "predicted", "probability"}
 
 
-def on_a_terminal(*command: str, folder: Path) -> str:
-    """What a terminal of 80 columns gets to see, with its control sequences."""
+def on_a_terminal(*command: str, folder: Path, stop_at: bytes | None = None) -> str:
+    """What a terminal of 80 columns gets to see, with its control sequences; Ctrl-C once it has seen `stop_at`."""
     terminal, child = pty.openpty()
     termios.tcsetwinsize(child, (30, 80))
     environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"} | {"TERM": "xterm"}
     whole = [sys.executable, str(ROOT / "src" / "train.py"), *command]
     process = subprocess.Popen(whole, cwd=folder, env=environment, stdout=child, stderr=child)
     os.close(child)
-    shown = b""
+    shown, status = b"", 0
     with contextlib.suppress(OSError):  # the terminal's end when the child has closed it
         while part := os.read(terminal, 65536):
             shown += part
-    assert process.wait(timeout=60) == 0, shown.decode()
+            if stop_at is not None and stop_at in shown:
+                process.send_signal(signal.SIGINT)
+                stop_at, status = None, 130
+    assert process.wait(timeout=60) == status, shown.decode()
     return shown.decode()
 
 
@@ -120,6 +125,15 @@ def test_on_a_terminal_there_is_a_progress_bar(tmp_path: Path) -> None:
     bars = [frame for frame in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)) if "━" in frame]
     bars = [frame.rstrip() for frame in bars if frame.startswith("Epoch")]
     assert max(map(len, bars)) <= 80 and re.search(r"\d/\d.* loss \d.*val/loss \d.*val/acc \d", bars[-1])
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_the_last_line_says_how_to_resume(tmp_path: Path) -> None:
+    shown = on_a_terminal(*TINY, "trainer.max_epochs=1000", folder=tmp_path, stop_at=b"Epoch 2/1000")
+    (folder,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r\n", "\n").split("\n")
+    last = [line.rstrip() for line in lines if line.strip()][-1]
+    assert last == f"resume={folder.relative_to(tmp_path)}"
 
 
 @pytest.mark.slow

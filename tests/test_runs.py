@@ -260,14 +260,18 @@ def test_what_is_written_is_on_disk_before_it_takes_its_name(tmp_path: Path, mon
 
 
 def test_a_command_that_has_written_nothing_leaves_nothing(tmp_path: Path) -> None:
-    other, unused, outside = tmp_path / "logs/train/runs/a", tmp_path / "logs/predict/runs/b", tmp_path / "mine"
-    for folder in (other, unused, outside):
+    logs = tmp_path / "logs"
+    other, unused, outside, noted = logs / "train/runs/a", logs / "predict/runs/b", tmp_path / "mine", logs / "noted"
+    for folder in (other, unused, outside, noted):
         (folder / ".hydra").mkdir(parents=True)
         (folder / ".hydra" / "config.yaml").touch()
         (folder / "program.log").touch()
     (other / "config.yaml").touch()
-    for folder in (other, unused, outside):
-        remove_if_unused(folder, tmp_path / "logs")
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {f"logs/train/runs/a/{name}" for name in (".hydra/config.yaml", "program.log", "config.yaml")}
-    assert outside.is_dir() and not (tmp_path / "logs/predict").exists()
+    (noted / "notes.log").touch()  # a user's own
+    for folder in (other, unused, outside, noted):
+        remove_if_unused(folder, "program.log", logs)
+    left = {str(path.relative_to(logs)) for path in tmp_path.rglob("*") if path.is_file()}
+    traces = [".hydra/config.yaml", "program.log"]
+    expected = {f"train/runs/a/{name}" for name in (*traces, "config.yaml")}
+    assert left == expected | {f"noted/{name}" for name in (*traces, "notes.log")}
+    assert outside.is_dir() and not (logs / "predict").exists()

@@ -392,15 +392,18 @@ def holds_a_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CONFIG, "metrics.json", "checkpoints"))
 
 
-def remove_if_unused(folder: Path, log_dir: Path) -> None:
-    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that became empty."""
+def remove_if_unused(folder: Path, log_file: str, log_dir: Path) -> None:
+    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that became empty.
+
+    Args:
+        log_file: the name of the log that Hydra began for the command; other files are not ours to remove.
+    """
     if rank() or not folder.is_dir():
         return
-    if any(path.name != ".hydra" and path.suffix != ".log" for path in folder.iterdir()):
+    if any(path.name not in (".hydra", log_file) for path in folder.iterdir()):
         return
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for file in folder.glob("*.log"):
-        file.unlink()
+    (folder / log_file).unlink(missing_ok=True)
     folder, log_dir = folder.absolute(), log_dir.absolute()
     with suppress(OSError):  # another run is there
         while folder.is_relative_to(log_dir) and folder != log_dir:
@@ -412,7 +415,8 @@ class RemoveUnused(Callback):
     """Called by Hydra at the end of a command, also of one that failed."""
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
-        remove_if_unused(Path(config.hydra.runtime.output_dir), Path(config.paths.log_dir))
+        folder, log_file = Path(config.hydra.runtime.output_dir), f"{config.hydra.job.name}.log"
+        remove_if_unused(folder, log_file, Path(config.paths.log_dir))
 
 
 def taken(folder: Path) -> UserError:

@@ -308,6 +308,17 @@ def test_a_finished_run_goes_on_to_a_higher_limit_and_keeps_all_else(tmp_path: P
     assert "Traceback" not in finished.stderr + refused.stderr
 
 
+def test_a_limit_of_steps_raised_at_the_end_of_an_epoch_gives_the_same_run(
+    tiny_config: Compose, resume: Compose, tmp_path: Path
+) -> None:
+    """Six steps are an epoch of it."""
+    settings = ("scheduler=none", "trainer.max_epochs=10")
+    train(tiny_config(*settings, "+trainer.max_steps=12", f"paths.run_dir={tmp_path}/whole"))
+    train(tiny_config(*settings, "+trainer.max_steps=6", f"paths.run_dir={tmp_path}/parts"))
+    train(resume(tmp_path / "parts", "++trainer.max_steps=12"))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_run_that_was_moved_keeps_its_best_epoch(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
     """With a learning rate of 0 no later epoch is better than the first."""
     train(tiny_config("optimizer.lr=0.0", f"paths.run_dir={tmp_path}/run"))

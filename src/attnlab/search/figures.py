@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
+from attnlab.runs import whole_file
+
 SIZES = {"parallel_coordinates": (14, 5), "slice": (22, 4)}  # inches; of the others (8, 4)
 ENOUGH = 4  # finished trials to tell what mattered
 
@@ -42,7 +44,8 @@ def draw_figures(folder: Path, study: optuna.Study) -> None:
             axes.legend()
         figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
         figure.set_size_inches(SIZES.get(name, (8, 4)))
-        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+        with whole_file(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)
 
 

@@ -63,7 +63,7 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     overrides = best.user_attrs.get(OVERRIDES) or [f"{name}={value}" for name, value in settings_of(best).items()]
     _write_experiment(folder / "experiment" / "best.yaml", overrides, set(config.hydra.runtime.choices))
     found = _found(study, best, scores, _importances(study, len(complete)))
-    OmegaConf.save(OmegaConf.create(found), folder / "optimization_results.yaml")
+    write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(found)))
     draw_figures(folder / "figures", study)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
     write_page(folder, study, ranked, config.monitor.metric, counts, found, again)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from attnlab.metrics import is_share
+from attnlab.runs import whole_file
 from attnlab.study.result import Comparison, Study, in_lines
 
 FOR, AGAINST, QUIET = "#0072B2", "#D55E00", "#8a8f98"  # the first two told apart by everyone (Okabe and Ito)
@@ -50,8 +51,10 @@ def draw_figures(folder: Path, study: Study) -> dict[str, list[Path]]:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """As PNG and SVG."""
-    figure.savefig(folder / f"{name}.png", dpi=150)
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    with whole_file(folder / f"{name}.png") as partial:
+        figure.savefig(partial, format="png", dpi=150)
+    with whole_file(folder / f"{name}.svg") as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None})
 
 
 def draw_differences(comparison: Comparison) -> Figure:

@@ -24,7 +24,7 @@ from statsmodels.stats.multitest import multipletests
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction
 from attnlab.paths import shown
-from attnlab.runs import write_whole
+from attnlab.runs import whole_file, write_whole
 from attnlab.study.factors import as_text, find_factors, short_name
 from attnlab.study.runs import Run
 
@@ -130,7 +130,8 @@ def write_ranks(folder: Path, ranks: Ranks, metric: str, warnings: Sequence[str]
     """ranks.csv and the critical-difference picture, and what they say on the terminal."""
     table = ranks.table.join(ranks.scores)
     write_whole(folder / "ranks.csv", table.rename_axis("setting").to_csv())
-    draw_ranks(ranks).savefig(folder / "ranks.png", dpi=150)
+    with whole_file(folder / "ranks.png") as partial:
+        draw_ranks(ranks).savefig(partial, format="png", dpi=150)
     number, sets = ranks.scores.shape
     console = Console()
     for warning in warnings:

@@ -190,7 +190,7 @@ class LastCheckpoint(Checkpoint):
                 signal.raise_signal(signal.SIGUSR2)  # submitit ends the process
             raise Stopped(
                 EXIT_STATUS[signal.Signals(self.signal)],
-                f"Stopped after step {trainer.global_step}. Resume with resume={shown(folder)}",
+                f"Stopped after step {trainer.global_step}. Resume with\nresume={shown(folder)}",
             )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -191,6 +191,12 @@ class ResumeState(Callback):
         self.should_stop = checkpoint.get("should_stop")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:
+            # With max_steps, Lightning would count an empty epoch before the next one (its issue 19617).
+            loop.reset_restart_stage()
+            loop.epoch_progress.increment_completed()
+            loop.epoch_loop.restarting = False
         for callback, name, value in self.configured:
             setattr(callback, name, value)
         stoppers = trainer.early_stopping_callbacks
