@@ -498,7 +498,46 @@ def test_what_is_written_reads_back(ask: Callable[..., None], tmp_path: Path) ->
         assert [row["text"] for row in csv.DictReader(file)] == texts
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == texts and [row["score"] for row in rows] == [None, 0.5, None]
+    nested = pa.table({"text": ["a"], "more": [{"scores": [float("nan"), 1.5]}]})
+    pyarrow.parquet.write_table(nested, tmp_path / "nested.parquet")
+    for name in ("nested.out.jsonl", "nested.csv"):
+        ask(f"input={tmp_path}/nested.parquet", f"output={tmp_path / name}")
+    (row,) = map(json.loads, (tmp_path / "nested.out.jsonl").read_text().splitlines())
+    assert row["more"] == {"scores": [None, 1.5]}
+    with (tmp_path / "nested.csv").open(newline="") as file:
+        assert [json.loads(row["more"], parse_constant=pytest.fail) for row in csv.DictReader(file)] == [row["more"]]
     (tmp_path / "labels.jsonl").write_text('{"text": "a", "tags": ["R&D; tech", "tech"]}\n')
     with pytest.raises(UserError, match="holds ';', which stands between several labels"):
         ask(f"input={tmp_path}/labels.jsonl", f"output={tmp_path}/labels.csv")
     assert not list(tmp_path.glob("labels.csv*"))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(b"a", "out.csv"), ([b"a"], "out.csv"), (b"a", "out.jsonl"), ([b"a"], "out.jsonl"), (float("inf"), "out.jsonl")],
+)
+def test_what_a_file_of_text_cannot_hold_is_refused_and_parquet_holds_it(
+    value: Any, name: str, ask: Callable[..., None], tmp_path: Path
+) -> None:
+    pyarrow.parquet.write_table(pa.table({"text": ["oil"], "more": [value]}), tmp_path / "new.parquet")
+    with pytest.raises(UserError, match=r"a \.parquet file infinities and bytes"):
+        ask(f"input={tmp_path}/new.parquet", f"output={tmp_path / name}")
+    assert not list(tmp_path.glob("out.*"))
+    ask(f"input={tmp_path}/new.parquet", f"output={tmp_path}/out.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["more"].to_pylist() == [value]
+
+
+@pytest.mark.parametrize(("path", "kind"), [("out.csv", None), ("out.tsv", None), (tables.STREAM, "csv")])
+def test_a_class_that_would_run_into_others_is_refused_before_anything_is_written(
+    path: str, kind: tables.Output | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["tech", "R&D; tech"]
+    with pytest.raises(UserError, match="format=jsonl and format=parquet have lists"):
+        tables.Writer(path, kind, {"predicted": list}, names)
+    for other in ("jsonl", "parquet"):
+        with tables.Writer(f"out.{other}", None, {"predicted": list}, names) as writer:
+            writer.write([{"predicted": names}])
+    assert read(tmp_path / "out.parquet")["predicted"].to_list()[0].tolist() == names
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"predicted": names}
+    assert {file.name for file in tmp_path.iterdir()} == {"out.jsonl", "out.parquet"}

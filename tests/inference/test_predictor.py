@@ -18,7 +18,7 @@ from attnlab.errors import UserError
 from attnlab.inference import Predictor
 from attnlab.inference.predictor import TOKENS_AT_ONCE, batches
 from attnlab.training.run import train
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
 
@@ -89,6 +89,20 @@ def test_after_a_fork_it_says_so_and_does_not_hang(
     monkeypatch.setattr("os.getpid", lambda: -1)  # as in the child
     with pytest.raises(UserError, match="before the process forked"):
         predictor(["oil"])
+
+
+@pytest.mark.slow
+def test_processes_of_ones_own_answer_as_the_page_says(tiny_config: Compose, tmp_path: Path) -> None:
+    train(tiny_config("model=bag", "trainer.max_epochs=1", f"paths.run_dir={tmp_path}/run"))
+    page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(from multiprocessing .*?)```", page, re.DOTALL)
+    predictor = Predictor.load(tmp_path / "run")
+    expected = [predictor([text]).labels for text in ("Oil prices fall", "The team wins the cup")]
+    lines = lines.replace("logs/train/runs/<run>", str(tmp_path / "run"))
+    (tmp_path / "own.py").write_text(lines)
+    command = [sys.executable, str(tmp_path / "own.py")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.stdout.strip() == str(expected), result.stderr
 
 
 def write_pairs(path: Path) -> Path:

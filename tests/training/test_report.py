@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.training.evaluation import evaluate
-from attnlab.training.mistakes import MARKED, TEXT
+from attnlab.training.mistakes import MARKED, TEXT, Mistake, write_mistakes
 from attnlab.training.report import of_counts, report
 from attnlab.training.run import train
 from tests.conftest import TINY
@@ -42,6 +42,15 @@ class Page(HTMLParser):
 def mistakes_in(folder: Path) -> list[dict[str, str]]:
     with (folder / "mistakes.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_mistakes_read_back_as_they_were_written(tmp_path: Path) -> None:
+    text, name = ' "oil"\rfalls, they\nsay', ' R&D; "x"\rand\ny'
+    write_mistakes(tmp_path / "mistakes.csv", [Mistake({"index": 3}, text, name, "other", 0.5, None)], pairs=False)
+    (row,) = mistakes_in(tmp_path)
+    assert (row["text"], row["label"], row["predicted"]) == (text, name, "other")
+    read = pd.read_csv(tmp_path / "mistakes.csv", dtype=str, keep_default_na=False)
+    assert read[["text", "label"]].values.tolist() == [[text, name]]
 
 
 def test_a_confusion_matrix_tells_the_scores_and_their_intervals(tiny_config: Compose, tmp_path: Path) -> None:

@@ -55,12 +55,15 @@ def test_the_most_confused_pairs_come_first() -> None:
     assert confused_pairs(np.diag([3, 4])) == []
 
 
-@pytest.mark.parametrize("name", ["$$", "$x^$", "a" * 300, "[/b]", "_", 'comma, "quote"\nline'])
+@pytest.mark.parametrize("name", ["$$", "$x^$", "a" * 300, "[/b]", "_", 'comma, "quote"\nline', " a\rb"])
 def test_any_class_name_can_be_drawn_and_written(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_results(tmp_path, {}, predictions(2), SingleLabel([name, "other"]))
     assert (tmp_path / "figures" / "confusion_matrix.png").is_file() and "No figures" not in caplog.text
     with (tmp_path / "per_class.csv").open(newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == [name, "other"]
+    with (tmp_path / "confused_pairs.csv").open(newline="") as file:
+        found = [(row["class"], row["predicted"]) for row in csv.DictReader(file)]
+    assert sorted(found) == sorted([(name, "other"), ("other", name)])
 
 
 def test_a_figure_that_fails_costs_a_run_nothing(

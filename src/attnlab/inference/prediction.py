@@ -120,7 +120,8 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
             yield read[-1][1]
 
     added = answers | ({SPOKE_FOR: str} if config["explain"] else {})
-    with Writer(output, config["format"], added) as writer, _progress(console) as progress:
+    together = predictor.label_names if predictor.several else ()
+    with Writer(output, config["format"], added, together) as writer, _progress(console) as progress:
         bar = progress.add_task("", total=None, rows=0, speed=0.0)
         for predictions in predictor.stream(documents()):
             part, texts = read.popleft()

@@ -196,15 +196,21 @@ class Writer:
     Args:
         path: ends in one of `OUTPUTS`, unless `kind` is given, or is "-".
         added: the types of the columns that every row has besides those that were read: str, float or list.
+        labels: that may stand together in one column.
 
     Raises:
         UserError: it can't be written, or holds what this kind of file can't.
     """
 
-    def __init__(self, path: str, kind: Output | None, added: Mapping[str, type]) -> None:
+    def __init__(self, path: str, kind: Output | None, added: Mapping[str, type], labels: Sequence[str] = ()) -> None:
         found = kind or OUTPUTS.get(Path(path).suffix.lower())
         if found is None:
             raise UserError(f"output={path} is of no known form: end it in {', '.join(OUTPUTS)}, or give format=csv")
+        if found in ("csv", "tsv") and (label := next((label for label in labels if BETWEEN in label), None)):
+            raise UserError(
+                f"output={path}: the class {label!r} holds {BETWEEN!r}, which stands between several labels there; "
+                "format=jsonl and format=parquet have lists"
+            )
         self.path, self.kind, self.added = Path(path), found, added
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.streamed = path == STREAM
@@ -234,7 +240,8 @@ class Writer:
             raise UserError(f"output={self.path} can't be written: {error.strerror}") from error
         except (csv.Error, ValueError, TypeError) as error:
             place = f"rows {self.rows:,} to {self.rows + len(rows) - 1:,} do not fit into output={self.path}"
-            raise UserError(f"{place} ({first_line(error)}); a .jsonl file holds whatever there is") from error
+            advice = "a .jsonl file holds further columns and lists, a .parquet file infinities and bytes"
+            raise UserError(f"{place} ({first_line(error)}); {advice}") from error
         self.rows += len(rows)
 
     def _open(self, rows: list[Row], schema: Any) -> None:
@@ -293,10 +300,24 @@ class Writer:
             self.partial.unlink()
 
 
-def _json(row: Row) -> str:
-    """One line; what is no number is null. Raises `ValueError` for infinities, which JSON does not have."""
-    row = {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-    return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+def _json(value: Any) -> str:
+    """One line; what is no number is null. Raises `ValueError` for infinities and bytes, which JSON does not have."""
+    return json.dumps(_with_nulls(value), ensure_ascii=False, default=_in_words, allow_nan=False)
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nulls(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return list(map(_with_nulls, value))
+    return None if isinstance(value, float) and value != value else value
+
+
+def _in_words(value: Any) -> str:
+    """Dates and the like. Raises `ValueError` for bytes, which no reader would get back."""
+    if isinstance(value, bytes):
+        raise ValueError("bytes are not text")
+    return str(value)
 
 
 def _cell(value: Any) -> Any:
@@ -305,4 +326,4 @@ def _cell(value: Any) -> Any:
         if joined := next((part for part in value if BETWEEN in part), None):
             raise ValueError(f"{joined!r} holds {BETWEEN!r}, which stands between several labels")
         return BETWEEN.join(value)
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return _json(value) if isinstance(value, list | dict) else _in_words(value) if isinstance(value, bytes) else value
