@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 from attnlab.inference import Explanation, Predictor
 from attnlab.inference.demo import LIMIT, Model, OwnHosts, build, serve
@@ -247,6 +248,13 @@ def test_a_pair_has_two_boxes(runs: list[Path], tmp_path: Path) -> None:
         assert call(pairs, "show", "oil 1", "") == [None]
     with pytest.raises(UserError, match="pairs is of pairs of texts and others not"):
         build([pairs, Model("bag", Predictor.load(runs[1]))])
+
+
+def test_a_page_says_how_several_columns_were_a_text(runs: list[Path]) -> None:
+    predictor = Predictor.load(runs[1])
+    assert "Trained on" not in str(build([Model("bag", predictor)]).get_config_file())
+    predictor.text_format = TextFormat(text=("title", "body"), join="")
+    assert "Trained on text from title + body, joined by" in str(build([Model("bag", predictor)]).get_config_file())
 
 
 @pytest.mark.slow

@@ -146,6 +146,23 @@ def test_pairs(form: str, write: Callable[..., Path], tmp_path: Path) -> None:
     assert_answers(use(folder, pairs, without), run, pairs)
 
 
+def test_it_is_said_how_a_text_was_assembled_and_that_is_how(write: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [f"{word}{n},{word}s again,{word}" for word in ("oil", "team") for n in range(20)]
+    (tmp_path / "two.csv").write_text("\n".join(["title,body,label", *rows]) + "\n")
+    data = ["data=files", f"data.train={tmp_path}/two.csv", "data.test=0.2", "data.text=[title,body]", "data.join=''"]
+    run = trained(tmp_path, *data, "model=bag")
+    folder = write(run, "format=safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    (way,) = re.findall(r"`(config\[.*?\(filter\(.*?)`", readme)
+    assert "`['title', 'body']`" in readme
+    text = eval(way, {"config": config, "columns": ["oil1", "moons"]})
+    text_format = Predictor.load(run).text_format
+    assert text_format is not None
+    assert [text] == text_format.documents([{"title": "oil1", "body": "moons"}]) == ["oil1moons"]
+    assert_answers(use(folder, [text]), run, [text])
+
+
 def test_a_bare_checkpoint_is_checked_on_random_tokens_which_is_said(
     bag: Path, write: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
