@@ -242,7 +242,7 @@ class Board:
         hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
         lines = [f"Everything is in {shown(self.folder)}{hidden}"]
         if len(ended) > 1:
-            lines.append(f"Whether a difference is more than chance: python src/compare.py runs={shown(self.folder)}")
+            lines += ["Whether a difference is more than chance:", f"  python src/compare.py runs={shown(self.folder)}"]
         console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
     def _folder(self, overrides: Sequence[str], number: int) -> Path:
