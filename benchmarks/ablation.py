@@ -16,8 +16,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 from scipy import stats
 
-from attnlab.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
-from attnlab.ablation.sweep import MARGIN
+from attnlab.experiments.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
+from attnlab.experiments.ablation.sweep import MARGIN
 from benchmarks.common import RESULTS, ROOT, Row, folder, run
 
 PARTS = OmegaConf.load(ROOT / "conf" / "ablation" / "parts.yaml").ablation

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from attnlab.analysis.statistics import documents_test
 from attnlab.config import instantiate
 from attnlab.data.sources import Corpus
-from attnlab.study.statistics import documents_test
 from benchmarks.common import DATA, QUIET, THREADS, Row, config_of, folder, run
 
 Right = npt.NDArray[np.bool_]

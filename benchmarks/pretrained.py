@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from attnlab.analysis.statistics import summarise
 from attnlab.config import instantiate
 from attnlab.inference import Predictor
-from attnlab.study.statistics import summarise
 from benchmarks import peers
 from benchmarks.common import AG_NEWS, QUIET, RESULTS, ROOT, Row, config_of, run
 from benchmarks.peers import TRAIN

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special, stats
 
-from attnlab.study.runs import correctness, read_runs
-from attnlab.study.statistics import compare_settings
+from attnlab.analysis.runs import correctness, read_runs
+from attnlab.analysis.statistics import compare_settings
 from benchmarks.common import RESULTS
 
 Array = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from attnlab.process import large_imports
 def main(cfg: DictConfig) -> None:
     # Imported here so that --help does not wait for pandas and statsmodels.
     with large_imports():
-        from attnlab.study.comparison import compare
+        from attnlab.analysis.comparison import compare
 
     compare(cfg)
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from attnlab.model.classifier import TextClassifier
-from attnlab.task import SingleLabel
+from attnlab.models.classifier import TextClassifier
+from attnlab.tasks import SingleLabel
 
 
 class Agreement(Metric):

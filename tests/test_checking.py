@@ -14,7 +14,7 @@ from attnlab.errors import UserError
 from attnlab.training.run import train
 from attnlab.training.settings import CHECKED
 from tests.conftest import ROOT
-from tests.search.test_study import compose_search
+from tests.experiments.test_study import compose_search
 
 Compose = Callable[..., DictConfig]
 

@@ -174,7 +174,7 @@ def test_only_listed_targets_are_called() -> None:
 def test_a_config_cannot_widen_the_list(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     target = {"_target_": "shutil.rmtree", "path": str(tmp_path / "kept"), "_execution_whitelist_": ["shutil.*"]}
-    for config in (target, {"_target_": "attnlab.model.classifier.TextClassifier", "pe": target}):
+    for config in (target, {"_target_": "attnlab.models.classifier.TextClassifier", "pe": target}):
         with pytest.raises(UserError):
             instantiate(config)
     assert (tmp_path / "kept").is_dir()

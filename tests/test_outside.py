@@ -17,12 +17,12 @@ import torch
 import yaml
 from omegaconf import DictConfig
 
+from attnlab.analysis.comparison import compare
 from attnlab.config import EXECUTION_WHITELIST
 from attnlab.errors import UserError
 from attnlab.inference.demo import serve
 from attnlab.inference.export import export
 from attnlab.inference.prediction import predict
-from attnlab.study.comparison import compare
 from attnlab.training.evaluation import evaluate
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY

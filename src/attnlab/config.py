@@ -19,12 +19,12 @@ EXECUTION_WHITELIST = [
     "attnlab.data.sources.*",
     "attnlab.data.tokenization.*",
     "attnlab.data.vectors.StaticVectors",
-    "attnlab.model.*",
+    "attnlab.models.*",
     "attnlab.redaction.RedactingFormatter",
     "attnlab.runs.RemoveUnused",
-    "attnlab.search.pruning.ReportToStudy",
-    "attnlab.task.multi_label.MultiLabel",
-    "attnlab.task.single_label.SingleLabel",
+    "attnlab.experiments.pruning.ReportToStudy",
+    "attnlab.tasks.multi_label.MultiLabel",
+    "attnlab.tasks.single_label.SingleLabel",
     "attnlab.training.averaging.*",
     "attnlab.training.callbacks.*",
     "attnlab.training.checkpoints.LastCheckpoint",
@@ -45,7 +45,7 @@ EXECUTION_WHITELIST = [
 
 # The task of a run of the time when there was no other, whose config names none.
 SINGLE_LABEL: dict[str, Any] = {
-    "_target_": "attnlab.task.single_label.SingleLabel",
+    "_target_": "attnlab.tasks.single_label.SingleLabel",
     "class_weights": None,
     "label_smoothing": 0.0,
     "loss": "cross_entropy",

@@ -44,8 +44,8 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-        from attnlab.search.board import watching
-        from attnlab.search.workers import Workers
+        from attnlab.experiments.board import watching
+        from attnlab.experiments.workers import Workers
 
         # Of a search each trial is launched alone, as many at once as it says.
         trials = OmegaConf.select(self.config, "hparams_search.n_jobs")

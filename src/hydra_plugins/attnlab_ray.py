@@ -54,8 +54,8 @@ class RayLauncher(Launcher):
             self.ray.cancel(task)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from attnlab.search.board import watching
-        from attnlab.search.workers import finish
+        from attnlab.experiments.board import watching
+        from attnlab.experiments.workers import finish
 
         self._start()
         with (
@@ -86,7 +86,7 @@ class RayLauncher(Launcher):
     def _run(self, overrides: Sequence[str], number: int) -> JobReturn:
         """One job, from its start to its end; raises KeyboardInterrupt where that was Ctrl-C's."""
         from attnlab.errors import first_line
-        from attnlab.search.workers import Died, run_elsewhere
+        from attnlab.experiments.workers import Died, run_elsewhere
 
         task = self.ray.remote(**self.settings.remote)(run_elsewhere).remote(
             *(self.context, self.task_function, self.config, overrides, number, Singleton.get_state())

@@ -17,13 +17,13 @@ with suppress(ImportError):  # without the extra "slurm"
 
         def interrupt(self) -> None:
             """Hand Ctrl-C to Slurm's jobs."""
-            from attnlab.search.slurm import interrupt
+            from attnlab.experiments.slurm import interrupt
 
             interrupt()
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-            from attnlab.search.board import watching
-            from attnlab.search.slurm import use_these_jobs
+            from attnlab.experiments.board import watching
+            from attnlab.experiments.slurm import use_these_jobs
 
             assert self.config is not None and self.hydra_context is not None
             use_these_jobs()

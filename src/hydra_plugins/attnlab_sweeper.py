@@ -51,18 +51,18 @@ class OwnSweeper(Sweeper):
 
 
 class SearchSweeper(OwnSweeper):
-    """Hands a multirun to `attnlab.search`."""
+    """Hands a multirun to `attnlab.experiments`."""
 
     def __init__(self, params: dict[str, str] | None) -> None:
         self.params = params or {}
 
     def prepare(self, config: DictConfig) -> DictConfig:
-        from attnlab.search.study import prepare
+        from attnlab.experiments.study import prepare
 
         return prepare(config)
 
     def sweep(self, arguments: list[str]) -> None:
-        from attnlab.search.sweep import search
+        from attnlab.experiments.sweep import search
 
         with one_line():
             given = [f"{name}={values}" for name, values in self.params.items()]
@@ -70,15 +70,15 @@ class SearchSweeper(OwnSweeper):
 
 
 class AblationSweeper(OwnSweeper):
-    """Hands a multirun to `attnlab.ablation`."""
+    """Hands a multirun to `attnlab.experiments.ablation`."""
 
     def prepare(self, config: DictConfig) -> DictConfig:
-        from attnlab.ablation.sweep import prepare
+        from attnlab.experiments.ablation.sweep import prepare
 
         return prepare(config)
 
     def sweep(self, arguments: list[str]) -> None:
-        from attnlab.ablation.sweep import ablate
+        from attnlab.experiments.ablation.sweep import ablate
 
         with one_line():
             ablate(self.prepared, self.own_launcher, self.loader, arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.search.test_workers import found, kill_job, start
+from tests.experiments.test_workers import found, kill_job, start
 
 pytestmark = [
     pytest.mark.cluster,

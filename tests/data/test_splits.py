@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig
 
+from attnlab.analysis.comparison import make_study
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Corpus, Headlines, Split
 from attnlab.data.splits import cut_fold, fold_numbers, group_mask, split_corpus, split_mask, stratified_mask
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
-from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
 from attnlab.training.run import train
 from tests.data.corpora import corpus

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from attnlab.data.tokenization import BPE, SPECIAL_TOKENS, Pretrained, TokenizerRecipe, WordLevel, read_tokenizer
 from attnlab.data.tokens import encode, ids_of
 from attnlab.errors import UserError
-from attnlab.model.classifier import of_second_text
+from attnlab.models.classifier import of_second_text
 
 TEXTS = ["The cat sat on the mat.", "A dog and a cat met on a mat, again and again."] * 5
 RECIPES = [BPE(vocab_size=60, max_length=8), WordLevel(vocab_size=60, max_length=8)]

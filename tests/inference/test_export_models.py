@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from attnlab.errors import UserError
 from attnlab.inference.export.formats import FORMATS, Answers, traced
-from attnlab.model.positional import Learned
-from attnlab.task import MultiLabel, SingleLabel, Task
-from tests.model import test_classifier, test_ngrams
-from tests.model.test_classifier import EVERY, MAX_LENGTH, PAD, VOCAB, batch
+from attnlab.models.positional import Learned
+from attnlab.tasks import MultiLabel, SingleLabel, Task
+from tests.models import test_classifier, test_ngrams
+from tests.models.test_classifier import EVERY, MAX_LENGTH, PAD, VOCAB, batch
 
 NAMES = ["a", "b", "c"]
 SIZES: dict[str, Any] = {"vocab_size": VOCAB, "num_classes": 3, "pad_id": PAD, "max_length": MAX_LENGTH, "embed_dim": 8}

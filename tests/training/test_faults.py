@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from attnlab.data.batching import TokenDataset
 from attnlab.errors import UserError
-from attnlab.model.classifier import TextClassifier
+from attnlab.models.classifier import TextClassifier
 from attnlab.training.evaluation import evaluate
 from attnlab.training.faults import OutOfMemory
 from attnlab.training.run import train

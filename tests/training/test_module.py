@@ -19,13 +19,13 @@ from attnlab.training.saved import load_weights
 from attnlab.training.schedules import linear
 
 MODEL = {
-    "_target_": "attnlab.model.classifier.TextClassifier",
+    "_target_": "attnlab.models.classifier.TextClassifier",
     "embed_dim": 8,
     "num_layers": 1,
     "num_heads": 2,
     "pooling": "mean",
     "dropout": 0.2,
-    "pe": {"_target_": "attnlab.model.positional.Learned", "_partial_": True},
+    "pe": {"_target_": "attnlab.models.positional.Learned", "_partial_": True},
 }
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "lr": 0.01}
 SCHEDULER = {"_target_": "attnlab.training.schedules.linear", "warmup": 0.1}

@@ -10,8 +10,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from attnlab.analysis.comparison import make_study
 from attnlab.errors import UserError
-from attnlab.study.comparison import make_study
 from attnlab.training.evaluation import evaluate
 from attnlab.training.module import TextClassification
 from attnlab.training.run import train

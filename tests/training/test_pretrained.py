@@ -21,7 +21,7 @@ from attnlab.data.sources import Source
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
 from attnlab.inference.export import export
-from attnlab.model.pretrained import PretrainedClassifier
+from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.training.run import train
 from attnlab.training.saved import Trained, load_weights
 from tests.conftest import ROOT

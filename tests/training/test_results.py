@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.errors import UserError
-from attnlab.task import SingleLabel
+from attnlab.tasks import SingleLabel
 from attnlab.training.evaluation import evaluate
 from attnlab.training.figures import MATRIX_CLASSES, confused_pairs, draw_figures
 from attnlab.training.module import Predictions

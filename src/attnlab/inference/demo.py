@@ -24,8 +24,8 @@ from attnlab.data.tokens import Documents
 from attnlab.errors import UserError, needs_extra
 from attnlab.inference.explaining import draw_attention, explain
 from attnlab.inference.predictor import Predictor, is_text
-from attnlab.page import render
 from attnlab.paths import shown
+from attnlab.reports.page import render
 from attnlab.training import headline
 from attnlab.training.attribution import attends
 from attnlab.training.mistakes import TEXTS

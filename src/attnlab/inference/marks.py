@@ -11,7 +11,7 @@ from attnlab.data.tokens import Documents
 from attnlab.inference.explaining import MAPS, draw_attention, explain, leading
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import Row
-from attnlab.model.gradients import TOLERANCE
+from attnlab.models.gradients import TOLERANCE
 from attnlab.paths import shown
 from attnlab.training.attribution import Explanation
 

@@ -26,7 +26,7 @@ from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents, Tokens, encode, ids_of, portions
 from attnlab.errors import UserError
 from attnlab.process import use_threads
-from attnlab.task import MultiLabel
+from attnlab.tasks import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
 BLOCK = 1024  # documents that a thread tokenises and answers at a time

@@ -16,15 +16,15 @@ from torch.nn.utils.rnn import pad_sequence
 from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents, encode, ids_of
 from attnlab.errors import UserError
-from attnlab.model.gradients import STEPS, Attributable, integrated_gradients
-from attnlab.task import Task
+from attnlab.models.gradients import STEPS, Attributable, integrated_gradients
+from attnlab.tasks import Task
 
 AT_ONCE = 32  # documents
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """How much each of T tokens spoke for a class, by integrated gradients (`attnlab.model.gradients`).
+    """How much each of T tokens spoke for a class, by integrated gradients (`attnlab.models.gradients`).
 
     Attributes:
         label: the class.

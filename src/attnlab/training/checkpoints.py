@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from attnlab.errors import UserError, first_line
 from attnlab.paths import shown
 from attnlab.runs import LAST, whole_file
-from attnlab.task import Task
+from attnlab.tasks import Task
 from attnlab.training.curves import CurvesLogger
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.pretrained import CONFIG, PICKLE, pretrained_folder
 from attnlab.data.tokens import fingerprint
 from attnlab.errors import UserError, as_user_error, needs_extra
-from attnlab.model.pretrained import PretrainedClassifier
+from attnlab.models.pretrained import PretrainedClassifier
 
 log = logging.getLogger(__name__)
 

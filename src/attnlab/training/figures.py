@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from attnlab.runs import whole_file
-from attnlab.task import Task
-from attnlab.task.calibration import reliability
+from attnlab.tasks import Task
+from attnlab.tasks.calibration import reliability
 from attnlab.training.module import Predictions
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attnlab.data.corpus import BETWEEN_TEXTS
 from attnlab.data.sources import Split
-from attnlab.model.gradients import STEPS, Attributable
+from attnlab.models.gradients import STEPS, Attributable
 from attnlab.runs import whole_file
 from attnlab.training.attribution import Classifier, Explanation, attribute
 from attnlab.training.module import Predictions

@@ -18,8 +18,8 @@ from torchmetrics import MetricCollection
 from attnlab.config import SINGLE_LABEL, instantiate
 from attnlab.data.batching import Batch
 from attnlab.errors import UserError
-from attnlab.model.pretrained import PretrainedClassifier
-from attnlab.task.calibration import calibration
+from attnlab.models.pretrained import PretrainedClassifier
+from attnlab.tasks.calibration import calibration
 from attnlab.training.clipping import clip_grad_norm
 from attnlab.training.collected import Collected
 from attnlab.training.saved import FORMAT, Trained, check_format, temperature_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attnlab.config import instantiate
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line, own_place
-from attnlab.task import Task, make_task
+from attnlab.tasks import Task, make_task
 from attnlab.training.module import make_optimizer
 from attnlab.training.settings import Settings
 

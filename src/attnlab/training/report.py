@@ -14,10 +14,10 @@ from attnlab.data.audit import audit_summary, audit_warnings
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
 from attnlab.metrics import interval, is_share, written
-from attnlab.page import embedded, render
 from attnlab.paths import shown
+from attnlab.reports.page import embedded, render
 from attnlab.runs import CONFIG, write_whole
-from attnlab.task import Task
+from attnlab.tasks import Task
 from attnlab.training import headline
 from attnlab.training.attribution import Classifier, Explanation
 from attnlab.training.figures import MATRIX_CLASSES, Counts

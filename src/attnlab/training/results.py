@@ -19,8 +19,8 @@ from attnlab.metrics import is_share, written
 from attnlab.paths import shown
 from attnlab.redaction import redact
 from attnlab.runs import CONFIG, whole_file, write_whole
-from attnlab.task import Task
-from attnlab.task.base import TEMPERATURES
+from attnlab.tasks import Task
+from attnlab.tasks.base import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
 from attnlab.training.headline import accuracy
 from attnlab.training.module import Predictions

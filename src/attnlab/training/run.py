@@ -25,7 +25,7 @@ from attnlab.data.preview import print_preview
 from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line
-from attnlab.model.pretrained import PretrainedClassifier
+from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.paths import rank, shown, started_again
 from attnlab.process import give_memory_back, use_threads
 from attnlab.progress import in_multirun, told

@@ -15,7 +15,7 @@ from attnlab.data.text_format import TextFormat
 from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
 from attnlab.runs import BEST, CONFIG, LAST
-from attnlab.task import Task, make_task
+from attnlab.tasks import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -13,7 +13,7 @@ from attnlab.config import find_allowed
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, known_direction
 from attnlab.runs import BEST
-from attnlab.task import Task, make_task
+from attnlab.tasks import Task, make_task
 from attnlab.training.checkpoints import name_again
 from attnlab.training.settings import Settings
 

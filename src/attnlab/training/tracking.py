@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from attnlab.errors import first_line
 from attnlab.runs import as_given, began_by
-from attnlab.task import Task
+from attnlab.tasks import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.mistakes import Mistake
 from attnlab.training.module import Predictions

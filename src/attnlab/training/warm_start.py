@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from attnlab.errors import UserError
-from attnlab.model.pretrained import PretrainedClassifier
+from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.paths import shown
 from attnlab.training.encoder import PLACES, SCRATCH, place_encoder, plain
 from attnlab.training.module import TextClassification

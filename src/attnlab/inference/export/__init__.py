@@ -20,11 +20,11 @@ from attnlab.errors import UserError, first_line
 from attnlab.inference.export.card import push, write_readme
 from attnlab.inference.export.check import Comparison, Documents, compare, find_documents
 from attnlab.inference.export.formats import FORMATS, Answers, quantize
-from attnlab.model.pretrained import PretrainedClassifier
+from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.paths import shown
 from attnlab.process import use_threads
 from attnlab.runs import make_run_dir
-from attnlab.task import MultiLabel
+from attnlab.tasks import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
 log = logging.getLogger(__name__)

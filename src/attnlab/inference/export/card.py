@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from attnlab.errors import as_user_error
-from attnlab.model.classifier import TextClassifier
-from attnlab.page import render
+from attnlab.models.classifier import TextClassifier
 from attnlab.paths import shown
+from attnlab.reports.page import render
 from attnlab.training.headline import name_of
 from attnlab.training.saved import data_of_run
 

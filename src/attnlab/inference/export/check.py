@@ -15,7 +15,7 @@ from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError
 from attnlab.inference.export.formats import Answer
 from attnlab.metrics import interval
-from attnlab.task import Task
+from attnlab.tasks import Task
 from attnlab.training.headline import name_of
 from attnlab.training.saved import Trained, data_of_run
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from attnlab.errors import UserError, as_user_error
-from attnlab.task import Task
+from attnlab.tasks import Task
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # input_ids [B, T] int64, attention_mask [B, T] bool -> [B, C]
 

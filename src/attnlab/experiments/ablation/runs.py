@@ -1,0 +1,240 @@
+"""The runs of an ablation: which are there, wherever they were trained, and training those that are missing."""
+
+import json
+import logging
+import re
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from attnlab.analysis.factors import IGNORED, flat
+from attnlab.analysis.runs import Run, origin
+from attnlab.config import instantiate
+from attnlab.data.sources import with_absolute_paths
+from attnlab.errors import UserError, first_line
+from attnlab.experiments.ablation.changes import MODEL, Setting
+from attnlab.experiments.board import Board
+from attnlab.experiments.workers import TRIES, Died, launch
+from attnlab.process import available, share
+from attnlab.runs import CONFIG
+from attnlab.versions import code, libraries
+
+log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from attnlab.data.datamodule import TextDataModule
+
+# What a run's scores do not depend on, besides what no comparison looks at.
+ELSEWHERE = (
+    *IGNORED,
+    "ablation",
+    "hparams_search",
+    "preview",
+    "test",
+    "trainer.threads",
+    "trainer.enable_model_summary",
+)
+UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+
+
+class Budget:
+    """`2h`, `90min`, `60runs`, or None for no end. Raises `UserError` for anything else."""
+
+    def __init__(self, text: str | None) -> None:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(h|min|s|runs)", text or "")
+        if text is not None and match is None:
+            raise UserError(f"ablation.budget={text} can't be read; give a time or a number of runs: 2h, 90min, 60runs")
+        self.runs = self.seconds = float("inf")
+        if match and match[2] == "runs":
+            self.runs = float(match[1])
+        elif match:
+            self.seconds = float(match[1]) * UNITS[match[2]]
+
+
+class Runs:
+    """The finished runs of some settings, by setting and seed.
+
+    Args:
+        config: of the multirun.
+        settings: what is to be trained; more can be added.
+        metric: what a run must have been tested by to count.
+        last: how many seeds of a setting count.
+
+    Raises:
+        UserError: runs of this very ablation were trained by other code, with other libraries or on other documents.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        launcher: Launcher,
+        loader: ConfigLoader,
+        settings: Sequence[Setting],
+        metric: str,
+        last: int,
+    ) -> None:
+        self.config, self.launcher, self.metric, self.last = config, launcher, metric, last
+        self.board = Board(config, loader)
+        self.folder = Path(config.hydra.sweep.dir)
+        self.first_seed = int(config.seed)
+        self.settings: dict[str, Setting] = {}
+        self.found: dict[tuple[str, int], Run] = {}
+        self.failed: dict[str, str] = {}
+        self._fingerprints: dict[str, str] = {}
+        self.budget = Budget(config.ablation.budget)
+        at_once = config.ablation.n_jobs
+        self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
+        for setting in settings:
+            self.add(setting)
+        self.number = 1 + max([int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1)
+        self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
+
+    def add(self, setting: Setting) -> None:
+        """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
+        self.settings[setting.name] = setting
+        wanted = _identity(setting.config)
+        refused: dict[str, int] = {}
+        for identity, run in self._there:
+            seed = int(run.config["seed"]) - self.first_seed
+            if not (identity == wanted and self.metric in run.metrics and 0 <= seed < self.last):
+                continue
+            if not (differing := self._differing(run, setting)):
+                self.found[setting.name, seed] = run
+            elif run.folder.parent == self.folder:
+                raise UserError(
+                    f"{run.folder.name} of {self.folder} can't be continued with runs of another origin ({differing}): "
+                    "bring that back, or give ablation.name=<another> to begin anew"
+                )
+            else:
+                refused[differing] = refused.get(differing, 0) + 1
+        for differing, number in refused.items():
+            log.info("%s: %d finished runs do not count, as they differ in %s", setting.name, number, differing)
+
+    def __len__(self) -> int:
+        """Runs of this ablation's own that count towards its budget."""
+        return len(self._own())
+
+    def _differing(self, run: Run, setting: Setting) -> str:
+        """In what a finished run differs from those that would be trained now; empty where in nothing."""
+        then, now = origin(run.environment), origin({"code": code(), **libraries()})
+        if "data" in run.environment:
+            then["documents"], now["documents"] = run.environment["data"], self._fingerprint(setting)
+        differing = [key for key, value in then.items() if now.get(key, value) != value]
+        return ", ".join(key if key in ("code", "documents") else f"{key} {then[key]}" for key in differing)
+
+    def _fingerprint(self, setting: Setting) -> str:
+        key = json.dumps([setting.config[part] for part in ("data", "tokenizer")], sort_keys=True)
+        if key not in self._fingerprints:
+            self._fingerprints[key] = documents(setting).fingerprint
+        return self._fingerprints[key]
+
+    @property
+    def left(self) -> float:
+        """Runs that the budget still has."""
+        seconds = [_seconds(run) for run in self.found.values()]
+        in_time = (self.budget.seconds - (time.monotonic() - self.start)) * self.at_once
+        return max(0.0, min(self.budget.runs - len(self), in_time / statistics.mean(seconds) if seconds else in_time))
+
+    def seeds(self, *names: str) -> int:
+        """How many seeds, from the first on, all of these settings have."""
+        count = 0
+        while all((name, count) in self.found for name in names):
+            count += 1
+        return count
+
+    def score(self, name: str, seed: int, metric: str) -> float:
+        """Of one run. Raises `UserError` where it has no such score."""
+        run = self.found[name, seed]
+        if metric not in run.metrics:
+            known = ", ".join(key for key in run.metrics if key.startswith(metric.split("/")[0]))
+            raise UserError(f"ablation.metric: {metric} is not in {run.folder}/metrics.json; it has {known}")
+        return run.metrics[metric]
+
+    def train(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Train what is missing of these settings and seeds. What fails is kept with its reason.
+
+        What was begun before, by a process that died or a command that was killed, goes on in its folder.
+
+        Raises:
+            UserError: the model itself can't be trained.
+        """
+        for tries_left in reversed(range(TRIES)):
+            if missing := [one for one in wanted if one not in self.found and one[0] not in self.failed]:
+                self._try(missing, tries_left)
+
+    def _try(self, missing: Sequence[tuple[str, int]], tries_left: int) -> None:
+        overrides = {name: self.settings[name].overrides for name, _ in missing}
+        jobs = [(*overrides[name], "resume=latest", f"seed={self.first_seed + seed}") for name, seed in missing]
+        first, self.number = self.number, self.number + len(jobs)
+        with self.board.running(jobs, first):
+            results = launch(self.launcher, jobs, first)
+        for (name, seed), result, job in zip(missing, results, self.board.jobs[-len(jobs) :], strict=True):
+            run = _read(job.folder)
+            if run is not None:
+                self.found[name, seed] = run
+                continue
+            error: Any = result._return_value if result.status == JobStatus.FAILED else RuntimeError("no results")
+            if isinstance(error, Died) and tries_left:
+                continue
+            self.failed[name] = first_line(error)
+            if name == MODEL:
+                raise UserError(f"the model itself can't be trained: {first_line(error)}")
+
+    def _own(self) -> list[Run]:
+        return [run for run in self.found.values() if run.folder.parent == self.folder]
+
+    @cached_property
+    def _there(self) -> list[tuple[str, Run]]:
+        root = Path(self.config.paths.log_dir, self.config.task_name)
+        folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
+        found = []
+        for run in filter(None, map(_read, sorted(folders))):
+            with suppress(UserError):  # of a source that configs may not call, so of no setting of this ablation
+                if run.devices == "1":  # as an ablation's own are
+                    found.append((_identity(run.config), run))
+        return found
+
+
+def documents(setting: Setting) -> "TextDataModule":
+    """What it is trained and tested on; tokenised, as all runs will need them."""
+    from attnlab.data.datamodule import TextDataModule  # torch waits until the settings have been read
+
+    source, recipe = (instantiate(setting.config[part]) for part in ("data", "tokenizer"))
+    data = TextDataModule(source, recipe, Path(setting.config["paths"]["cache_dir"]))
+    data.setup()
+    return data
+
+
+def _identity(config: dict[str, Any]) -> str:
+    """Equal for runs that differ at most in the seed, of one device each."""
+    parts = {part: config.get(part) or {} for part in ("data", "embedding")}
+    values = flat(
+        config | {part: with_absolute_paths(own) if "_target_" in own else own for part, own in parts.items()}
+    )
+    hidden = tuple(f"{key}." for key in ELSEWHERE)
+    kept = {key: value for key, value in values.items() if key not in ELSEWHERE and not key.startswith(hidden)}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _read(folder: Path) -> Run | None:
+    """None for a run that has not finished."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # 40 times as fast
+        return Run(folder, config, {}, metrics)
+    return None
+
+
+def _seconds(run: Run) -> float:
+    """From its first file to its last result."""
+    return (run.folder / "metrics.json").stat().st_mtime - (run.folder / CONFIG).stat().st_mtime

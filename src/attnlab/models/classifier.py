@@ -1,0 +1,170 @@
+"""Text classifiers: embedding -> positions -> blocks -> pooling -> head. Each file in `conf/model` configures one."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attnlab.errors import UserError
+from attnlab.models.attention import Block, attention_score_mask
+from attnlab.models.pooling import ClsPooling, MeanPooling, make_pooling, mean_of_rows
+from attnlab.models.positional import PositionalEncoding
+
+
+class TextClassifier(nn.Module):
+    """A stack of attention blocks over token embeddings; with none of them, a bag of words.
+
+    Args:
+        vocab_size, num_classes, pad_id, max_length: what the data says: tokens, classes, the id of padding and the
+            longest document in tokens.
+        embed_dim: width D of every vector between embedding and head.
+        pe: the positional encoding, still to be called with `embed_dim`, `num_heads` and `max_length`.
+        pooling: "cls", "max", "mean" or "attention".
+        num_layers: number of blocks.
+        num_heads: attention heads in each block; divides `embed_dim`.
+        feed_forward: hidden width of each block's feed-forward layer; 0 for none.
+        layer_norm: normalise what goes into each layer and, with blocks, what comes out of the last.
+        residual: let each layer add to its input rather than replace it.
+        dropout: share of values dropped after embedding, in attention, after each layer and before the head.
+        sep_id: of the token that ends each text, where documents are pairs of texts: every block then knows by an added
+            embedding which of the two a token is of (Devlin et al., 2019). None for single texts.
+        count_padding: pad to `max_length` and let pooling count the padding, as the notebook did.
+
+    Raises:
+        UserError: settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_classes: int,
+        pad_id: int,
+        max_length: int,
+        embed_dim: int,
+        pe: Callable[..., PositionalEncoding],
+        pooling: str,
+        num_layers: Annotated[int, Interval(ge=0, le=1000)] = 0,
+        num_heads: int = 1,
+        feed_forward: Annotated[int, Ge(0)] = 0,
+        layer_norm: bool = False,
+        residual: bool = False,
+        dropout: float = 0.0,
+        count_padding: bool = False,
+        sep_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        if embed_dim < 1:
+            raise UserError(f"model.embed_dim={embed_dim} must be at least 1")
+        if not 0 <= dropout < 1:
+            raise UserError(f"model.dropout={dropout} is a share: give a number from 0 to below 1")
+        self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=pad_id)
+        self.pe = pe(embed_dim=embed_dim, num_heads=num_heads, max_length=max_length)
+        if self.pe.needs_attention and num_layers == 0:
+            raise UserError(
+                f"pe={type(self.pe).__name__.lower()} acts inside attention and this model has none; "
+                "use pe=none, sinusoidal or learned, or model=attention"
+            )
+        self.pad_id, self.max_length, self.count_padding = pad_id, max_length, count_padding
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                dropout=dropout,
+                layer_norm=layer_norm,
+                residual=residual,
+                feed_forward=feed_forward,
+            )
+            for _ in range(num_layers)
+        )
+        self.sep_id = sep_id
+        # A bag would add the same to every document.
+        self.segments = nn.Embedding(2, embed_dim) if sep_id is not None and num_layers else None
+        self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
+        self.pooling = make_pooling(pooling, embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        self.threads = None if num_layers else 1  # what a bag computes is too little to be shared
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
+        if self._takes_the_short_way and self.is_plain_mean:
+            return self.head(mean_of_rows(self.embedding.weight, input_ids, attention_mask))
+        return self.classify(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
+
+    @property
+    def is_plain_mean(self) -> bool:
+        """Whether it is no more than the mean of its tokens' vectors and the head, whatever was replaced in it."""
+        return (
+            type(self.pooling) is MeanPooling
+            and type(self.embedding) is nn.Embedding
+            and type(self.pe) is PositionalEncoding
+            and type(self.norm) is nn.Identity
+            and not len(self.blocks)
+            and not self.count_padding
+            and self._is_not_overridden("look_up", "classify", "_place")
+        )
+
+    def _is_not_overridden(self, *methods: str) -> bool:
+        """Whether a subclass does nothing of its own there, which a short way would leave out."""
+        return all(getattr(type(self), method) is getattr(TextClassifier, method) for method in methods)
+
+    @property
+    def _takes_the_short_way(self) -> bool:
+        """There are two shorter ways to the same; not under dropout, which would draw other numbers on them."""
+        return not (self.training and self.dropout.p)
+
+    def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embedding of each token: [B, N, D], with `count_padding` of `max_length`, else of T tokens."""
+        return self.embedding(self._padded(input_ids, attention_mask)[0])
+
+    def classify(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits for embeddings x: [B, N, D] -> [B, num_classes]."""
+        input_ids, attention_mask = self._padded(input_ids, attention_mask)
+        x = self._place(x, input_ids)
+        score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
+        of_first = type(self.pooling) is ClsPooling and type(self.norm) in (nn.LayerNorm, nn.Identity)
+        for number, block in enumerate(self.blocks, start=1):
+            first_alone = of_first and self._takes_the_short_way and number == len(self.blocks) and type(block) is Block
+            x = block(x, score_mask, self.pe, 1 if first_alone else None)
+        pooled = torch.ones_like(attention_mask) if self.count_padding else attention_mask
+        return self.head(self.dropout(self.pooling(self.norm(x), pooled)))
+
+    def shares(self, counted: Tensor) -> Tensor:
+        """A token's embedding is its own: [B, T] bool -> [B, N, T]."""
+        return torch.diag_embed(self._padded(counted, counted)[1].float())[..., : counted.size(1)]
+
+    def _padded(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.count_padding:
+            return input_ids, attention_mask
+        missing = (0, self.max_length - input_ids.size(1))
+        return F.pad(input_ids, missing, value=self.pad_id), F.pad(attention_mask, missing)
+
+    @torch.no_grad()
+    def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Who attends to whom in one batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
+        assert len(self.blocks) > 0, "a bag of words attends to nothing"
+        x = self._place(self.embedding(input_ids), input_ids)
+        score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
+        weights = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            weights.append(block.weights(x, score_mask, self.pe))
+            x = block(x, score_mask, self.pe)
+        return torch.stack(weights)
+
+    def _place(self, x: Tensor, input_ids: Tensor) -> Tensor:
+        """Embeddings with what is known of each token's place."""
+        if self.segments is not None:
+            assert self.sep_id is not None
+            x = x + self.segments(of_second_text(input_ids, self.sep_id))
+        return self.dropout(self.pe.embed(x))
+
+
+def of_second_text(input_ids: Tensor, sep_id: int) -> Tensor:
+    """1 of the tokens behind the first end of a text, 0 of those up to it: [B, T] int64 -> [B, T] int64."""
+    ends = input_ids.eq(sep_id).long()
+    return (ends.cumsum(dim=1) > ends).long()

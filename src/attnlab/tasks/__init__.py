@@ -1,0 +1,21 @@
+"""What a label is: the loss of a model's logits, their metrics, the answer they stand for, and when it is right."""
+
+from typing import Any
+
+from attnlab.config import instantiate
+from attnlab.errors import as_user_error
+from attnlab.tasks.base import Task
+from attnlab.tasks.multi_label import MultiLabel
+from attnlab.tasks.single_label import SingleLabel
+
+__all__ = ["MultiLabel", "SingleLabel", "Task", "make_task"]
+
+
+def make_task(config: dict[str, Any], label_names: list[str]) -> Task:
+    """The task of a config for these classes, whose names may be any: no config ever holds them.
+
+    Raises:
+        UserError: the config names no task, or settings that it does not take.
+    """
+    with as_user_error(str(config.get("_target_")), only=(TypeError,)):
+        return instantiate(config, _partial_=True)(label_names)

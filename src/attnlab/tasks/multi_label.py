@@ -1,0 +1,165 @@
+"""Any number of classes a document."""
+
+import warnings
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnlab.data.labels import Counts, Labels
+from attnlab.errors import UserError
+from attnlab.tasks.base import Task, Weights, follows
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class MultiLabel(Task):
+    """Each document is of any number of classes, judged one by one. Labels: [B, C] float32, answers: [B, C] bool.
+
+    The loss is the mean over classes of the binary cross-entropy. A class is answered where its probability reaches the
+    class's threshold. After each validation that is the one with the best F1 there (Lipton et al., 2014), and a
+    checkpoint keeps it beside the temperature, of whose probabilities it is; scores on validation are a little
+    optimistic for it, those on test are not. `acc` is the share of documents that have all of their classes answered
+    and no other (subset accuracy), `map` the mean over classes of the average precision.
+
+    Class weights are what the documents of a class count against those that are not of it; "balanced" makes both sides
+    equal.
+
+    Args:
+        threshold: of every class, rather than chosen.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "f1_micro", "f1_macro", "map")
+    BALANCED = "map"
+    thresholds: Tensor
+
+    def __init__(
+        self,
+        label_names: list[str],
+        threshold: Annotated[float, Interval(gt=0, lt=1)] | None = None,
+        class_weights: dict[str, float] | Literal["balanced"] | None = None,
+        label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+        gamma: Annotated[float, Ge(0)] = 2.0,
+    ) -> None:
+        super().__init__(label_names, class_weights, label_smoothing, loss, gamma)
+        self.threshold = threshold
+        self.register_buffer("thresholds", torch.full((len(label_names),), threshold or 0.5))
+
+    @property
+    def is_usual(self) -> bool:
+        return follows(type(self), MultiLabel) and self.num_outputs == len(self.label_names)
+
+    def check(self, labels: Labels) -> None:
+        if labels.ndim == 1:
+            raise UserError(
+                "the documents have one label each, and task=multi_label takes several: give a column of lists, "
+                "data.label_separator or data.label=[<columns of 0 and 1>], or task=single_label"
+            )
+
+    def weigh(self, counts: Counts, num_documents: int, given: Weights | None) -> Weights:
+        return (num_documents - counts).clip(min=1) / counts.clip(min=1) if given is None else given
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.to(logits.dtype)
+        smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights, reduction="none")
+        if self.gamma:
+            right = torch.where(labels > 0, logits, -logits).sigmoid()
+            losses = (1 - right) ** self.gamma * losses
+        return losses.mean()
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
+
+    def metrics(self) -> "MetricCollection":
+        from torchmetrics import MeanMetric, MetricCollection
+
+        return MetricCollection({"loss": MeanMetric(nan_strategy="disable")})
+
+    def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        from torchmetrics.functional.classification import multilabel_average_precision, multilabel_f1_score
+
+        labels, size = labels.long(), len(self.label_names)
+        answers, plain = self.decide(self.probabilities(logits)), self.uncalibrated(logits)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Average precision score for one or more classes was `nan`")
+            # Of the order of documents, which is the same at any temperature.
+            precision = multilabel_average_precision(plain, labels, size, "macro", validate_args=False)
+        return {
+            "loss": metrics["loss"].compute(),
+            "acc": self.correct(answers, labels).float().mean(),
+            "f1_micro": multilabel_f1_score(answers.long(), labels, size, average="micro", validate_args=False),
+            "f1_macro": multilabel_f1_score(answers.long(), labels, size, average="macro", validate_args=False),
+            "map": precision,
+        }
+
+    def calibrate(self, logits: Tensor, labels: Tensor) -> None:
+        """And choose thresholds, of the probabilities with the temperature."""
+        super().calibrate(logits, labels)
+        if self.threshold is None:
+            self.thresholds.copy_(best_thresholds(self.probabilities(logits), labels.long()))
+
+    def uncalibrated(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        return probabilities >= self.thresholds
+
+    def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return (answers == labels.bool()).all(dim=1)
+
+    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """The logit of the class."""
+        return logits.gather(1, classes[:, None])[:, 0] if self.is_usual else super().evidence(logits, classes)
+
+    def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Among the classes that are answered wrongly."""
+        given = torch.where(answers.bool(), probabilities, 1 - probabilities)
+        best = given.masked_fill(answers.bool() == labels.bool(), 0).max(dim=1)
+        return best.values, best.indices
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """Of all that is said of the document's classes, as if they were independent."""
+        return torch.where(self.decide(probabilities), probabilities, 1 - probabilities).prod(dim=1)
+
+    def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """That it is of a class, for each class."""
+        return probabilities.flatten(), labels.flatten()
+
+    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Their mean over classes: from 0 to 1."""
+        return (probabilities - labels).square().mean(dim=1)
+
+    def names(self, answers: Tensor) -> list[list[str]]:
+        return [[self.label_names[index] for index in row.nonzero().flatten().tolist()] for row in answers]
+
+    def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
+        from torchmetrics.functional.classification import multilabel_stat_scores
+
+        return multilabel_stat_scores(answers.long(), labels.long(), len(self.label_names), average=None)
+
+    def confusion(self, answers: Tensor, labels: Tensor) -> None:
+        return None
+
+
+def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """For each class the probability from which on answering it gives the best F1: [C], 0.5 where no document has it.
+
+    probabilities, labels: [N, C]
+    """
+    from torchmetrics.functional.classification import multilabel_precision_recall_curve
+
+    probabilities = probabilities.clamp(0, 1)  # where rounding has led one beyond, all would be taken for logits
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No positive samples")
+        curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
+    best = probabilities.new_full(labels.shape[1:], 0.5)
+    for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
+        if labels[:, index].any():
+            f1 = 2 * precision * recall / (precision + recall)
+            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point has no threshold: nothing answered
+    return best
