@@ -185,4 +185,4 @@ def transformers_trainer(
 
 def new_module(config: dict[str, Any], data: TextDataModule) -> TextClassification:
     parts = model_settings(config["model"]), config["optimizer"], config["scheduler"]
-    return TextClassification(*parts, data.label_names, data.tokenizer.to_str())
+    return TextClassification(*parts, data.label_names, data.tokenizer.to_str(), False, config["task"], {})

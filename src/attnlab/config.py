@@ -43,15 +43,6 @@ EXECUTION_WHITELIST = [
     "torch.optim.*",
 ]
 
-# The task of a run of the time when there was no other, whose config names none.
-SINGLE_LABEL: dict[str, Any] = {
-    "_target_": "attnlab.tasks.single_label.SingleLabel",
-    "class_weights": None,
-    "label_smoothing": 0.0,
-    "loss": "cross_entropy",
-    "gamma": 2.0,
-}
-
 
 def resolve(config: DictConfig) -> dict[str, Any]:
     """The config as plain dicts, lists, strings and numbers.

@@ -60,13 +60,6 @@ def test_seeds_tags_and_workers_are_no_factors(tmp_path: Path) -> None:
     assert find_factors(read_runs([tmp_path])[0]).values.shape == (3, 0)
 
 
-def test_a_setting_that_a_version_before_lacked_is_none_that_is_null(tmp_path: Path) -> None:
-    write_run(tmp_path / "before")
-    write_run(tmp_path / "now", {"data.folds": None, "model.pooling": "max"})
-    runs, _ = read_runs([tmp_path])
-    assert list(find_factors(runs).values) == ["model.pooling"]
-
-
 def test_vectors_are_one_factor_with_the_width_that_they_bring(tmp_path: Path) -> None:
     static = {"embedding": {"_target_": "attnlab.data.vectors.StaticVectors", "path": "x", "freeze": False}}
     for i, seed in enumerate([0, 1]):

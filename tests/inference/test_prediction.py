@@ -22,7 +22,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
@@ -282,18 +281,6 @@ def test_a_file_is_a_document_where_it_was_in_training(learn: Callable[..., Aske
     assert len(ask(f"input={tmp_path}/set/oil/deep/00", "data.format=lines")) == 3
     (tmp_path / "new.csv").write_text("text\noil\nmoon\n")
     assert len(ask(f"input={tmp_path}/new.csv")) == 2
-
-
-def test_an_older_checkpoint_asks_for_its_columns(trained: Path, compose_config: Compose, tmp_path: Path) -> None:
-    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True) | {"format": 3}
-    del checkpoint["hyper_parameters"]["text_format"]
-    torch.save(checkpoint, tmp_path / "old.ckpt")
-    asked = [f"ckpt_path={tmp_path}/old.ckpt", f"input={write(tmp_path / 'new.csv')}", f"output={tmp_path}/out.csv"]
-    with pytest.raises(UserError, match="did not record how texts are assembled: give text_column=<column>"):
-        predict(compose_config(*asked, name="predict"))
-    predict(compose_config(*asked, "text_column=text", name="predict"))
-    expected = Predictor.load(trained)(ROWS["text"]).labels
-    assert read(tmp_path / "out.csv")["predicted"].to_list() == [label or "" for label in expected]
 
 
 def test_types_are_kept(ask: Callable[..., None], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import functional as F
 
 from attnlab.composing import compose
-from attnlab.config import SINGLE_LABEL
+from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
 from attnlab.inference.export import export
@@ -25,12 +25,9 @@ from attnlab.training.run import train
 from tests.conftest import ROOT
 
 NAMES = ["a", "b", "c"]
+SINGLE_LABEL = read_config(ROOT / "conf/task/single_label.yaml")
 LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.5, 0.0, 0.1], [-1.0, 0.3, 3.0], [0.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2, 0])
-
-
-def test_a_config_without_a_task_means_the_default_one() -> None:
-    assert OmegaConf.load(ROOT / "conf/task/single_label.yaml") == SINGLE_LABEL
 
 
 def test_the_default_loss_is_cross_entropy() -> None:

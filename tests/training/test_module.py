@@ -28,6 +28,7 @@ MODEL = {
     "pe": {"_target_": "attnlab.models.positional.Learned", "_partial_": True},
 }
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "lr": 0.01}
+TASK = {"_target_": "attnlab.tasks.single_label.SingleLabel"}
 SCHEDULER = {"_target_": "attnlab.training.schedules.linear", "warmup": 0.1}
 
 
@@ -41,7 +42,7 @@ def data(tmp_path: Path) -> TextDataModule:
 
 def make_module(data: TextDataModule) -> TextClassification:
     torch.manual_seed(0)
-    return TextClassification(MODEL, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str())
+    return TextClassification(MODEL, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str(), False, TASK, {})
 
 
 def make_trainer(folder: Path, **settings: object) -> Trainer:
@@ -156,7 +157,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_same_weights(
     """In the middle of an epoch of 9 batches, at its end and in the next: the same articles in the same order."""
     settings = MODEL | {"dropout": 0.0}
     whole, resumed = (
-        TextClassification(settings, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str()) for _ in range(2)
+        TextClassification(settings, OPTIMIZER, SCHEDULER, data.label_names, data.tokenizer.to_str(), False, TASK, {})
+        for _ in range(2)
     )
     every_step = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     make_trainer(tmp_path, max_epochs=2, callbacks=[every_step]).fit(whole, data)

@@ -422,26 +422,6 @@ def test_what_is_given_anew_counts_in_python_as_on_the_command_line(
         train(tiny_config(f"resume={run}"))
 
 
-def test_a_run_of_the_version_before_goes_on(tiny_config: Compose, resume: Compose, tmp_path: Path) -> None:
-    """Its config names Lightning's own logger and checkpoint callback."""
-    run = tmp_path / "run"
-    train(tiny_config(f"paths.run_dir={run}"))
-    config = OmegaConf.load(run / "config.yaml")
-    config.logger.csv = {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "", "version": ""}
-    config.callbacks.best_checkpoint = {
-        "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "filename": "best",
-        "monitor": "val/loss",
-        "mode": "min",
-        "enable_version_counter": False,
-    }
-    del config.trainer.max_time
-    OmegaConf.save(config, run / "config.yaml")
-    assert train(resume(run, "trainer.max_epochs=3"))["train/epochs"] == 3
-    with (run / "metrics.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]] == ["0", "1", "2"]
-
-
 @pytest.mark.parametrize("name", ["folder", "latest"])
 def test_a_run_that_is_still_training_is_not_resumed(
     name: str, tiny_config: Compose, resume: Compose, tmp_path: Path

@@ -62,7 +62,7 @@ def find_factors(runs: list[Run]) -> Factors:
     table = pd.DataFrame([flat(run.config) for run in runs]).fillna(ABSENT)
     table = table[[key for key in table if not _below(key, IGNORED)]]
     table["trainer.devices"] = [run.devices for run in runs]  # in all: each takes a batch of its own
-    table = table.loc[:, table.replace("null", ABSENT).nunique() > 1]  # a version before may lack the key
+    table = table.loc[:, table.replace("null", ABSENT).nunique() > 1]  # a part that is left out has no keys
     for group in reversed(GROUPS):
         choice = pd.Series([run.choices.get(group) for run in runs], dtype=object)
         own = [key for key in table if _below(key, (group,))]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnlab.config import SINGLE_LABEL, read_config
+from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.versions import ENVIRONMENT, LIBRARIES
 
@@ -86,14 +86,9 @@ class Run:
         file = self.folder / "predictions.parquet"
         try:
             table = pd.read_parquet(file, columns=["index", "label", "correct"])
-            return table.assign(label=table["label"].map(_in_words))
-        except (OSError, ValueError):
-            pass
-        try:  # of a run of the version before
-            table = pd.read_parquet(file, columns=["index", "label", "predicted"])
         except (OSError, ValueError):
             return None
-        return table.assign(correct=table["label"] == table.pop("predicted"))
+        return table.assign(label=table["label"].map(_in_words))
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -117,7 +112,6 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if metrics is None:
                 unfinished.append(str(path.relative_to(folder)))
             else:
-                config = {"task": SINGLE_LABEL} | config  # of a run of the version before
                 choices = config.get("choices") or _read_choices(path / ".hydra" / "hydra.yaml")
                 runs.append(Run(path, config, choices, metrics))
     if not runs:

@@ -143,20 +143,10 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
 
 
 def _text_format(predictor: Predictor, given: Mapping[str, Any]) -> TextFormat:
-    """As in training, but for what is `given`; that is reported.
-
-    Raises:
-        UserError: the checkpoint does not say how its texts are assembled, and too little is given.
-    """
-    own = predictor.text_format
-    if own is None and "text" not in given:
-        raise UserError(
-            "the checkpoint is of a version that did not record how texts are assembled: give text_column=<column>, "
-            "and data.join, data.header and the like where they were not as usual"
-        )
-    if own is not None and (changes := own.changes(given)):
+    """As in training, but for what is `given`; that is reported."""
+    if changes := predictor.text_format.changes(given):
         print(f"Texts are assembled otherwise than in training: {changes}", file=sys.stderr)
-    return (own or TextFormat(text_pair="text_pair" if predictor.pairs else None)).changed(given)
+    return predictor.text_format.changed(given)
 
 
 def _progress(console: Console) -> Progress:

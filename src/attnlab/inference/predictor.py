@@ -55,7 +55,7 @@ class Predictor:
         self.computing = Semaphore(at_once)  # others may tokenise
         self.answered_in: int | None = None  # the process whose threads have computed
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
-        self.text_format = trained.text_format  # None of a checkpoint that does not say it
+        self.text_format = trained.text_format
         self.several = isinstance(trained.task, MultiLabel)  # classes a document
 
     @classmethod

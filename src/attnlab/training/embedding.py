@@ -17,8 +17,6 @@ from attnlab.training.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RANDOM: dict[str, Any] = {"path": None}  # what a config without embedding means
-
 
 def settle_embedding(config: Settings) -> None:
     """Make a relative `embedding.path` absolute, and look whether the model is as wide as the vectors.

@@ -68,12 +68,6 @@ def as_trained(data: dict[str, Any], trained: Trained | TextClassification) -> d
 
     What it says otherwise is reported.
     """
-    if trained.text_format is None:
-        log.warning(
-            "The checkpoint is of a version that did not record how texts are assembled: data.text, data.join and the "
-            "like are as given, or as usual"
-        )
-        return data
     if changes := trained.text_format.changes(data):
         log.warning("Texts are assembled otherwise than in training: %s", changes)
     return trained.text_format.complete(data)

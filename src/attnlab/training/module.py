@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from attnlab.config import SINGLE_LABEL, instantiate
+from attnlab.config import instantiate
 from attnlab.data.batching import Batch
 from attnlab.errors import UserError
 from attnlab.models.pretrained import PretrainedClassifier
@@ -79,9 +79,9 @@ class TextClassification(LightningModule):
         scheduler: dict[str, Any],
         label_names: list[str],
         tokenizer: str,
-        pairs: bool = False,
-        task: dict[str, Any] = SINGLE_LABEL,
-        text_format: dict[str, Any] | None = None,
+        pairs: bool,
+        task: dict[str, Any],
+        text_format: dict[str, Any],
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)

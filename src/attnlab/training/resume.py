@@ -43,12 +43,6 @@ FIXED = {
     "trainer.fast_dev_run": "it would end the run without results",
 }
 ABOUT_THE_COMMAND = ("resume", "hydra", "paths")
-# What a config of an earlier version names, and what has taken its place.
-REPLACED = {
-    "lightning.pytorch.loggers.CSVLogger": "attnlab.training.curves.CurvesLogger",
-    "lightning.pytorch.loggers.TensorBoardLogger": "attnlab.training.tracking.TensorBoard",
-    "lightning.pytorch.callbacks.ModelCheckpoint": "attnlab.training.selection.BestCheckpoint",
-}
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
@@ -82,9 +76,6 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
         UserError: the run has finished, or a setting was given that can't change on resume.
     """
     stored = read_config(folder / CONFIG)
-    for parts in (stored.get("callbacks"), stored.get("logger")):
-        for part in filter(None, (parts or {}).values()):
-            part["_target_"] = REPLACED.get(part["_target_"], part["_target_"])
     config = OmegaConf.create(stored)
     anew = [] if started_again() else _given_anew(given, config)  # what it gave stands there already
     changes: Changes = {}

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Timer
 from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
-from attnlab.config import SINGLE_LABEL, instantiate, resolve
+from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.pretrained import TOKENIZER
 from attnlab.data.preview import print_preview
@@ -36,7 +36,7 @@ from attnlab.training.attribution import attends
 from attnlab.training.beside import TellProgress, own_output
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.checkpoints import PREVIOUS, Stopped, find_last, keep_calibration
-from attnlab.training.embedding import RANDOM, place_vectors, settle_embedding
+from attnlab.training.embedding import place_vectors, settle_embedding
 from attnlab.training.encoder import cache_encoder_features, model_settings
 from attnlab.training.environment import write_environment
 from attnlab.training.faults import OutOfMemory, in_one_line
@@ -108,7 +108,7 @@ def _train(cfg: DictConfig) -> results.Metrics:
         given = resolve(cfg)
     else:
         given, changes = resumed_config(resumed, cfg)
-    config = _checked({"task": SINGLE_LABEL, "embedding": RANDOM} | given)  # these of a run of the version before
+    config = _checked(given)
     with tidy_process(), in_one_line(config):
         config["data"] = with_absolute_paths(config["data"])
         config["tokenizer"], config["model"] = (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from attnlab.config import SINGLE_LABEL, instantiate, read_config
+from attnlab.config import instantiate, read_config
 from attnlab.data.text_format import TextFormat
 from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
@@ -21,15 +21,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 SPARE = 1 << 24  # numbers that a model may take while it is made: 64 MB
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
-# Of checkpoints. Those without a number are of format 1 and have no task, those below 3 no temperature, and those below
-# 4 do not say how texts are assembled.
-FORMAT = 4
+FORMAT = 5  # of checkpoints; raise it with any change of what they hold
 
 
 class Trained(nn.Module):
     """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` (of `settings`) and `task`.
-
-    `text_format` is None of a checkpoint that does not say it.
 
     Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
     """
@@ -39,16 +35,16 @@ class Trained(nn.Module):
         model: dict[str, Any],
         label_names: list[str],
         tokenizer: str,
-        pairs: bool = False,
-        task: dict[str, Any] = SINGLE_LABEL,
-        text_format: dict[str, Any] | None = None,
+        pairs: bool,
+        task: dict[str, Any],
+        text_format: dict[str, Any],
         **_: Any,
     ) -> None:
         super().__init__()
         self.pairs = pairs
         self.task_settings = dict(task)
         self.task: Task = make_task(task, label_names)
-        self.text_format = None if text_format is None else TextFormat(**text_format)
+        self.text_format = TextFormat(**text_format)
         self.tokenizer = read_tokenizer(tokenizer)
         self.settings = {
             **model,
@@ -70,11 +66,11 @@ class Trained(nn.Module):
 
 
 def check_format(checkpoint: dict[str, Any]) -> None:
-    """Raises `UserError` for a checkpoint of a later version, which may mean what this one does not know."""
-    if (number := checkpoint.get("format", 1)) > FORMAT:
-        raise UserError(
-            f"the checkpoint is of format {number}, and this version reads {FORMAT} and below: update attnlab"
-        )
+    """Raises `UserError` for a checkpoint of another version, which may mean something else by the same names."""
+    number = checkpoint.get("format", 1)
+    if number != FORMAT:
+        advice = "update attnlab" if number > FORMAT else "train it again, or use the version that wrote it"
+        raise UserError(f"the checkpoint has format {number}, and this version of attnlab reads {FORMAT}: {advice}")
 
 
 class _Unfilled(TorchFunctionMode):
@@ -115,12 +111,12 @@ class _Unfilled(TorchFunctionMode):
 
 
 def temperature_of(checkpoint: dict[str, Any]) -> float:
-    """By which the logits are divided; 1 of a format that had none.
+    """By which the logits are divided.
 
     Raises:
         UserError: by which they can't be.
     """
-    temperature = float(checkpoint.get("temperature", 1))
+    temperature = float(checkpoint["temperature"])
     if not 0 < temperature < float("inf"):
         raise UserError(f"the checkpoint's temperature is {temperature}, which should be a number above 0")
     return temperature

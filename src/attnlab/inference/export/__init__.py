@@ -142,7 +142,7 @@ def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
         "max_length": max_length(trained.tokenizer),
         "pad_id": pad_id(trained.tokenizer),
         "pairs": trained.pairs,
-        "text_format": None if trained.text_format is None else trained.text_format.plain(),
+        "text_format": trained.text_format.plain(),
         "model": trained.settings if config["format"] == "safetensors" else None,
         "task": None if task.is_usual else trained.task_settings,
         "versions": {name: version(name) for name in ("attnlab", "torch", "tokenizers")},
