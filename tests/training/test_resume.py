@@ -377,9 +377,10 @@ def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, resume
             train(resume(tmp_path))
 
 
+@pytest.mark.usefixtures("own_parts")
 def test_the_curves_go_on_after_the_best_epoch(tiny_config: Compose, tmp_path: Path) -> None:
     """Testing loads the best checkpoint, which knows the curves up to there only."""
-    settings = ["monitor.metric=val/acc", "trainer.max_epochs=4", "callbacks.early_stopping=null", "optimizer.lr=0.5"]
+    settings = ["monitor.metric=val/acc", "trainer.max_epochs=4", "+callbacks.forgets._target_=tests.parts.Forgets"]
     train(tiny_config(*settings, "data.train_size=600", f"paths.run_dir={tmp_path}"))
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] < 3

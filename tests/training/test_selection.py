@@ -89,10 +89,11 @@ def test_a_callback_without_a_mode_gets_its_metrics(tiny_config: Compose, tmp_pa
     assert most["metrics"]["val/acc"] == pytest.approx(max(scores)) and max(scores) > scores[0]
 
 
+@pytest.mark.usefixtures("own_parts")
 @pytest.mark.parametrize("kept", ["3", "-1"])
 def test_best_is_the_best_however_many_are_kept(kept: str, tiny_config: Compose, tmp_path: Path) -> None:
     """With a late epoch that is worse than an earlier one."""
-    settings = ["monitor.metric=val/acc", "optimizer.lr=0.5", "trainer.max_epochs=4", "callbacks.early_stopping=null"]
+    settings = ["monitor.metric=val/acc", "trainer.max_epochs=4", "+callbacks.forgets._target_=tests.parts.Forgets"]
     kept_too = [f"callbacks.best_checkpoint.save_top_k={kept}", f"paths.run_dir={tmp_path}/run"]
     metrics = train(tiny_config(*settings, *kept_too, "data.train_size=600"))
     files = {file.name: torch.load(file, weights_only=True) for file in (tmp_path / "run" / "checkpoints").iterdir()}
