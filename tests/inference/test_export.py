@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.inference import Predictor
-from attnlab.inference.export import export, formats
-from attnlab.inference.export.formats import FORMATS
+from attnlab.inference import Predictor, formats
+from attnlab.inference.export import export
+from attnlab.inference.formats import FORMATS
 from attnlab.training.run import train
 from tests.conftest import ROOT, TINY
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.errors import UserError
-from attnlab.inference.export.formats import FORMATS, Answers, traced
+from attnlab.inference.formats import FORMATS, Answers, traced
 from attnlab.models.positional import Learned
 from attnlab.tasks import MultiLabel, SingleLabel, Task
 from tests.models import test_classifier, test_ngrams

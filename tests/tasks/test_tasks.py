@@ -17,8 +17,8 @@ from attnlab.composing import compose
 from attnlab.config import read_config
 from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
+from attnlab.inference.explaining import show_explanation
 from attnlab.inference.export import export
-from attnlab.inference.marks import show_explanation
 from attnlab.tasks import MultiLabel, SingleLabel, make_task
 from attnlab.tasks.multi_label import best_thresholds
 from attnlab.training.run import train

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from attnlab.data.labels import Labels
+from attnlab.data.corpus import Labels
 from attnlab.data.tokens import Tokens
 
 

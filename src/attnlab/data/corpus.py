@@ -2,14 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.labels import Labels, Mask, multi_hot
 from attnlab.data.tables import Origin, Table, pick
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
@@ -20,6 +19,10 @@ SPLITS = ("train", "val", "test")
 BETWEEN_TEXTS = " || "  # of a pair, where it is shown
 UNLABELLED = "-1"  # how sets of the Hub write "no label"
 
+# Of N documents and C classes: the class of each, [N] int64, or where one may be of several [N, C] float32 of 0 and 1.
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]  # [N], set for the documents that are chosen
 OnEmpty = Literal["refuse", "drop"]
 
 
@@ -228,3 +231,19 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
 
     train, test, val = renumbered(corpus.train), renumbered(corpus.test), corpus.val and renumbered(corpus.val)
     return Corpus(label_names, train, test, val, corpus.ceilings)
+
+
+def count_labels(labels: Labels, num_classes: int) -> Counts:
+    """Documents of each class: [C]."""
+    if labels.ndim == 2:
+        return labels.sum(axis=0).astype(np.int64)
+    return np.bincount(labels.astype(np.int64), minlength=num_classes)
+
+
+def multi_hot(rows: Iterable[Iterable[int]], num_classes: int) -> npt.NDArray[np.float32]:
+    """[N, C] float32 with 1 for each class of a row."""
+    numbers = [list(row) for row in rows]
+    hot = np.zeros((len(numbers), num_classes), dtype=np.float32)
+    for row, classes in zip(hot, numbers, strict=True):
+        row[classes] = 1
+    return hot

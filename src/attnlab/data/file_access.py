@@ -1,22 +1,29 @@
-"""Which files a path names, and what is in them once they are unpacked."""
+"""Files on disk: what a path or a name on the Hub refers to, packed files, and cache folders."""
 
 import bz2
 import glob
 import gzip
 import lzma
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from attnlab.errors import UserError
+from filelock import FileLock
+
+from attnlab.errors import UserError, as_user_error, first_line
 
 # A file or a pattern, a list of them, or a file of lines for each column.
 Paths = str | list[str] | dict[str, str]
 
 PEEK_BYTES = 1 << 16  # at the start of a file, from which its form is detected
+
+CONFIG, TOKENIZER, PICKLE = "config.json", "tokenizer.json", "pytorch_model.bin"
+ENCODER_FILES = (CONFIG, TOKENIZER, "*.safetensors", "*.safetensors.index.json")  # that are downloaded
 
 
 def expand_pattern(path: str) -> list[Path]:
@@ -96,3 +103,66 @@ OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     ".zip": _open_zip,
     ".zst": _open_zstd,
 }
+
+
+@cache
+def pretrained_folder(path: str) -> Path:
+    """A local folder as it is, or the cached copy of a name on the Hub; only `ENCODER_FILES` are downloaded.
+
+    Raises:
+        UserError: there is no such model, or no network to fetch it.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise UserError(f"model.path={path}: the folder does not exist")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:  # without pickles, which can execute code when they are loaded
+        return Path(snapshot_download(path, allow_patterns=list(ENCODER_FILES)))
+    except GatedRepoError as error:
+        raise UserError(
+            f"model.path={path} requires a login: accept its terms on the Hub, then hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"model.path={path} is neither a folder here nor a model of the Hub") from error
+    except LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE=1 forbids to fetch it" if constants.HF_HUB_OFFLINE else "the Hub can't be reached"
+        raise UserError(
+            f"model.path={path} is neither a local folder nor in the Hub's cache, and {why}: give the folder of a copy"
+        ) from error
+    except Exception as error:  # a network and a disk can fail in any way
+        raise UserError(f"can't fetch model.path={path}: {first_line(error)}") from error
+
+
+def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `fill` if it does not exist yet.
+
+    Of several runs that start at once one fills it and the others wait. An existing folder is only read, so that a
+    cache may be shared read-only.
+
+    Raises:
+        UserError: it can't be written, for want of space or of permission.
+    """
+    if folder.is_dir():
+        return folder
+    advice = "; free some space, or give another place with paths.cache_dir=<folder>"
+    with as_user_error(f"can't write the cache in {folder.parent}", advice, only=(OSError,)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():  # another run may have filled it while this one waited for the lock
+                _fill(folder, fill)
+        return folder
+
+
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Rename only a complete folder to its final name: a run that is killed leaves a partial one behind."""
+    partial = folder.with_suffix(".partial")  # beside it: a rename is atomic within one file system only
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        fill(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -8,8 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.corpus import Corpus, Split, shortened
-from attnlab.data.labels import Labels, Mask, count_labels, strata
+from attnlab.data.corpus import Corpus, Labels, Mask, Split, count_labels, shortened
 from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -143,6 +142,18 @@ def stratified_mask(labels: Labels, size: int, seed: int) -> Mask:
 def _order_by_class(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
     """The numbers of all documents, [N], sorted by class and at random within a class."""
     return np.lexsort((np.random.default_rng(seed).random(len(labels)), strata(labels)))
+
+
+def strata(labels: Labels) -> npt.NDArray[np.int64]:
+    """[N] numbers to stratify by: the class, or for several labels their combination, sorted by the rarest of them.
+
+    Documents next to each other in this order are alike, so that where combinations are too rare to be divided at least
+    the rare classes are.
+    """
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    rarest_first = np.argsort(labels.sum(axis=0), kind="stable")
+    return np.unique(labels[:, rarest_first], axis=0, return_inverse=True)[1].ravel()
 
 
 def group_mask(labels: Labels, size: int, seed: int, groups: Sequence[str]) -> Mask:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from attnlab.data.labels import BETWEEN, flagged
 from attnlab.data.text_format import TextFormat
 from attnlab.errors import UserError
 from attnlab.paths import shown
@@ -20,6 +19,8 @@ from attnlab.paths import shown
 Value = TypeVar("Value")
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+LABEL_SEPARATOR = "\x1f"  # between the labels of one document: ASCII's own separator of units, which no label holds
+FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Columns:
         if not any(isinstance(value, list) for value in sets):
             return list(self._named(name, sets, classes or [])), False, classes
         rows = (value if isinstance(value, list) else [value] for value in sets)
-        labels = [BETWEEN.join(filter(None, self._named(name, row, classes or []))) for row in rows]
+        labels = [LABEL_SEPARATOR.join(filter(None, self._named(name, row, classes or []))) for row in rows]
         return list(map(sys.intern, labels)), True, classes
 
     def _describe(self, present: Sequence[str]) -> str:
@@ -213,7 +214,7 @@ class Table:
         name: of the file or split, in messages.
         column: the one that holds the labels.
         texts: "" where there is none.
-        labels: as they are written, "" where there is none, and with `BETWEEN` between several.
+        labels: as they are written, "" where there is none, and with `LABEL_SEPARATOR` between several.
         origin: where each row comes from.
         groups, pairs: as texts; None where none were asked for.
         classes: all that there can be, in their order, where the set says so.
@@ -242,7 +243,7 @@ class Table:
         """The labels of each document."""
         if not self.several:
             return [[label] for label in self.labels]
-        return [label.split(BETWEEN) if label else [] for label in self.labels]
+        return [label.split(LABEL_SEPARATOR) if label else [] for label in self.labels]
 
     def place(self, row: int) -> str:
         """The place of a row, for messages."""
@@ -305,3 +306,23 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
         pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
         origin=reduce(add, (table.origin for table in tables)),
     )
+
+
+def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[list[str]]:
+    """For each row the names of the `columns` that hold 1.
+
+    Raises:
+        UserError: a column of what messages call `name` holds something else than 0 and 1.
+    """
+    rows: list[list[str]] = [[] for _ in values[0]]
+    for column, cells in zip(columns, values, strict=True):
+        for number, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+            flag = FLAGS.get(str(cell).strip().lower())
+            if flag is None:
+                raise UserError(
+                    f"{name}, row {number}: data.label=[{','.join(columns)}] are columns of 0 and 1, and {column} "
+                    f"holds {cell!r}; fix it or leave the column out"
+                )
+            if flag:
+                row.append(column)
+    return rows

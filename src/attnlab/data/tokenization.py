@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from attnlab.data.pretrained import TOKENIZER, pretrained_folder
+from attnlab.data.file_access import TOKENIZER, pretrained_folder
 from attnlab.errors import UserError, as_user_error
 
 UNK, CLS, SEP, PAD, MASK = SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]

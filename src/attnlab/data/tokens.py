@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import Encoding, Tokenizer
 
-from attnlab.data.cache import cached
+from attnlab.data.file_access import cached
 from attnlab.data.tokenization import UNK, Pretrained, TokenizerRecipe, max_length, read_tokenizer, token_id
 from attnlab.process import give_memory_back
 

@@ -15,8 +15,7 @@ import tokenizers
 from annotated_types import Gt
 from tokenizers import Tokenizer
 
-from attnlab.data.cache import cached
-from attnlab.data.file_access import open_file
+from attnlab.data.file_access import cached, open_file
 from attnlab.data.tokenization import SPECIAL_TOKENS
 from attnlab.errors import UserError, first_line
 

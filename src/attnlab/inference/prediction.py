@@ -21,7 +21,7 @@ from attnlab.config import resolve
 from attnlab.data.text_format import Quoting, TextFormat
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
-from attnlab.inference.marks import SPOKE_FOR, show_explanation, with_words
+from attnlab.inference.explaining import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
 from attnlab.paths import shown

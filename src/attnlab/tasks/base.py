@@ -13,7 +13,7 @@ import yaml
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from attnlab.data.labels import Counts, Labels, count_labels
+from attnlab.data.corpus import Counts, Labels, count_labels
 from attnlab.errors import UserError
 
 if TYPE_CHECKING:  # torchmetrics takes a second to import, and answering needs none

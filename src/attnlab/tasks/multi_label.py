@@ -8,7 +8,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnlab.data.labels import Counts, Labels
+from attnlab.data.corpus import Counts, Labels
 from attnlab.errors import UserError
 from attnlab.tasks.base import Task, Weights, follows
 

@@ -7,7 +7,7 @@ import torch.distributed
 from torch import Tensor
 
 from attnlab.data.batching import Batch
-from attnlab.data.labels import Labels
+from attnlab.data.corpus import Labels
 
 
 class Collected:

@@ -19,9 +19,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnlab.data.batching import BucketSampler, TokenDataset, VectorDataset
-from attnlab.data.cache import cached
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.pretrained import CONFIG, PICKLE, pretrained_folder
+from attnlab.data.file_access import CONFIG, PICKLE, cached, pretrained_folder
 from attnlab.data.tokens import fingerprint
 from attnlab.errors import UserError, as_user_error, needs_extra
 from attnlab.models.pretrained import PretrainedClassifier

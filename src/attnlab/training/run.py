@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 
 from attnlab.checking import check_config, check_parts
 from attnlab.config import instantiate, resolve
+from attnlab.data.audit import print_preview
 from attnlab.data.datamodule import TextDataModule
-from attnlab.data.pretrained import TOKENIZER
-from attnlab.data.preview import print_preview
+from attnlab.data.file_access import TOKENIZER
 from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import Pretrained
 from attnlab.errors import UserError, first_line

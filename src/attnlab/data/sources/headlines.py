@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge
 
-from attnlab.data.corpus import SPLITS, Corpus, Split
-from attnlab.data.labels import Labels, multi_hot
+from attnlab.data.corpus import SPLITS, Corpus, Labels, Split, multi_hot
 from attnlab.data.sources.base import Source
 from attnlab.data.tables import Origin
 from attnlab.errors import UserError

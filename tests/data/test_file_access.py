@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from attnlab.data.pretrained import pretrained_folder
+from attnlab.data.file_access import pretrained_folder
 from attnlab.errors import UserError
 
 

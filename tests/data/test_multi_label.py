@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnlab.data.corpus import renumber
-from attnlab.data.labels import count_labels
+from attnlab.data.corpus import count_labels, renumber
 from attnlab.data.sources import Corpus, Files, Headlines, Hub, Split
 from attnlab.data.splits import split_corpus, stratified_mask
 from attnlab.errors import UserError
