@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from attnlab.config import EXECUTION_WHITELIST
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+os.environ["PYTHONFAULTHANDLER"] = "1"  # a process that hangs is ended by SIGABRT and says where it hung: `output_of`
 # Tests run in two processes; set before torch is imported, and for the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -30,6 +33,17 @@ TINY = [
     "model.embed_dim=8",
 ]
 Compose = Callable[..., DictConfig]
+
+
+def output_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """What a process has written until its end; one that has not ended by then fails the test with all its output."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        out, err = process.communicate()
+        pytest.fail(f"still running after {seconds} s, where its threads were:\n{out}\n{err}")
+    return out or "", err or ""
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import optuna
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 
 pytestmark = pytest.mark.cluster
 
@@ -61,9 +62,9 @@ def test_two_searches_share_one_study(postgres: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "src" / "train.py"), "-m", "hparams_search=optuna", *TINY]
     command += [f"hparams_search.storage={postgres}", "hparams_search.study_name=shared", "model.num_heads=1"]
     command += [f"hparams_search.n_trials={n_trials}", "hparams_search.n_jobs=2", "trainer.max_epochs=1"]
-    searches = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [search.communicate(timeout=300)[0] for search in searches]
-    assert [search.returncode for search in searches] == [0, 0]
+    searches = [subprocess.Popen(command, cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    outputs, errors = zip(*(output_of(search, 300) for search in searches), strict=True)
+    assert [search.returncode for search in searches] == [0, 0], (outputs, errors)
     study = optuna.load_study(study_name="shared", storage=postgres)
     states = Counter(trial.state.name for trial in study.trials)
     assert states["COMPLETE"] + states["PRUNED"] == n_trials and states["RUNNING"] == states["WAITING"] == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.conftest import output_of
 from tests.experiments.test_workers import found, kill_job, start
 
 pytestmark = [
@@ -52,11 +53,11 @@ def test_a_killed_job_of_a_sweep_costs_one_and_goes_on(tmp_path: Path) -> None:
     sweep = start("seed=0,1,2", *ON_RAY, folder=tmp_path)
     folder = found(tmp_path / "logs" / "train" / "multiruns")
     kill_job(folder / "1")
-    said = sweep.communicate(timeout=300)[0]
+    said = output_of(sweep, 300)[0]
     assert sweep.returncode == 1 and "1 of 3 jobs failed; #1" in said and "Traceback" not in said, said
     assert {path.parent.name for path in folder.glob("*/metrics.json")} == {"0", "2"}
     again = start("seed=0,1,2", "resume=latest", *ON_RAY, folder=tmp_path)
-    said = again.communicate(timeout=300)[0]
+    said = output_of(again, 300)[0]
     assert again.returncode == 0 and "3 done" in said, said
     assert pd.read_csv(folder / "1" / "metrics.csv")["val/loss"].notna().sum() == 12
 
@@ -66,7 +67,7 @@ def test_a_search_goes_on_over_a_killed_job(tmp_path: Path) -> None:
     search = start(*settings, "hparams_search.n_jobs=2", *ON_RAY, folder=tmp_path)
     folder = found(tmp_path / "logs" / "train" / "searches")
     kill_job(folder / "1")
-    said = search.communicate(timeout=400)[0]
+    said = output_of(search, 400)[0]
     assert search.returncode == 0, said
     assert {path.parent.name for path in folder.glob("[0-9]/metrics.json")} == {"0", "1", "2", "3"}
     assert pd.read_csv(folder / "1" / "metrics.csv")["val/loss"].notna().sum() == 12

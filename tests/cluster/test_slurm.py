@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 from tests.experiments.test_workers import kill_job
 from tests.training.test_resume import LONG, assert_same_run
 
@@ -106,7 +106,7 @@ def test_a_preempted_job_of_a_sweep_goes_on_exactly_and_a_killed_one_costs_one(t
     run("srun", "python", str(ROOT / "src" / "train.py"), *arguments, "hydra.run.dir=whole", folder=tmp_path)
     with start_on_slurm("seed=0,1,2", "hydra.launcher.array_parallelism=2", folder=tmp_path) as sweep:
         preempt_and_kill(tmp_path)
-        said = sweep.communicate(timeout=400)[0]
+        said = output_of(sweep, 400)[0]
     assert sweep.returncode == 1 and "1 of 3 jobs failed; #1" in said and "Traceback" not in said, said
     (folder,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
     assert "DUE TO JOB REQUEUE" in "".join(file.read_text() for file in (folder / ".submitit").rglob("*_0_log.err"))
@@ -119,7 +119,7 @@ def test_a_search_goes_on_over_a_preempted_and_a_killed_job(tmp_path: Path) -> N
     space = ["hparams_search.space=null", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
     with start_on_slurm(*settings, *space, "hparams_search.n_jobs=2", folder=tmp_path) as search:
         preempt_and_kill(tmp_path)
-        said = search.communicate(timeout=500)[0]
+        said = output_of(search, 500)[0]
     assert search.returncode == 0, said
     (folder,) = (tmp_path / "logs" / "train" / "searches").iterdir()
     assert {file.parent.name for file in folder.glob("[0-9]*/metrics.json")} == {"0", "1", "2", "3"}
@@ -131,7 +131,7 @@ def test_a_search_goes_on_over_a_preempted_and_a_killed_job(tmp_path: Path) -> N
 def test_an_ablation_trains_there_too(tmp_path: Path) -> None:
     settings = ["ablation=parts", "ablation.change={pe: [none]}", "ablation.seeds=2", "ablation.max_seeds=3"]
     with start_on_slurm(*settings, "ablation.n_jobs=2", folder=tmp_path) as ablation:
-        said = ablation.communicate(timeout=500)[0]
+        said = output_of(ablation, 500)[0]
     assert ablation.returncode == 0, said
     (folder,) = (tmp_path / "logs" / "train" / "ablations").iterdir()
     assert (folder / "ablation.html").is_file() and list((folder / ".submitit").rglob("*_log.out"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 
 LONG = [*TINY, "trainer.max_epochs=12", "callbacks.early_stopping=null", "data.train_size=1500"]
 
@@ -60,12 +60,12 @@ def test_a_killed_job_costs_one_job_and_a_sweep_goes_on(tmp_path: Path) -> None:
     sweep = start("seed=0,1,2", "hydra.launcher.jobs=2", folder=tmp_path)
     folder = found(tmp_path / "logs" / "train" / "multiruns")
     kill_job(folder / "1")
-    said = sweep.communicate(timeout=300)[0]
+    said = output_of(sweep, 300)[0]
     assert sweep.returncode == 1 and "1 of 3 jobs failed; #1: its process has ended" in said and "Traceback" not in said
     assert {path.parent.name for path in folder.glob("*/metrics.json")} == {"0", "2"}
     kept = (folder / "0" / "metrics.json").stat().st_mtime_ns
     again = start("seed=0,1,2", "resume=latest", folder=tmp_path)
-    said = again.communicate(timeout=300)[0]
+    said = output_of(again, 300)[0]
     assert again.returncode == 0 and "3 done" in said, said
     assert (folder / "0" / "metrics.json").stat().st_mtime_ns == kept
     assert list((tmp_path / "logs" / "train" / "multiruns").iterdir()) == [folder]
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_what_runs_with_a_checkpoint_and_starts_nothing(search: list
     folder = found(tmp_path / "logs" / "train" / ("searches" if search else "multiruns"))
     processes = [process_of(folder / name) for name in "01"]
     multirun.send_signal(signal.SIGINT)  # not to its jobs, as `kill` does; the terminal would reach these too
-    said = multirun.communicate(timeout=100)[0]
+    said = output_of(multirun, 100)[0]
     assert not any(Path(f"/proc/{process}/fd/1").exists() for process in processes), said
     assert said.count("  interrupted  ") == 2 and "Traceback" not in said, said
     assert {path.name for path in folder.glob("[0-9]*")} == {"0", "1"}
@@ -128,7 +128,7 @@ def test_a_killed_trial_goes_on_and_the_search_does_not_notice(tmp_path: Path) -
     search = start(*settings, "hparams_search.n_jobs=2", folder=tmp_path)
     folder = found(tmp_path / "logs" / "train" / "searches")
     kill_job(folder / "1")
-    said = search.communicate(timeout=300)[0]
+    said = output_of(search, 300)[0]
     assert search.returncode == 0 and "#1" in said, said
     assert {path.parent.name for path in folder.glob("[0-9]/metrics.json")} == {"0", "1", "2", "3"}
     curve = pd.read_csv(folder / "1" / "metrics.csv")

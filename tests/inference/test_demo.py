@@ -30,7 +30,7 @@ from attnlab.inference import Explanation, Predictor
 from attnlab.inference.demo import LIMIT, Model, OwnHosts, build, serve
 from attnlab.inference.explaining import MAPS, draw_attention
 from attnlab.training.run import train
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 
 Compose = Callable[..., DictConfig]
 
@@ -76,7 +76,8 @@ def started(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        _, errors = output_of(process, 60)
+    assert process.returncode == -signal.SIGINT and errors == "interrupted\n"
 
 
 def free_port() -> int:
@@ -94,7 +95,6 @@ def url(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         line = process.stdout.readline()
         assert line == f"The page is on http://127.0.0.1:{port}/ until Ctrl-C\n", process.stderr.read()
         yield f"http://127.0.0.1:{port}"
-    assert process.returncode == -signal.SIGINT and process.stderr.read() == "interrupted\n"
 
 
 def ask(url: str, documents: Any) -> requests.Response:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 from tests.training.test_resume import LONG, assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def wait_for_checkpoint(folder: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two") / "whole"
     process = begin(folder)
-    _, errors = process.communicate(timeout=300)
+    _, errors = output_of(process, 300)
     assert process.returncode == 0, errors
     return the_run(folder)
 
@@ -58,12 +58,12 @@ def test_a_run_of_two_processes_goes_on_exactly(number: signal.Signals, whole: P
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)  # the other process is told by this one
-    process.communicate(timeout=60)
+    output_of(process, 60)
     assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
     states = torch.load(the_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["ranks"]
     assert len(states) == 2 and not torch.equal(*(state["train_loss"][0] for state in states))
     again = start(tmp_path, "resume=latest")
-    said, errors = again.communicate(timeout=300)
+    said, errors = output_of(again, 300)
     assert said.count("4 classes;") == 1  # rank 0 alone says it
     assert again.returncode == 0, errors
     assert_same_run(whole, the_run(tmp_path))
@@ -76,6 +76,6 @@ def test_one_that_dies_ends_the_other(tmp_path: Path) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (other,) = [int(child) for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
     os.kill(other, signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = output_of(process, 60)
     assert process.returncode == 1
     assert "error: another process of this run has died" in errors and "Traceback" not in errors

@@ -20,7 +20,7 @@ from attnlab.models.classifier import TextClassifier
 from attnlab.training.evaluation import evaluate
 from attnlab.training.faults import OutOfMemory
 from attnlab.training.run import train
-from tests.conftest import ROOT
+from tests.conftest import ROOT, output_of
 
 Compose = Callable[..., DictConfig]
 
@@ -111,7 +111,7 @@ print(len(splits["train"].ids), tokenizer.get_vocab_size())
 def test_eight_processes_on_a_cold_cache_tokenise_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TOKENISE, str(tmp_path / "cache"), str(tmp_path / "filled")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [output_of(process, 100)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 8 and len(set(outputs)) == 1
     assert (tmp_path / "filled").read_text() == "filled\n"
 

@@ -318,6 +318,10 @@ def test_where_wandb_itself_dies_the_run_can_go_on(
     assert json.loads((tmp_path / "metrics.json").read_text())["train/epochs"] == 2
     runs = {file.stem for file in tmp_path.glob("wandb/*/run-*.wandb")}
     assert len(runs) == 1  # it is the same one of W&B
+    monkeypatch.undo()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(tiny_config("logger=wandb", f"paths.run_dir={tmp_path}/next"))  # a next job of the same process has its own
+    assert len({file.stem for file in tmp_path.glob("next/wandb/*/run-*.wandb")} - runs) == 1
 
 
 def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -236,7 +236,9 @@ def finish(exit_code: int) -> None:
             try:
                 wandb.finish(exit_code)
             except ConnectionError:  # its own process has died, and W&B would say so again at our exit
-                wandb.teardown()
+                with suppress(SystemExit, ConnectionError):  # of that process
+                    wandb.teardown()
+                wandb.run = None  # which `finish` leaves as it is: the next job would log into the dead run
 
 
 def explained(error: Exception) -> str | None:

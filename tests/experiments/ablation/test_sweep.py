@@ -18,7 +18,7 @@ from attnlab.experiments.ablation.changes import Changer
 from attnlab.experiments.ablation.runs import Budget
 from attnlab.experiments.ablation.sweep import ablate, prepare
 from tests.analysis.fake import write_run
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, output_of
 from tests.experiments.test_study import config_loader
 from tests.experiments.test_workers import found, kill_job, start
 from tests.training.test_resume import assert_same_run
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
     kill_job(folder / "1")  # in the process of the ablation itself
     ours.wait(60)
     again = start(*ablation, "hydra.launcher.jobs=2", folder=tmp_path)
-    said = again.communicate(timeout=300)[0]
+    said = output_of(again, 300)[0]
     assert again.returncode == 0 and "pe=none: " in said, said
     whole = found(tmp_path / "undisturbed" / "train" / "ablations")
     assert len(list(folder.glob("*/metrics.json"))) == 4 == len(list(folder.glob("*/config.yaml")))
@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
 def test_an_ablation_runs_through_submitit(tmp_path: Path) -> None:
     ablation = ["ablation=parts", "ablation.change={pe: [none]}", "ablation.seeds=2", "ablation.max_seeds=2"]
     process = start(*ablation, *TINY, "hydra/launcher=submitit_local", "ablation.n_jobs=2", folder=tmp_path)
-    said = process.communicate(timeout=300)[0]
+    said = output_of(process, 300)[0]
     assert process.returncode == 0, said
     assert len(list(tmp_path.glob("logs/train/ablations/*/[0-3]/metrics.json"))) == 4
 
