@@ -59,9 +59,9 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     best = ranked[0]
     _print_best(console, ranked[:5], config.monitor.metric)
     scores = _test(folder, best.user_attrs.get(SAME_AS, best.number), config) if finished else {}
-    _write_experiment(
-        folder / "experiment" / "best.yaml", best.user_attrs[OVERRIDES], set(config.hydra.runtime.choices)
-    )
+    # A trial that somebody's own script has added to the study has its settings alone.
+    overrides = best.user_attrs.get(OVERRIDES) or [f"{name}={value}" for name, value in settings_of(best).items()]
+    _write_experiment(folder / "experiment" / "best.yaml", overrides, set(config.hydra.runtime.choices))
     found = _found(study, best, scores, _importances(study, len(complete)))
     write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(found)))
     draw_figures(folder / "figures", study)

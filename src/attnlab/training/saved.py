@@ -131,8 +131,8 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
     other = UserError(f"{path} holds other weights than its model has")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights, settings, _ = (checkpoint[key] for key in ("state_dict", "hyper_parameters", "format"))
         check_format(checkpoint)
-        weights, settings = checkpoint["state_dict"], checkpoint["hyper_parameters"]
         # A few bytes can be stored as a tensor of any shape.
         if sum(value.numel() * value.element_size() for value in weights.values()) > path.stat().st_size:
             raise other
