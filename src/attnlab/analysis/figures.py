@@ -105,8 +105,12 @@ def draw_interval(axes: Axes, y: float, color: str, low: float, value: float, hi
         for beyond, edge, marker in ((beyond_left, left, "<"), (beyond_right, right, ">")):
             if beyond:
                 axes.plot(edge, y, marker, color=color, markersize=7, clip_on=False, zorder=4)
-    filled = color if color != QUIET else "white"
-    axes.plot(value, y, "D", color=color, markerfacecolor=filled, markersize=5, zorder=5)
+    axes.plot(value, y, "D", color=color, markerfacecolor=filling(color), markersize=5, zorder=5)
+
+
+def filling(color: str) -> str:
+    """That of a diamond: only a difference is filled, so that it shows in black and white too."""
+    return color if color != QUIET else "white"
 
 
 def draw_time(comparison: Comparison) -> Figure:

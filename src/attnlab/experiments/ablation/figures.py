@@ -5,10 +5,19 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from attnlab.analysis.figures import AGAINST, FOR, QUIET, STYLE, draw_interval, save
+from attnlab.analysis.figures import AGAINST, FOR, QUIET, STYLE, draw_interval, filling, save
 from attnlab.metrics import Direction, is_share
+
+INTERACTION = "#CC79A7"
+LEGEND = {
+    FOR: "the model's own part is better",
+    AGAINST: "the change is better",
+    QUIET: "no difference found",
+    INTERACTION: "interaction of two changes (right: more than their sum)",
+}
 
 
 def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, better: Direction, own: float) -> None:
@@ -33,10 +42,27 @@ def draw_worth(folder: Path, rows: pd.DataFrame, metric: str, better: Direction,
             axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=2 * usual, subs=[1, 3]))
             axes.xaxis.set_major_formatter("{x:g}")
         for y, (_, row) in enumerate(rows.iterrows()):
-            color = FOR if row["low"] > 0 else AGAINST if row["high"] < 0 else QUIET
-            draw_interval(axes, y, color, *(scale * row[key] for key in ("low", "worth", "high")))
+            draw_interval(axes, y, _color(row), *(scale * row[key] for key in ("low", "worth", "high")))
         axes.axvline(0, color="black", linewidth=1)
         axes.annotate(f"the model: {own:.4f}", (0, -0.7), xytext=(4, 0), textcoords="offset points", fontsize=8)
-        labels = [f"{row['part']}: {row['instead']}" if row["instead"] else row["part"] for _, row in rows.iterrows()]
+        labels = [
+            f"{row['part']}: {row['model']} \u2192 {row['instead']}" if row["instead"] else row["part"]
+            for _, row in rows.iterrows()
+        ]
         axes.set_yticks(range(len(rows)), labels, fontsize=8)
+        used = {_color(row) for _, row in rows.iterrows()}
+        handles = [
+            Line2D([], [], color=color, marker="D", markerfacecolor=filling(color), markersize=5, label=label)
+            for color, label in LEGEND.items()
+            if color in used
+        ]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=3 if len(handles) < 4 else 2, fontsize=8, frameon=False
+        )
         save(figure, folder, "ablation")
+
+
+def _color(row: pd.Series) -> str:
+    if not row["instead"]:  # two changes together: neither the model nor the change is better
+        return INTERACTION
+    return FOR if row["low"] > 0 else AGAINST if row["high"] < 0 else QUIET
