@@ -370,7 +370,7 @@ def test_one_text_is_a_table(text: str, ask: Callable[..., None], capsys: pytest
         (["text=a", "input=b.csv"], "give either text=.* or input="),
         (["text= "], "the text is empty"),
         (["text=a", "text_pair=b"], "this model is of single texts: leave out text_pair"),
-        (["input=none.csv"], "input=none.csv is no file"),
+        (["input=none.csv"], "input=none.csv"),
         (["input={folder}"], "is a folder; give a file in it, or a pattern"),
         (["input={new}", "output=-"], "output=- is of no known form: end it in .csv, .* or give format="),
         (["input={new}", "data.field=rows"], "data.field=rows is for JSON files"),

@@ -18,12 +18,13 @@ from rich.table import Table
 
 from attnlab.checking import check_config
 from attnlab.config import resolve
+from attnlab.data.readers import Form, Row
 from attnlab.data.text_format import Quoting, TextFormat
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 from attnlab.inference.explaining import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
-from attnlab.inference.tables import STREAM, Input, Output, Part, Row, Writer, read_parts
+from attnlab.inference.tables import STREAM, Output, Part, Writer, read_parts
 from attnlab.paths import shown
 from attnlab.runs import make_run_dir
 from attnlab.training.saved import find_checkpoint
@@ -37,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "format": Output | None,
     "data.text_pair": str | int | None,
     "data.join": str | None,
-    "data.format": Input | None,
+    "data.format": Form | None,
     "data.header": bool | None,
     "data.delimiter": str | None,
     "data.encoding": str | None,

@@ -1,36 +1,21 @@
 """Rows in, the same rows with more columns out, a part at a time."""
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from attnlab.data.file_access import expand_pattern, files_below, plain_suffix, unpacked
-from attnlab.data.json_rows import json_rows
-from attnlab.data.readers import (
-    DELIMITERS,
-    FASTTEXT_LABEL,
-    first_lines,
-    is_delimiter,
-    open_delimited,
-    parse_fasttext,
-    read_document,
-    read_lines,
-    reading_errors,
-)
-from attnlab.data.text_format import FORMATS, Format, TextFormat
+from attnlab.data.readers import Form, Row, guess_form, open_table, read_document, reading_errors
+from attnlab.data.text_format import FORMATS, TextFormat
 from attnlab.errors import UserError, first_line
 from attnlab.inference.predictor import BLOCK
 from attnlab.paths import shown
 
-Row = dict[str, Any]
-Input = Format | Literal["lines"]
 Output = Literal["csv", "tsv", "jsonl", "parquet"]
 
 STREAM = "-"  # standard input or output
@@ -55,13 +40,6 @@ class Part(NamedTuple):
     share: float | None
 
 
-class _Opened(NamedTuple):
-    rows: Iterator[Row]
-    text_format: TextFormat
-    schema: Any = None
-    size: int | None = None  # rows
-
-
 def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> Iterator[Part]:
     """The rows of a file, of all files of a pattern or a folder, or of standard input, as training reads them.
 
@@ -77,22 +55,28 @@ def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> It
         return
     files = [Path(path)] if path == STREAM else expand_pattern(path)
     if not files or not all(file.is_file() for file in files if path != STREAM):
-        advice = f"a folder; give a file in it, or a pattern such as '{path}/*.csv'"
-        raise UserError(f"input={path} is {advice if Path(path).is_dir() else 'no file'}")
+        if Path(path).is_dir():
+            raise UserError(f"input={path} is a folder; give a file in it, or a pattern such as '{path}/*.csv'")
+        raise UserError(f"input={path} does not exist")
     if text_format.folders and "format" not in given and not any(plain_suffix(file) in FORMATS for file in files):
         yield from _documents(path, files, text_format)
         return
     for number, file in enumerate(files):
         name = STREAM if path == STREAM else str(shown(file))
         with reading_errors(f"input={name}", text_format), _opened(file) as raw:
-            opened = _open(raw, file, name, text_format, given)
+            content = unpacked(raw, file)
+            form = _form(content, file, name, text_format, given)
+            if "field" in given and form != "json":
+                raise UserError(f"data.field={text_format.field} is for JSON files, which {name} is not; leave it out")
+            used = TextFormat() if form in ("lines", "fasttext") else text_format
+            table = open_table(content, name, form, text_format, _columns(used), BLOCK)
             done = 0
-            while rows := list(islice(opened.rows, BLOCK)):
+            for rows in table.rows():
                 if not done:
-                    _check_columns(path, opened.text_format, rows)
+                    _check_columns(path, used, rows)
                 done += len(rows)
-                share = _share(raw, file, done / opened.size if opened.size else None)
-                yield Part(rows, opened.text_format, opened.schema, share and (number + share) / len(files))
+                share = _share(raw, file, done / table.num_rows if table.num_rows else None)
+                yield Part(rows, used, table.schema, share and (number + share) / len(files))
 
 
 def _opened(file: Path) -> BinaryIO:
@@ -111,18 +95,35 @@ def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Ite
         yield Part(rows, TextFormat(), None, min(1.0, (start + BLOCK) / len(files)))
 
 
+def _columns(text_format: TextFormat) -> list[str]:
+    return [*text_format.text, *([text_format.text_pair] if text_format.text_pair is not None else [])]
+
+
+def _form(file: BufferedReader, path: Path, name: str, text_format: TextFormat, given: Collection[str]) -> Form:
+    """By `data.format`, by the suffix, as in training, or by the first lines; a guess is reported."""
+    known = None if "format" in given else FORMATS.get(plain_suffix(path))
+    if known or text_format.format:
+        return known or text_format.format  # type: ignore[return-value]
+    columns = _columns(text_format)
+    may_be_table = text_format.header or text_format.delimiter is not None or "header" in given
+    form = guess_form(file, text_format, columns, may_be_table)
+    if form != "parquet":
+        found = NAMES.get(form, f"a table with the column {', '.join(columns)}")
+        print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)
+    return form
+
+
 def _check_columns(path: str, text_format: TextFormat, rows: list[Row]) -> None:
     present = dict.fromkeys(column for row in rows for column in row)
-    if missing := next((column for column in text_format.text if column not in present), None):
-        raise UserError(
-            f"input={path} has no column {missing}; it has {', '.join(present)}: name the one with the texts by "
-            "text_column=, or say data.format=lines where each line is a text"
-        )
-    if text_format.text_pair not in (None, *present):
-        raise UserError(
-            f"input={path} has no column {text_format.text_pair}; it has {', '.join(present)}: name the one with the "
-            "second texts by data.text_pair="
-        )
+    for columns, what, setting in (
+        (text_format.text, "texts", "text_column=, or say data.format=lines where each line is a text"),
+        ([text_format.text_pair], "second texts", "data.text_pair="),
+    ):
+        if missing := next((column for column in columns if column not in (None, *present)), None):
+            raise UserError(
+                f"input={path} has no column {missing}; it has {', '.join(present)}: name the one with the {what} by "
+                + setting
+            )
 
 
 def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
@@ -130,62 +131,6 @@ def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
     if share is not None or not file.is_file() or plain_suffix(file) == ".json":  # read whole before the first row
         return share
     return 1.0 if raw.closed else raw.tell() / file.stat().st_size
-
-
-def _open(raw: BinaryIO, path: Path, name: str, text_format: TextFormat, given: Collection[str]) -> _Opened:
-    file = unpacked(raw, path)
-    encoding = text_format.encoding_of(file)
-    by_name = None if "format" in given else FORMATS.get(plain_suffix(path))
-    kind: Input = by_name or text_format.format or _guess(file, name, text_format, given)
-    if "field" in given and kind != "json":
-        raise UserError(f"data.field={text_format.field} is for JSON files, which {name} is not; leave it out")
-    if kind == "json":
-        lines = io.TextIOWrapper(file, encoding=encoding)
-        return _Opened(json_rows(lines, name, text_format.text[0], text_format.field), text_format)
-    if kind == "lines":
-        return _Opened(({"text": line} for line in read_lines(file, encoding)), TextFormat())
-    if kind == "fasttext":
-        split = parse_fasttext(read_lines(file, encoding))
-        return _Opened(({"text": text, "label": labels} for text, labels in split), TextFormat())
-    if kind == "parquet":
-        import pyarrow.parquet
-
-        parquet = pyarrow.parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-        batches = parquet.iter_batches(BLOCK)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        return _Opened(rows, text_format, parquet.schema_arrow, parquet.metadata.num_rows)
-    table = open_delimited(file, _columns(text_format), text_format, "\t" if kind == "tsv" else ",")
-    if twin := next((column for column in table.present if table.present.count(column) > 1), None):
-        raise UserError(f"{name} has two columns named {twin}; rename one of them")
-    values = (zip(*(part[column].to_list() for column in part), strict=True) for part in table.parts)
-    return _Opened((dict(zip(table.present, row, strict=True)) for part in values for row in part), text_format)
-
-
-def _columns(text_format: TextFormat) -> list[str]:
-    return [*text_format.text, *([text_format.text_pair] if text_format.text_pair is not None else [])]
-
-
-def _guess(file: BufferedReader, name: str, text_format: TextFormat, given: Collection[str]) -> Input:
-    """How a file is written whose name does not say so, by its first lines; it is said what was found."""
-    kind: Input = "lines"
-    if file.peek().startswith(b"PAR1"):
-        return "parquet"
-    lines = first_lines(file, text_format.encoding_of(file))
-    start = "".join("".join(lines).split())
-    texts = _columns(text_format)
-    if start.startswith(('{"', "[{", '["', "[[")):
-        kind = "json"
-    elif start.startswith(FASTTEXT_LABEL):
-        kind = "fasttext"
-    elif text_format.header or text_format.delimiter or "header" in given:
-        delimiters = text_format.delimiter or DELIMITERS
-        kind = "csv" if any(is_delimiter(mark, lines, texts, text_format) for mark in delimiters) else "lines"
-    # A comma may as well be a sentence's own.
-    elif lines and "\t" in lines[0] and is_delimiter("\t", lines, texts, text_format):
-        kind = "tsv"
-    found = NAMES.get(kind, f"a table with the column {', '.join(texts)}")
-    print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)
-    return kind
 
 
 class Writer:

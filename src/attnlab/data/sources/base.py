@@ -13,7 +13,6 @@ from hydra.utils import to_absolute_path
 from attnlab.config import find_allowed
 from attnlab.data.corpus import SPLITS, Corpus, OnEmpty, make_corpus
 from attnlab.data.file_access import expand_pattern
-from attnlab.data.readers import warn_about_quotes
 from attnlab.data.splits import cut_test
 from attnlab.data.tables import Columns, Table
 from attnlab.data.text_format import Quoting, TextFormat
@@ -107,7 +106,7 @@ class Labelled(Source):
         for key, table in tables.items():
             understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.description}"
             log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-            warn_about_quotes(table)
+            _warn_about_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
         return corpus if share is None else cut_test(corpus, share, self.split_seed)
 
@@ -154,6 +153,29 @@ class Columned(Labelled):
             group=None if self.group is None else str(self.group),
             id=None if self.id is None else str(self.id),
         )
+
+
+def _warn_about_quotes(table: Table) -> None:
+    """Warn if quotation marks look as if they were misread: as enclosing texts, or as part of them."""
+    if table.quoted:
+        rows = [row for row, text in enumerate(table.texts) if "\n" in text or "\r" in text]
+        if rows:
+            log.warning(
+                "%s: %s texts hold a line break, the first in %s; if quotation marks are not meant to quote, give "
+                "data.quoting=none",
+                table.name,
+                f"{len(rows):,}",
+                table.place(rows[0]),
+            )
+    elif table.quoted is not None:
+        count = sum(len(text) > 1 and text[0] == text[-1] == '"' for text in table.texts)
+        if count:
+            log.warning(
+                "%s: %s texts begin and end with a quotation mark, which are part of them; data.quoting=minimal reads "
+                "them as quoted",
+                table.name,
+                f"{count:,}",
+            )
 
 
 def warn_about_shared_data(chosen: Mapping[str, object], what: Mapping[str, Set[object]]) -> None:
