@@ -42,7 +42,7 @@ def test_a_checkpoint_without_a_number_is_none_of_this_program(checkpoint: Path,
     values = torch.load(checkpoint, weights_only=True)
     del values["format"]
     torch.save(values, tmp_path / "first.ckpt")
-    with pytest.raises(UserError, match="first.ckpt is no checkpoint of attnlab"):
+    with pytest.raises(UserError, match="is no checkpoint of attnlab"):
         load_weights(tmp_path / "first.ckpt", TextClassification)
 
 
