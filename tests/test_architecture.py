@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 SRC = ROOT / "src"
+TARGET = re.compile(r"_target_: (attnlab\.[\w.]+)")
 ARROW = re.compile(r"^ *(\w+) --> ([\w &]+)$", re.MULTILINE)
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
@@ -44,6 +45,13 @@ def room(module: str) -> str:
     return parts[1] if (SRC / "attnlab" / ".".join(parts[1:2])).is_dir() and len(parts) > 1 else "ground"
 
 
+def targets() -> set[str]:
+    """The rooms whose parts a config names: `training` makes them all, but for those of Hydra itself."""
+    configs = [path for path in (ROOT / "conf").rglob("*.yaml") if "hydra" not in path.relative_to(ROOT / "conf").parts]
+    named = {name for path in configs for name in TARGET.findall(path.read_text(encoding="utf-8"))}
+    return {room(name) for name in named}
+
+
 def arrows(at_start: bool) -> set[tuple[str, str]]:
     known = modules()
     pairs = {(room(a), room(b)) for a, path in known.items() for b in imports(path, known, at_start)}
@@ -62,6 +70,11 @@ def test_rooms_import_what_lies_below_them_alone() -> None:
             {a: {y for x, y in arrows(False) if x == a} for a, _ in arrows(False)}
         ).static_order()
     )
+
+
+def test_what_a_config_names_lies_below_the_room_that_makes_it() -> None:
+    below = {b for a, b in arrows(False) if a == "training"}
+    assert targets() - {"training"} <= below
 
 
 def test_the_picture_has_every_arrow() -> None:

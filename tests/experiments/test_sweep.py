@@ -26,8 +26,9 @@ from attnlab.errors import UserError
 from attnlab.experiments.possible import refusal
 from attnlab.experiments.report import report
 from attnlab.experiments.space import Space
-from attnlab.experiments.study import PRUNED_AFTER, REASON, SAME_AS, counted, open_study
+from attnlab.experiments.study import REASON, SAME_AS, counted, open_study
 from attnlab.experiments.sweep import search
+from attnlab.training.pruning import PRUNED_AFTER
 from tests.conftest import ROOT
 from tests.experiments.test_study import compose_search, config_loader
 

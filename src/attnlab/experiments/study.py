@@ -27,9 +27,7 @@ from attnlab.metrics import Direction
 
 HEARTBEAT_SECONDS = 2
 GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial is taken for dead
-PRUNED_AFTER = "search/pruned_after"  # attribute of a pruned trial: its last epoch
 REASON = "search/reason"  # attribute of a failed trial: what its job raised
-DATA = "search/data"  # attribute of a study: the fingerprint of its trials' data
 SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
 GOES_ON_WITH = "search/goes_on_with"  # attribute of a trial that was interrupted under this number
 DEATHS = "search/deaths"  # attribute of a trial begun before: how far it was, how often its search died there

@@ -30,7 +30,6 @@ from attnlab.experiments.study import (
     GRACE_SECONDS,
     HEARD,
     OVERRIDES,
-    PRUNED_AFTER,
     REASON,
     SAME_AS,
     counted,
@@ -42,6 +41,7 @@ from attnlab.experiments.study import (
 from attnlab.experiments.workers import TRIES, Died, at_once, finish, launch
 from attnlab.metrics import direction
 from attnlab.redaction import redact
+from attnlab.training.pruning import PRUNED_AFTER
 
 log = logging.getLogger(__name__)
 retry_history = RetryHeartbeatStaleTrialCallback.retry_history

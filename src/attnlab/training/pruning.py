@@ -8,8 +8,10 @@ from optuna.trial import Trial
 from attnlab import progress
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
-from attnlab.experiments.study import DATA, PRUNED_AFTER
 from attnlab.training.tracking import note
+
+PRUNED_AFTER = "search/pruned_after"  # attribute of a pruned trial: its last epoch
+DATA = "search/data"  # attribute of a study: the fingerprint of its trials' data
 
 
 class ReportToStudy(Callback):

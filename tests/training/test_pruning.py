@@ -9,8 +9,7 @@ from lightning.pytorch import LightningModule
 
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
-from attnlab.experiments.pruning import ReportToStudy
-from attnlab.experiments.study import PRUNED_AFTER
+from attnlab.training.pruning import PRUNED_AFTER, ReportToStudy
 from tests.conftest import ROOT
 from tests.experiments.test_study import compose_search
 
