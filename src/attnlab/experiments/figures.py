@@ -7,28 +7,45 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState
 
+from attnlab.experiments.space import setting_of, settings_of
 from attnlab.runs import whole_file
 
-SIZES = {"parallel_coordinates": (14, 5), "slice": (22, 4)}  # inches; of the others (8, 4)
+WIDTHS = {"parallel_coordinates": 14}  # inches
 ENOUGH = 4  # finished trials to tell what mattered
 
-TITLES = {  # of the figures that can be moved
-    "history": "{metric} of each trial, and the best so far",
-    "parallel_coordinates": "Settings of each trial, a line each, by their {metric}",
-    "importances": "How much of what {metric} varied by is due to each setting",
-    "intermediate_values": "{metric} of each trial by epoch",
-    "slice": "{metric} by setting, a point a trial",
+# Optuna's own titles and axes ("Objective Value", "Hyperparameter") name its parts, not what the user searched for.
+TITLES = {
+    "history": "{metric} of each trial",
+    "parallel_coordinates": "Settings of each trial (one line each)",
+    "importances": "How much of the variation in {metric} is due to each setting",
+    "intermediate_values": "{metric} by epoch, a line for each trial",
+    "slice": "{metric} by setting, a point for each trial",
 }
-SCALE = [[0, "#0072B2"], [0.5, "#8a8f98"], [1, "#D55E00"]]  # of Okabe and Ito: visible in light and in dark
+AXES = {  # x and y; "" for none, as the tick labels say it already
+    "history": ("trial", "{metric}"),
+    "importances": ("share of the variation", ""),
+    "intermediate_values": ("epoch", "{metric}"),
+}
+SLICE = "slice "  # before the name of a setting
+BEST_SO_FAR, PRUNED = "best so far", "stopped early"
+BEST_COLOR, OTHER_COLOR = "#0072B2", "#8a8f98"
+SCALE: list[list[Any]] = [
+    [0, "#0072B2"],
+    [0.5, "#8a8f98"],
+    [1, "#D55E00"],
+]  # of Okabe and Ito: visible in light and in dark
 
 log = logging.getLogger(__name__)
 
 
-def draw_figures(folder: Path, study: optuna.Study) -> None:
+def draw_figures(folder: Path, study: optuna.Study, metric: str) -> None:
     """Write each as PNG."""
     import matplotlib
 
@@ -38,31 +55,119 @@ def draw_figures(folder: Path, study: optuna.Study) -> None:
     from optuna.visualization import matplotlib as plots
 
     folder.mkdir(exist_ok=True)
-    for name, axes in _plotted(study, plots).items():
+    for name, axes in _plotted(study, plots, metric).items():
+        first = axes if hasattr(axes, "figure") else axes.flat[0]
+        figure: Figure = first.figure
+        if name == "slice":
+            _simplify_slices(figure, axes)
+        figure.suptitle("")
+        first.set_title("")
+        first.set_title(TITLES[name].format(metric=metric), loc="left")
+        if name in AXES:
+            x, y = (words.format(metric=metric) for words in AXES[name])
+            first.set(xlabel=x, ylabel=y)
         if name == "history":
-            axes.plot(*_pruned(study), "x", color="gray", label="Pruned")
-            axes.legend()
-        figure: Figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-        figure.set_size_inches(SIZES.get(name, (8, 4)))
+            first.plot(*_pruned(study), "x", color="gray", label=PRUNED)
+            handles, labels = first.get_legend_handles_labels()
+            first.legend(handles, [BEST_SO_FAR if label == "Best Value" else label for label in labels])
+        elif name == "parallel_coordinates":
+            first.collections[0].set_cmap(LinearSegmentedColormap.from_list("score", _scale(study)))
+        elif name == "importances" and (legend := first.get_legend()):
+            legend.remove()
+        elif name == "intermediate_values":
+            best = f"Trial{study.best_trial.number}"
+            for line in first.get_lines():
+                is_best = line.get_label() == best
+                line.set(color=BEST_COLOR if is_best else OTHER_COLOR, alpha=1 if is_best else 0.5, zorder=2 + is_best)
+            shown = [line for line in first.get_lines() if line.get_label() == best]
+            first.legend(shown, [f"the best, trial {study.best_trial.number}"])
+        figure.set_size_inches(2.9 * len(figure.axes) if name == "slice" else WIDTHS.get(name, 8), 4)
         with whole_file(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)
 
 
+def _simplify_slices(figure: Figure, axes: Any) -> None:
+    """One colour, as the order of the trials says nothing about a setting, and names without Python's quotes."""
+    plots = list(getattr(axes, "flat", [axes]))
+    for plot in plots:
+        points = plot.collections[0]
+        points.set(array=None, facecolor=BEST_COLOR, edgecolor="white")
+        plain = plot.xaxis.get_major_formatter()
+        if isinstance(plain, StrCategoryFormatter):
+            plot.xaxis.set_major_formatter(lambda x, place, plain=plain: plain(x, place).strip("'"))
+    for colorbar in set(figure.axes) - set(plots):
+        colorbar.remove()
+
+
 def movable_figures(study: optuna.Study, metric: str) -> dict[str, Any]:
-    """Those of plotly, by their names; titles say what is seen, and colours can be told from white and from black."""
-    figures = _plotted(study, optuna.visualization, target_name=metric)
+    """Those of plotly, by their names: instead of "slice" one for each setting, "slice <setting>", which a page can put
+    beside or below each other.
+    """
+    figures = _plotted(study, optuna.visualization, metric)
     for name, figure in figures.items():
-        figure.update_layout(title_text=TITLES[name].format(metric=metric))
-    scale = SCALE if study.direction.name == "MINIMIZE" else _mirrored(SCALE)
-    if "parallel_coordinates" in figures:
-        _recolour_lines(figures["parallel_coordinates"], scale)
-    if "slice" in figures:
-        figures["slice"].update_traces(marker_colorscale=SCALE, marker_line_width=0)
+        figure.update_layout(title_text="")  # the page has titles, whose lines break where a phone ends
+        if name in AXES:
+            x, y = (words.format(metric=metric) for words in AXES[name])
+            figure.update_layout(xaxis_title_text=x, yaxis_title_text=y)
+    figures["history"].for_each_trace(lambda trace: trace.update(name=BEST_SO_FAR), {"name": "Best Value"})
     numbers, values = _pruned(study)
-    marker = {"symbol": "x", "color": "gray"}
-    figures["history"].add_scatter(x=numbers, y=values, mode="markers", name="Pruned", marker=marker)
+    if numbers:
+        marker = {"symbol": "x", "color": "gray"}
+        figures["history"].add_scatter(x=numbers, y=values, mode="markers", name=PRUNED, marker=marker)
+    figures["history"].update_layout(
+        legend={"orientation": "h", "y": 1, "yanchor": "bottom"}
+    )  # beside it a phone has no room
+    if "parallel_coordinates" in figures:
+        _recolour_lines(figures["parallel_coordinates"], _scale(study))
+    if "intermediate_values" in figures:
+        _point_out_best(figures["intermediate_values"], study.best_trial.number)
+    if "slice" in figures:
+        del figures["slice"]
+        merged = _by_setting(study)
+        for setting in sorted({name for trial in merged.get_trials(deepcopy=False) for name in trial.params}):
+            figure = optuna.visualization.plot_slice(merged, [setting], target_name=metric)
+            figure.update_traces(marker={"color": BEST_COLOR, "line": {"width": 0}, "showscale": False})
+            figure.update_layout(title_text="", height=260)
+            if figure.layout.xaxis.type == "category":  # as Python writes them
+                plain = [name.strip("'") for name in figure.layout.xaxis.categoryarray]
+                figure.update_xaxes(categoryarray=plain)
+                figure.for_each_trace(lambda trace: trace.update(x=[str(x).strip("'") for x in trace.x]))
+            else:
+                log_axis = {"exponentformat": "e", "dtick": 1} if figure.layout.xaxis.type == "log" else {}
+                figure.update_xaxes(**log_axis)
+            figures[f"{SLICE}{setting}"] = figure
     return figures
+
+
+def _by_setting(study: optuna.Study) -> optuna.Study:
+    """The finished trials, each setting under one name: Optuna keeps one for each set of choices (`Space.suggest`)."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    choices: dict[str, dict[Any, None]] = {}
+    for trial in trials:
+        for label, kind in trial.distributions.items():
+            if isinstance(kind, CategoricalDistribution):
+                choices.setdefault(setting_of(label), {}).update(dict.fromkeys(kind.choices))
+    merged = optuna.create_study(direction=study.direction)
+    for trial in trials:
+        kinds = {setting_of(label): kind for label, kind in trial.distributions.items()}
+        kinds |= {name: CategoricalDistribution(list(choices[name])) for name in kinds.keys() & choices}
+        merged.add_trial(optuna.create_trial(value=trial.value, params=settings_of(trial), distributions=kinds))
+    return merged
+
+
+def _point_out_best(figure: Any, number: int) -> None:
+    """Among lines of one colour: dozens in seven colours can't be told apart."""
+    for trace in figure.data:
+        best = trace.name == f"Trial{number}"
+        trace.update(
+            name=f"the best, trial {number}" if best else trace.name.replace("Trial", "trial "),
+            line={"color": BEST_COLOR if best else OTHER_COLOR, "width": 3 if best else 1},
+            marker={"color": BEST_COLOR if best else OTHER_COLOR},
+            opacity=1 if best else 0.6,
+            showlegend=best,
+        )
+    figure.update_layout(showlegend=True, legend={"x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom"})
 
 
 def _recolour_lines(figure: Any, scale: list[list[Any]]) -> None:
@@ -78,28 +183,32 @@ def _recolour_lines(figure: Any, scale: list[list[Any]]) -> None:
     figure.update_annotations(font_color="#757d87")
 
 
-def _mirrored(scale: list[list[Any]]) -> list[list[Any]]:
-    return [[1 - place, color] for place, color in reversed(scale)]
+def _scale(study: optuna.Study) -> list[list[Any]]:
+    """Blue for the best."""
+    if study.direction.name == "MINIMIZE":
+        return SCALE
+    return [[1 - place, color] for place, color in reversed(SCALE)]
 
 
-def _plotted(study: optuna.Study, plots: Any, **names: Any) -> dict[str, Any]:
-    """By a module of Optuna's: those for which there are trials enough. `names`: of what is sought."""
+def _plotted(study: optuna.Study, plots: Any, metric: str) -> dict[str, Any]:
+    """By a module of Optuna's: those for which there are trials enough."""
     trials = study.get_trials(deepcopy=False)
+    merged = _by_setting(study)
     wanted = {
-        "history": partial(plots.plot_optimization_history, **names),
-        "parallel_coordinates": partial(plots.plot_parallel_coordinate, **names),
+        "history": partial(plots.plot_optimization_history, study, target_name=metric),
+        "parallel_coordinates": partial(plots.plot_parallel_coordinate, merged, target_name=metric),
     }
     if sum(trial.state == TrialState.COMPLETE for trial in trials) >= ENOUGH:
-        wanted["importances"] = partial(plots.plot_param_importances, evaluator=PedAnovaImportanceEvaluator())
+        wanted["importances"] = partial(plots.plot_param_importances, study, evaluator=PedAnovaImportanceEvaluator())
     if any(trial.intermediate_values for trial in trials):
-        wanted["intermediate_values"] = plots.plot_intermediate_values
-    wanted["slice"] = partial(plots.plot_slice, **names)
+        wanted["intermediate_values"] = partial(plots.plot_intermediate_values, study)
+    wanted["slice"] = partial(plots.plot_slice, merged, target_name=metric)
     figures = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental; few trials
         for name, plot in wanted.items():
             try:
-                figures[name] = plot(study)
+                figures[name] = plot()
             except (RuntimeError, ValueError) as error:  # too few trials to draw this from
                 log.info("No figure of %s: %s", name, error)
     return figures

@@ -8,14 +8,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from attnlab.experiments.figures import movable_figures
+from attnlab.experiments.figures import SLICE, TITLES, movable_figures
 from attnlab.experiments.space import settings_of
 from attnlab.reports.interactive import PROGRAM, interactive
 from attnlab.reports.page import embedded, render
 from attnlab.runs import write_whole
 
 BEST = 20  # rows of the table
-WIDE = ("parallel_coordinates", "slice")
+WIDE = ("parallel_coordinates",)
 
 
 def write_page(
@@ -37,6 +37,7 @@ def write_page(
         [f"#{trial.number}", f"{trial.value:.4f}", *(_shown(settings.get(name, "")) for name in names)]
         for trial, settings in zip(ranked, drawn, strict=False)
     ]
+    figures = interactive(movable_figures(study, metric), folder)
     test = [f"{key.removeprefix('test/')} {value:.4f}" for key, value in list(found["test"].items())[:5]]
     page = render(
         "experiments/page.html",
@@ -50,7 +51,10 @@ def write_page(
         rows=rows,
         test=", ".join(test),
         failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
-        interactive=interactive(movable_figures(study, metric), folder),
+        settings=", ".join(f"{key} {_shown(value)}" for key, value in drawn[0].items()),
+        titles={name: title.format(metric=metric) for name, title in TITLES.items()},
+        interactive={name: figure for name, figure in figures.items() if name in TITLES},
+        slices=[figure for name, figure in figures.items() if name.startswith(SLICE)],
         wide=WIDE,
         pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
         made=f"{datetime.now():%Y-%m-%d %H:%M}",

@@ -64,7 +64,7 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     _write_experiment(folder / "experiment" / "best.yaml", overrides, set(config.hydra.runtime.choices))
     found = _found(study, best, scores, _importances(study, len(complete)))
     write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(found)))
-    draw_figures(folder / "figures", study)
+    draw_figures(folder / "figures", study, config.monitor.metric)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
     write_page(folder, study, ranked, config.monitor.metric, counts, found, again)
     _log(config, folder, study, found)

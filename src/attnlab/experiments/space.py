@@ -79,7 +79,12 @@ class Space:
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
     """What was drawn, by the names of parts and settings."""
-    return {label.split(" of ")[0]: value for label, value in trial.params.items()}
+    return {setting_of(label): value for label, value in trial.params.items()}
+
+
+def setting_of(label: str) -> str:
+    """The setting that Optuna has under this name, see `Space.suggest`."""
+    return label.split(" of ")[0]
 
 
 def dividing(heads: CategoricalDistribution, width: int) -> CategoricalDistribution:
