@@ -16,8 +16,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 from scipy import stats
 
+from attnlab.experiments.ablation.planner import MARGIN
 from attnlab.experiments.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
-from attnlab.experiments.ablation.sweep import MARGIN
 from benchmarks.common import RESULTS, ROOT, Row, folder, run
 
 PARTS = OmegaConf.load(ROOT / "conf" / "ablation" / "parts.yaml").ablation
@@ -45,14 +45,14 @@ def draw(effects: Numbers, rng: np.random.Generator, seeds: int) -> Numbers:
 
 def adaptive(effects: Numbers, rng: np.random.Generator) -> tuple[int, float, bool]:
     """Runs, the share of the effects found, and whether a verdict was wrong."""
-    values = draw(effects, rng, PLAN.last)
-    seeds = np.full(len(effects), PLAN.first)
+    values = draw(effects, rng, PLAN.max_seeds)
+    seeds = np.full(len(effects), PLAN.min_seeds)
     while True:
         found = judge({str(k): values[k, : seeds[k]] for k in range(len(effects))}, PLAN, len(effects))
         waiting = [k for k in range(len(effects)) if found[str(k)].verdict == OPEN]
         if not waiting:
             break
-        seeds[min(waiting, key=lambda k: (found[str(k)].further, seeds[k]))] += 1
+        seeds[min(waiting, key=lambda k: (found[str(k)].seeds_to_verdict, seeds[k]))] += 1
     verdicts = [found[str(k)].verdict for k in range(len(effects))]
     right = [verdict == (BETTER if effect > 0 else WORSE) for verdict, effect in zip(verdicts, effects, strict=True)]
     wrong = any(
@@ -103,8 +103,11 @@ def on_the_corpus() -> list[Row]:
                 Row(f"order decides {share:.0%}: {part} worth, {row['verdict']}", worth, truth, worth - truth, "points")
             )
     rows.append(Row(f"right of {len(right)} verdicts", sum(right), None, sum(right), "", len(right)))
-    most = 3 * PLAN.last * len(ORDER)
-    return [*rows, Row(f"runs, against {PLAN.last} seeds of each setting", runs, most, runs / most, "runs", 0.6, False)]
+    most = 3 * PLAN.max_seeds * len(ORDER)
+    return [
+        *rows,
+        Row(f"runs, against {PLAN.max_seeds} seeds of each setting", runs, most, runs / most, "runs", 0.6, False),
+    ]
 
 
 def simulated() -> list[Row]:

@@ -18,7 +18,7 @@ from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.training.encoder import model_settings
 from attnlab.training.run import train
-from hydra_plugins.attnlab_settings import SettingsSweeper
+from hydra_plugins.attnlab_sweeper import GRID, Sweeper
 from tests.conftest import ROOT
 
 Compose = Callable[..., DictConfig]
@@ -182,7 +182,7 @@ def test_a_config_cannot_widen_the_list(tmp_path: Path) -> None:
 
 def test_before_a_sweep_one_of_the_jobs_that_differ_in_numbers_is_composed() -> None:
     context = Mock()
-    sweeper = SettingsSweeper([["model=bag"], ["model=attention"]], max_batch_size=None, params=None)
+    sweeper = Sweeper(GRID, [["model=bag"], ["model=attention"]], max_batch_size=None, params=None)
     sweeper.config, sweeper.hydra_context = OmegaConf.create(), context
     swept = ["seed=1,2,3", "optimizer.lr=1e-3,-2.5E+1", "data.limit=null,5", "model.pooling=max,mean"]
     (jobs,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)

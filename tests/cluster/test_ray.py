@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import output_of
-from tests.experiments.test_workers import found, kill_job, start
+from tests.experiments.test_pool import found, kill_job, start
 
 pytestmark = [
     pytest.mark.cluster,

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, TINY, output_of
-from tests.experiments.test_workers import kill_job
+from tests.experiments.test_pool import kill_job
 from tests.training.test_resume import LONG, assert_same_run
 
 pytestmark = pytest.mark.cluster

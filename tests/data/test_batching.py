@@ -74,7 +74,7 @@ def test_a_restored_loader_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_do_not_change_the_batches(num_workers: int) -> None:
+def test_pool_do_not_change_the_batches(num_workers: int) -> None:
     loader = BucketLoader(dataset(), sampler(), num_workers)
     assert [batch.indices.tolist() for batch in loader] == list(sampler())
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("submitit")
 from submitit.slurm import slurm
 
+from attnlab.experiments.pool import Died
 from attnlab.experiments.slurm import Job, interrupt, use_these_jobs
-from attnlab.experiments.workers import Died
 
 
 def answer(program: str, text: str, folder: Path) -> None:

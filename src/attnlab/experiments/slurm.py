@@ -7,7 +7,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm import slurm
 
 from attnlab.errors import first_line
-from attnlab.experiments.workers import Died
+from attnlab.experiments.pool import Died
 
 _waited_for: set["Job"] = set()
 

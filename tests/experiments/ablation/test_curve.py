@@ -9,9 +9,9 @@ SIZES = np.array([100.0, 300, 1000, 3000, 10000])
 def test_a_power_law_is_found_and_says_what_more_documents_bring() -> None:
     law = fit(SIZES, 0.1 * (SIZES / 10000) ** -0.5 + 0.02)
     assert (law.scale, law.exponent, law.rest) == pytest.approx((0.1, 0.5, 0.02), rel=0.05)
-    more = law.further(0.01)
+    more = law.documents_for(0.01)
     assert float(law(10000 + more)) == pytest.approx(float(law(10000)) - 0.01, abs=1e-6)
-    assert np.isinf(law.further(0.5))
+    assert np.isinf(law.documents_for(0.5))
 
 
 def test_noisier_seeds_leave_the_exponent_less_certain(monkeypatch: pytest.MonkeyPatch) -> None:

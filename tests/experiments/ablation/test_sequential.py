@@ -6,9 +6,9 @@ from scipy import stats
 
 from attnlab.experiments.ablation.sequential import (
     BETTER,
-    LEFT,
     OPEN,
     SAME,
+    UNDECIDABLE,
     WORSE,
     Plan,
     bounds,
@@ -16,7 +16,7 @@ from attnlab.experiments.ablation.sequential import (
     spreads_to_show,
 )
 
-PLAN = Plan(alpha=0.05, margin=0.003, first=3, last=10)
+PLAN = Plan(alpha=0.05, margin=0.003, min_seeds=3, max_seeds=10)
 
 
 def values(mean: float, sd: float, seeds: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_all_questions_and_looks_together_err_as_often_as_alpha(first: int, last
         (-0.05, 0.002, 6, WORSE),
         (0.0, 0.0005, 6, SAME),
         (0.01, 0.01, 4, OPEN),
-        (0.001, 0.02, 9, LEFT),
+        (0.001, 0.02, 9, UNDECIDABLE),
         (0.05, 0.002, 2, OPEN),
     ],
 )
@@ -85,15 +85,15 @@ def test_a_verdict(mean: float, sd: float, seeds: int, verdict: str) -> None:
 def test_what_is_clearer_falls_sooner_and_a_spent_budget_leaves_what_is_open() -> None:
     asked = {"clear": values(0.02, 0.006, 4), "dim": values(0.012, 0.006, 4)}
     standings = judge(asked, PLAN, 2)
-    assert standings["clear"].further < standings["dim"].further
-    assert {standing.verdict for standing in judge(asked, PLAN, 2, left=0).values()} <= {BETTER, LEFT}
+    assert standings["clear"].seeds_to_verdict < standings["dim"].seeds_to_verdict
+    assert {standing.verdict for standing in judge(asked, PLAN, 2, left=0).values()} <= {BETTER, UNDECIDABLE}
 
 
 def test_so_many_spreads_show_and_no_fewer() -> None:
     needed = spreads_to_show(PLAN, 2, 6)
     for spreads, verdict in ((1.001 * needed, BETTER), (0.999 * needed, OPEN)):
         assert judge({"one": values(spreads * 0.01, 0.01, 6)}, PLAN, 2)["one"].verdict == verdict
-    assert spreads_to_show(replace(PLAN, last=6), 2, 6) < needed < spreads_to_show(PLAN, 2, 5)
+    assert spreads_to_show(replace(PLAN, max_seeds=6), 2, 6) < needed < spreads_to_show(PLAN, 2, 5)
 
 
 def test_one_that_has_fallen_leaves_the_others_its_part_of_alpha() -> None:

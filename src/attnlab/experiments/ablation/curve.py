@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -26,7 +27,9 @@ from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import Changer, Setting
 from attnlab.experiments.ablation.publishing import publish
 from attnlab.experiments.ablation.runs import Runs, documents
+from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.multirun import parse, sweeps
+from attnlab.experiments.runner import Planner, execute
 from attnlab.metrics import is_share
 from attnlab.runs import write_whole
 
@@ -53,7 +56,7 @@ class PowerLaw:
     def __call__(self, documents: Any) -> Any:
         return self.scale * (np.asarray(documents) / self.most) ** -self.exponent + self.rest
 
-    def further(self, gain: float) -> float:
+    def documents_for(self, gain: float) -> float:
         """How many more documents than `most` lower the error by so much; infinite where none do."""
         left = self.scale - gain
         return (
@@ -128,6 +131,20 @@ class Course:
         ]
 
 
+class _DataCurve(Planner):
+    """Trains each setting with each seed that is missing, all in one launch."""
+
+    def __init__(self, runs: Runs, wanted: Sequence[tuple[str, int]]) -> None:
+        self.runs, self.wanted, self.next_number = runs, wanted, runs.next_number
+
+    def ask(self) -> list[Job] | None:
+        missing = [(name, seed) for name, seed in self.wanted if (name, seed) not in self.runs.found]
+        return self.runs.jobs([one for one in missing if one[0] not in self.runs.failed]) or None
+
+    def tell(self, job: Job, result: JobReturn) -> None:
+        self.runs.record(job, result)
+
+
 def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, arguments: Sequence[str]) -> None:
     """Train each model named on each share of the documents, and report.
 
@@ -152,12 +169,11 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
         sizes[name] = [max(1, round(share * whole)) for share in shares]
         for size in sizes[name]:
             models[f"{name} {size}"] = replace(changer.changed({"data.limit": size}), name=f"{name} {size}")
-    runs = Runs(config, launcher, loader, list(models.values()), metric, settings["seeds"])
+    runs = Runs(config, launcher, list(models.values()), metric, settings["seeds"])
     wanted = [(name, seed) for seed in seeds for name in models]
     there = sum(one in runs.found for one in wanted)
     log.info("%d runs, of which %d are there, in %s", len(wanted), there, runs.folder)
-    with runs.board.shown():
-        runs.train(wanted)
+    execute(_DataCurve(runs, wanted), launcher, LiveTable(config, loader))
     if runs.failed:
         name, reason = next(iter(runs.failed.items()))
         raise UserError(f"{len(runs.failed)} settings could not be trained, {name}: {reason}")
@@ -188,8 +204,8 @@ def in_words(metric: str, course: Course) -> str:
     exponent, rest = (
         np.percentile([getattr(one, name) for one in course.drawn], [2.5, 97.5]) for name in ("exponent", "rest")
     )
-    low, high = np.percentile([one.further(0.01) for one in course.drawn], [2.5, 97.5], method="nearest")
-    best = law.further(0.01)
+    low, high = np.percentile([one.documents_for(0.01) for one in course.drawn], [2.5, 97.5], method="nearest")
+    best = law.documents_for(0.01)
     gain = (
         f"one more point would take {best:,.0f} more documents (95 % interval {_many(low)} to {_many(high)})"
         if np.isfinite(best)

@@ -13,7 +13,7 @@ from attnlab.analysis.runs import correctness
 from attnlab.analysis.statistics import compare_settings
 from attnlab.experiments.ablation.changes import MODEL
 from attnlab.experiments.ablation.figures import draw_worth
-from attnlab.experiments.ablation.parts import TOGETHER, Ablation
+from attnlab.experiments.ablation.planner import TOGETHER, Ablation
 from attnlab.experiments.ablation.publishing import publish
 from attnlab.experiments.ablation.sequential import BETTER, WORSE, Standing, bounds
 from attnlab.metrics import is_share
@@ -86,7 +86,7 @@ def _with_documents(work: Ablation, judged: Mapping[str, Standing]) -> dict[str,
         if known:
             correct[name, str(seed)] = known[1]
     table = pd.DataFrame(rows, columns=["setting", "block", "value", "documents"])
-    out = bounds(work.plan.alpha / work.size, work.plan.first, work.plan.last)
+    out = bounds(work.plan.alpha / work.size, work.plan.min_seeds, work.plan.max_seeds)
     found = {}
     for name, row in compare_settings(table, MODEL, correct, work.plan.alpha).iterrows():
         pairs = int(row["pairs"])
@@ -153,7 +153,7 @@ def methods(work: Ablation, rows: pd.DataFrame) -> str:
     return (
         "Each change was made to the model alone, all else held equal, and compared with it on the same seeds. Worth "
         f"is how much better {work.metric} is with the model's own part ({better} is better). Each setting began with "
-        f"{plan.first} seeds; further seeds, up to {plan.last}, went to the change whose verdict "
+        f"{plan.min_seeds} seeds; further seeds, up to {plan.max_seeds}, went to the change whose verdict "
         f"was nearest, until the validation score had shown a difference{same}, or no verdict was to be expected "
         f"any more ({seeds.min():.0f} to {seeds.max():.0f} seeds, {_runs(work, rows)} runs). Repeated looks were "
         "paid for by group-sequential t-bounds with alpha spending (Lan and DeMets, 1983; Kim and DeMets, 1987, rho "

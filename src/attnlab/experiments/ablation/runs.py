@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
@@ -23,9 +22,8 @@ from attnlab.config import instantiate
 from attnlab.data.sources import with_absolute_paths
 from attnlab.errors import UserError, first_line
 from attnlab.experiments.ablation.changes import MODEL, Setting
-from attnlab.experiments.board import Board
-from attnlab.experiments.workers import TRIES, Died, launch
-from attnlab.process import available, share
+from attnlab.experiments.live_table import Job
+from attnlab.experiments.runner import launches_at_once
 from attnlab.runs import CONFIG
 from attnlab.versions import code, libraries
 
@@ -68,7 +66,7 @@ class Runs:
         config: of the multirun.
         settings: what is to be trained; more can be added.
         metric: what a run must have been tested by to count.
-        last: how many seeds of a setting count.
+        max_seeds: how many seeds of a setting count.
 
     Raises:
         UserError: runs of this very ablation were trained by other code, with other libraries or on other documents.
@@ -78,13 +76,11 @@ class Runs:
         self,
         config: DictConfig,
         launcher: Launcher,
-        loader: ConfigLoader,
         settings: Sequence[Setting],
         metric: str,
-        last: int,
+        max_seeds: int,
     ) -> None:
-        self.config, self.launcher, self.metric, self.last = config, launcher, metric, last
-        self.board = Board(config, loader)
+        self.config, self.metric, self.max_seeds = config, metric, max_seeds
         self.folder = Path(config.hydra.sweep.dir)
         self.first_seed = int(config.seed)
         self.settings: dict[str, Setting] = {}
@@ -92,11 +88,12 @@ class Runs:
         self.failed: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self.budget = Budget(config.ablation.budget)
-        at_once = config.ablation.n_jobs
-        self.at_once = at_once if at_once and at_once > 0 else share(available(), None, config.trainer)[0]
+        self.at_once = launches_at_once(launcher, config.ablation.n_jobs or -1)
         for setting in settings:
             self.add(setting)
-        self.number = 1 + max([int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1)
+        self.next_number = 1 + max(
+            [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1
+        )
         self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
 
     def add(self, setting: Setting) -> None:
@@ -106,7 +103,7 @@ class Runs:
         refused: dict[str, int] = {}
         for identity, run in self._there:
             seed = int(run.config["seed"]) - self.first_seed
-            if not (identity == wanted and self.metric in run.metrics and 0 <= seed < self.last):
+            if not (identity == wanted and self.metric in run.metrics and 0 <= seed < self.max_seeds):
                 continue
             if not (differing := self._differing(run, setting)):
                 self.found[setting.name, seed] = run
@@ -160,35 +157,27 @@ class Runs:
             raise UserError(f"ablation.metric: {metric} is not in {run.folder}/metrics.json; it has {known}")
         return run.metrics[metric]
 
-    def train(self, wanted: Sequence[tuple[str, int]]) -> None:
-        """Train what is missing of these settings and seeds. What fails is kept with its reason.
+    def jobs(self, wanted: Sequence[tuple[str, int]]) -> list[Job]:
+        """Those that train these settings with these seeds; what an ended process began is resumed in its folder."""
+        return [
+            Job((*self.settings[name].overrides, "resume=latest", f"seed={self.first_seed + seed}"), key=(name, seed))
+            for name, seed in wanted
+        ]
 
-        What was begun before, by a process that died or a command that was killed, goes on in its folder.
+    def record(self, job: Job, result: JobReturn) -> None:
+        """Take in the run of a job, or why its setting can't be trained.
 
         Raises:
-            UserError: the model itself can't be trained.
+            UserError: that is the model itself.
         """
-        for tries_left in reversed(range(TRIES)):
-            if missing := [one for one in wanted if one not in self.found and one[0] not in self.failed]:
-                self._try(missing, tries_left)
-
-    def _try(self, missing: Sequence[tuple[str, int]], tries_left: int) -> None:
-        overrides = {name: self.settings[name].overrides for name, _ in missing}
-        jobs = [(*overrides[name], "resume=latest", f"seed={self.first_seed + seed}") for name, seed in missing]
-        first, self.number = self.number, self.number + len(jobs)
-        with self.board.running(jobs, first):
-            results = launch(self.launcher, jobs, first)
-        for (name, seed), result, job in zip(missing, results, self.board.jobs[-len(jobs) :], strict=True):
-            run = _read(job.folder)
-            if run is not None:
-                self.found[name, seed] = run
-                continue
-            error: Any = result._return_value if result.status == JobStatus.FAILED else RuntimeError("no results")
-            if isinstance(error, Died) and tries_left:
-                continue
-            self.failed[name] = first_line(error)
-            if name == MODEL:
-                raise UserError(f"the model itself can't be trained: {first_line(error)}")
+        if (run := _read(job.folder)) is not None:  # also where the launcher raised because of another job
+            self.found[job.key] = run
+            return
+        failed = result.status == JobStatus.FAILED
+        name, reason = job.key[0], first_line(result._return_value) if failed else "no results"
+        self.failed[name] = reason
+        if name == MODEL:
+            raise UserError(f"the model itself can't be trained: {reason}")
 
     def _own(self) -> list[Run]:
         return [run for run in self.found.values() if run.folder.parent == self.folder]

@@ -25,7 +25,7 @@ EDGES = np.linspace(0.0, 10.0, 301)  # of cells of normal scores; the last is ou
 POWER = 2.0  # of the share of seeds; 3 is like O'Brien and Fleming's bounds, 1 like Pocock's
 WORTH_A_TRY = 0.2  # chance of a verdict below which a setting gets no more runs
 
-BETTER, WORSE, SAME, OPEN, LEFT = "better", "worse", "same", "open", "left"
+BETTER, WORSE, SAME, OPEN, UNDECIDABLE = "better", "worse", "same", "open", "undecidable"
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Plan:
     Attributes:
         alpha: chance of any wrong verdict, over all questions and all looks.
         margin: a difference that is not worth it, as a share; 0 for none.
-        first, last: seeds that each setting begins with, and at most.
+        min_seeds, max_seeds: seeds that each setting starts with, and has at most.
     """
 
     alpha: float
     margin: float
-    first: int
-    last: int
+    min_seeds: int
+    max_seeds: int
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Standing:
 
     Attributes:
         difference, low, high: estimate and interval, which holds for all questions and looks together.
-        verdict: "better", "worse", "same" (within the margin), "open", or "left": open, and hardly to be decided with
-            the seeds that are left.
-        further: seeds until it falls, if it goes on as it stands; infinite where it would not.
+        verdict: "better", "worse", "same" (within the margin), "open", or "undecidable": open, and unlikely
+            to be decided with the seeds that are left.
+        seeds_to_verdict: more seeds that it takes if difference and spread stay; infinite if no number does.
     """
 
     seeds: int
@@ -60,7 +60,7 @@ class Standing:
     low: float
     high: float
     verdict: str
-    further: float = 0.0
+    seeds_to_verdict: float = 0.0
 
 
 def _t_at(score: Values, seeds: int) -> Values:
@@ -122,7 +122,7 @@ def bounds(level: float, first: int, last: int) -> Values:
 
 def spreads_to_show(plan: Plan, size: int, seeds: int) -> float:
     """How many times its spread over seeds a difference has to be to show after so many, if it is the first to."""
-    return float(bounds(plan.alpha / size, plan.first, plan.last)[seeds] / np.sqrt(seeds))
+    return float(bounds(plan.alpha / size, plan.min_seeds, plan.max_seeds)[seeds] / np.sqrt(seeds))
 
 
 def judge(questions: Mapping[str, Values], plan: Plan, size: int, left: float = np.inf) -> dict[str, Standing]:
@@ -147,22 +147,24 @@ def judge(questions: Mapping[str, Values], plan: Plan, size: int, left: float = 
 
 def _judge_one(values: Values, plan: Plan, level: float, strict: float, left: float) -> Standing:
     """`strict` is the level of equivalence, which Holm's rule does not raise."""
-    seeds = min(len(values), plan.last)
-    if seeds < max(2, plan.first):
+    seeds = min(len(values), plan.max_seeds)
+    if seeds < max(2, plan.min_seeds):
         mean = float(values.mean()) if seeds else np.nan
-        return Standing(seeds, mean, -np.inf, np.inf, OPEN, max(2, plan.first) - seeds)
+        return Standing(seeds, mean, -np.inf, np.inf, OPEN, max(2, plan.min_seeds) - seeds)
     values = values[:seeds]
     difference, sd = float(values.mean()), max(float(values.std(ddof=1)), 1e-9)
-    looks = np.arange(seeds, int(min(plan.last, seeds + left)) + 1)
-    half = bounds(level, plan.first, plan.last)[looks] * sd / np.sqrt(looks)
-    narrow = plan.margin - bounds(strict, plan.first, plan.last)[looks] * sd / np.sqrt(looks)  # what equivalence takes
+    looks = np.arange(seeds, int(min(plan.max_seeds, seeds + left)) + 1)
+    half = bounds(level, plan.min_seeds, plan.max_seeds)[looks] * sd / np.sqrt(looks)
+    narrow = plan.margin - bounds(strict, plan.min_seeds, plan.max_seeds)[looks] * sd / np.sqrt(
+        looks
+    )  # what equivalence takes
     found = (seeds, difference, difference - half[0], difference + half[0])
     if abs(difference) > half[0]:
         return Standing(*found, BETTER if difference > 0 else WORSE)
     if abs(difference) < narrow[0]:
         return Standing(*found, SAME)
     if len(looks) == 1 or _chance(difference, sd, looks[[0, -1]], half[-1], narrow[-1]) < WORTH_A_TRY:
-        return Standing(*found, LEFT)
+        return Standing(*found, UNDECIDABLE)
     falls = np.flatnonzero((abs(difference) > half) | (abs(difference) < narrow))
     return Standing(*found, OPEN, float(falls[0]) if len(falls) else np.inf)
 

@@ -25,9 +25,9 @@ from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.experiments.possible import refusal
 from attnlab.experiments.report import report
+from attnlab.experiments.search import search
 from attnlab.experiments.space import Space
 from attnlab.experiments.study import REASON, SAME_AS, counted, open_study
-from attnlab.experiments.sweep import search
 from attnlab.training.pruning import PRUNED_AFTER
 from tests.conftest import ROOT
 from tests.experiments.test_study import compose_search, config_loader
@@ -120,7 +120,7 @@ def test_a_search_draws_other_trials_than_one_that_began_with_it(
         first.run(lr)
         return study
 
-    monkeypatch.setattr("attnlab.experiments.sweep.open_study", open_with_the_other)
+    monkeypatch.setattr("attnlab.experiments.search.open_study", open_with_the_other)
     second.run(lr)
     assert len({job["optimizer.lr"] for job in [*first.jobs, *second.jobs]}) == 2
     whole = make(tmp_path / "whole", lr_is_the_loss, *range_only, "hparams_search.n_trials=2", search=kind).run(lr)
@@ -139,10 +139,10 @@ def test_what_another_search_is_training_is_not_trained_a_second_time(
         return study
 
     def end_the_other(settings: Settings) -> float:
-        others[0].study.tell(others[0], 0.5)
+        others[0].study.tell(others[0], 5.0)
         return lr_is_the_loss(settings)
 
-    monkeypatch.setattr("attnlab.experiments.sweep.open_study", open_beside_another)
+    monkeypatch.setattr("attnlab.experiments.search.open_study", open_beside_another)
     fake = make(tmp_path, end_the_other, "hparams_search.n_trials=2", "hparams_search.space=null").run(
         "optimizer.lr=1,2"
     )
@@ -212,11 +212,11 @@ def test_a_trial_that_died_before_its_first_heartbeat_is_tried_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("attnlab.experiments.sweep.get_heartbeat_thread", die)
+        patch.setattr("attnlab.experiments.search.get_heartbeat_thread", die)
         dying = make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2")
         with pytest.raises(Killed):
             dying.run()
-    monkeypatch.setattr("attnlab.experiments.sweep.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("attnlab.experiments.search.GRACE_SECONDS", 0.5)
     assert make(tmp_path, lr_is_the_loss, "hparams_search.n_trials=2").run().states() == [
         "FAIL",
         "COMPLETE",
@@ -242,7 +242,7 @@ def test_a_grid_goes_on_over_a_trial_that_died_before_it_had_settings(
         patch.setattr(Space, "suggest", die)
         with pytest.raises(Killed):
             make(tmp_path, lr_is_the_loss, *four[:2], search="grid").run(*four[2:])
-    monkeypatch.setattr("attnlab.experiments.sweep.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("attnlab.experiments.search.GRACE_SECONDS", 0.5)
     again = make(tmp_path, lr_is_the_loss, *four[:2], search="grid").run(*four[2:])
     assert sorted(again.states()) == ["COMPLETE"] * 4 + ["FAIL"]
     assert len({(job["pe"], job["optimizer.lr"]) for job in again.jobs}) == 4
@@ -254,7 +254,7 @@ def test_slots_do_not_ask_for_the_last_trial_together(tmp_path: Path, monkeypatc
         time.sleep(0.1)
         return found
 
-    monkeypatch.setattr("attnlab.experiments.sweep.counted", slowly)
+    monkeypatch.setattr("attnlab.experiments.search.counted", slowly)
     four = ["hparams_search.n_trials=4", "hparams_search.space=null", "hparams_search.n_jobs=3"]
     fake = make(tmp_path, lr_is_the_loss, *four, search="grid").run("pe=choice(none,learned)", "optimizer.lr=1,2")
     assert fake.states() == ["COMPLETE"] * 4 and len(fake.jobs) == 4

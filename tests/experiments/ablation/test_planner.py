@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import Changer
+from attnlab.experiments.ablation.planner import ablate, prepare
 from attnlab.experiments.ablation.runs import Budget
-from attnlab.experiments.ablation.sweep import ablate, prepare
 from tests.analysis.fake import write_run
 from tests.conftest import ROOT, TINY, output_of
+from tests.experiments.test_pool import found, kill_job, start
 from tests.experiments.test_study import config_loader
-from tests.experiments.test_workers import found, kill_job, start
 from tests.training.test_resume import assert_same_run
 
 OWN: dict[str, list[object]] = {

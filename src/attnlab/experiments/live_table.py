@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,9 +23,9 @@ from attnlab.metrics import direction
 from attnlab.paths import shown
 from attnlab.runs import choose_job_dir
 
-WAITING, DIED = "waiting", "died"
-GONE = "its process has ended, for want of memory perhaps; the same command with resume=latest goes on"
-OVER = ("done", "pruned", "failed", "interrupted", DIED, "not begun")
+WAITING, DIED, NOT_BEGUN = "waiting", "died", "not begun"
+GONE = "its process has ended, perhaps for lack of memory; the same command with resume=latest resumes it"
+ENDED = ("done", "pruned", "failed", "interrupted", DIED, NOT_BEGUN)
 STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "interrupted": "yellow", "done": "green"}
 SECONDS = 0.5  # between two looks
 RANKED = 20  # rows of the table at the end
@@ -35,32 +35,44 @@ AROUND = 6  # lines of a table besides its jobs
 
 @dataclass
 class Job:
-    """`told`: as `progress.tell` has it."""
+    """A run of a multirun, and a row of the table.
 
-    number: int
-    overrides: dict[str, str]
-    folder: Path
-    told: dict[str, Any] = field(default_factory=dict)
-    said: bool = False
+    Attributes:
+        overrides: its command line.
+        number: of Hydra's; None until the runner has given it one.
+        key: what its planner knows it by.
+        folder, report, printed: set by the table; `report` is what the job reported last.
+    """
+
+    overrides: Sequence[str]
+    number: int | None = None
+    key: Any = None
+    folder: Path = Path()
+    report: dict[str, Any] = field(default_factory=dict)
+    printed: bool = False
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        return _by_key(self.overrides)
 
     @property
     def state(self) -> str:
-        state = self.told.get("state", WAITING)
-        return "pruned" if state == "done" and self.told.get("pruned") else state
+        state = self.report.get("state", WAITING)
+        return "pruned" if state == "done" and self.report.get("pruned") else state
 
-    def look(self) -> None:
-        if self.state not in OVER:
-            self.told = progress.read(self.folder) or self.told
+    def refresh(self) -> None:
+        if self.state not in ENDED:
+            self.report |= progress.read(self.folder)
 
-    def give_up(self, interrupted: bool) -> None:
-        """Nobody is at it any more."""
-        self.look()
-        if self.state not in OVER:
-            self.told["state"] = "not begun" if not self.told else "interrupted" if interrupted else DIED
+    def end(self, interrupted: bool) -> None:
+        """Name what a job ended with that reported no end itself."""
+        self.refresh()
+        if self.state not in ENDED:
+            self.report["state"] = NOT_BEGUN if not self.report else "interrupted" if interrupted else DIED
 
 
-class Board:
-    """The jobs of a multirun, as their folders tell.
+class LiveTable:
+    """The jobs of a multirun, as they report their progress in their folders.
 
     Args:
         config: of the multirun.
@@ -79,20 +91,17 @@ class Board:
         self.lines: list[str] = []  # what has been found and not been said yet, for where there is no table
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def on_terminal(self) -> Iterator[None]:
         """While this lasts, nothing else is on the terminal: what this process prints goes to its output.log."""
-        global _current
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress.output_into(self.folder / progress.OUTPUT) as terminal:
             console, over = Console(file=terminal), threading.Event()
             watch = self._show_table if terminal.isatty() and not console.is_dumb_terminal else self._say_lines
             thread = threading.Thread(target=watch, args=(console, over), daemon=True)
             thread.start()
-            _current = self
             try:
                 yield
             finally:
-                _current = None
                 over.set()
                 thread.join()
 
@@ -111,15 +120,15 @@ class Board:
         self._say(console)
 
     @contextmanager
-    def running(self, overrides: Sequence[Sequence[str]], first: int) -> Iterator[None]:
-        """Show jobs that begin now and have ended when this ends: the overrides of each, the number of the first."""
-        new = [Job(number, _by_key(job), self._folder(job, number)) for number, job in enumerate(overrides, first)]
+    def running(self, new: Sequence[Job]) -> Iterator[None]:
+        """Show jobs that start now and have ended when this ends."""
         for job in new:
-            (job.folder / progress.FILE).unlink(missing_ok=True)  # of an attempt before
+            job.folder = self._folder(job)
+            (job.folder / progress.FILE).unlink(missing_ok=True)  # of an earlier attempt
         interrupted = False
         with self.adding:
             jobs = [*self.jobs, *new]
-            self.names = self._names(jobs)  # first, as another thread draws what it finds
+            self.names = self._names(jobs)  # before `jobs`: another thread draws the table meanwhile
             self.jobs = jobs
         try:
             yield
@@ -128,25 +137,25 @@ class Board:
             raise
         finally:
             for job in new:
-                job.give_up(interrupted)
+                job.end(interrupted)
 
     def _names(self, jobs: Sequence[Job]) -> dict[str, str]:
         """The settings that differ between the jobs, without the name of their part where that is clear."""
         given = _by_key(self.config.hydra.overrides.task)
-        keys = dict.fromkeys(key for job in jobs for key in job.overrides if not key.startswith(OF_THE_SWEEP))
-        values = {key: {job.overrides.get(key) for job in jobs} for key in keys}
+        keys = dict.fromkeys(key for job in jobs for key in job.settings if not key.startswith(OF_THE_SWEEP))
+        values = {key: {job.settings.get(key) for job in jobs} for key in keys}
         alone = len(jobs) == 1
         differing = [key for key in keys if len(values[key]) > 1 or (alone and {given.get(key)} != values[key])]
         short = {key: key.rsplit(".", 1)[-1] for key in differing}
         count = Counter(short.values())
         return {key: (name if count[name] == 1 else key).lstrip("+") for key, name in short.items()}
 
-    def settings(self, job: Job) -> str:
-        """Those in which it differs from the others."""
-        return " ".join(f"{n}={_short(job.overrides[k])}" for k, n in self.names.items() if k in job.overrides)
+    def label(self, job: Job) -> str:
+        """The settings in which it differs from the other jobs."""
+        return " ".join(f"{n}={_short(job.settings[k])}" for k, n in self.names.items() if k in job.settings)
 
     def _score(self, job: Job) -> float | None:
-        value: float | None = job.told.get("metrics", {}).get(self.metric, job.told.get("best"))
+        value: float | None = job.report.get("metrics", {}).get(self.metric, job.report.get("best"))
         return value
 
     def _rank(self, job: Job) -> float:
@@ -159,21 +168,21 @@ class Board:
 
     def _time_left(self) -> float | None:
         """Seconds until all jobs have ended, if they take as long as those that have; None while none has."""
-        took = [job.told["seconds"] for job in self.jobs if job.state == "done" and job.told.get("seconds")]
-        at_work = [job for job in self.jobs if job.state not in (*OVER, WAITING)]
+        took = [job.report["seconds"] for job in self.jobs if job.state == "done" and job.report.get("seconds")]
+        at_work = [job for job in self.jobs if job.state not in (*ENDED, WAITING)]
         if not took or not at_work:
             return None
         mean = sum(took) / len(took)
-        known = [job.told.get("left") for job in at_work]
+        known = [job.report.get("left") for job in at_work]
         waiting = max(self.total or 0, len(self.jobs)) - sum(job.state != WAITING for job in self.jobs)
         return (waiting * mean + sum(mean / 2 if left is None else left for left in known)) / len(at_work)
 
     def _table(self, rows: int) -> Group:
         for job in self.jobs:
-            job.look()
+            job.refresh()
         parts: list[Table | str] = []
         if self.verdicts:
-            at_work = sum(job.state not in (*OVER, WAITING) for job in self.jobs)
+            at_work = sum(job.state not in (*ENDED, WAITING) for job in self.jobs)
             room, rows = max(1, rows - at_work - 3), max(1, at_work)
             verdicts = Table("change", "seeds", "difference", "interval", "verdict", pad_edge=False, box=None)
             _lay_out(verdicts, right=(1, 2, 3), one_line=True)
@@ -182,12 +191,12 @@ class Board:
             parts = [verdicts, f"{len(self.verdicts) - room} more" if len(self.verdicts) > room else ""]
         table = Table("#", "settings", "epoch", self.metric, "state", "left", pad_edge=False, box=None)
         _lay_out(table, right=(0, 2, 3, 5), one_line=True)
-        urgent = sorted(self.jobs, key=lambda job: (job.state in OVER, job.state == WAITING, self._rank(job)))
+        urgent = sorted(self.jobs, key=lambda job: (job.state in ENDED, job.state == WAITING, self._rank(job)))
         chosen = urgent[: max(1, rows)]
-        for job in sorted(chosen, key=lambda job: job.number):
-            epoch, epochs, left = (job.told.get(key) for key in ("epoch", "epochs", "left"))
+        for job in sorted(chosen, key=lambda job: job.number or 0):
+            epoch, epochs, left = (job.report.get(key) for key in ("epoch", "epochs", "left"))
             reached = "" if epoch is None else f"{epoch}/{epochs}" if epochs else str(epoch)
-            row = (str(job.number), escape(self.settings(job)), reached, _number(self._score(job)), job.state)
+            row = (str(job.number), escape(self.label(job)), reached, _number(self._score(job)), job.state)
             table.add_row(*row, _clock(left), style=STYLES.get(job.state, "dim"))
         hidden = 0 if self.verdicts else len(self.jobs) - len(chosen)
         lines = [self._summary() + f"; {hidden} of them not shown here" * bool(hidden)]
@@ -201,22 +210,22 @@ class Board:
     def _say(self, console: Console) -> None:
         """A line for each job that has ended since the last time, and for each verdict."""
         for job in self.jobs:
-            job.look()
-            if job.state in OVER and not job.said:
-                job.said = True
-                parts = [f"#{job.number}", self.settings(job), self._result(job), _clock(job.told.get("seconds"))]
+            job.refresh()
+            if job.state in ENDED and not job.printed:
+                job.printed = True
+                parts = [f"#{job.number}", self.label(job), self._result(job), _clock(job.report.get("seconds"))]
                 console.print("  ".join(filter(None, parts)), soft_wrap=True, highlight=False, markup=False)
         while self.lines:
             console.print(self.lines.pop(0), soft_wrap=True, highlight=False, markup=False)
 
     def _result(self, job: Job) -> str:
-        scores = "  ".join(f"{key} {_number(value)}" for key, value in job.told.get("metrics", {}).items())
+        scores = "  ".join(f"{key} {_number(value)}" for key, value in job.report.get("metrics", {}).items())
         if job.state == "done":
             return scores
         if job.state == "pruned":
-            return f"{scores}  pruned after epoch {job.told.get('epoch')}"
+            return f"{scores}  pruned after epoch {job.report.get('epoch')}"
         if job.state in ("failed", DIED):
-            return f"{job.state}: {job.told.get('reason', GONE)}"
+            return f"{job.state}: {job.report.get('reason', GONE)}"
         return job.state
 
     def failed(self) -> list[Job]:
@@ -225,19 +234,19 @@ class Board:
     def print_ranked(self) -> None:
         """All that have ended, the best first; below them what went wrong."""
         console = Console()
-        ended = sorted((job for job in self.jobs if job.told.get("metrics")), key=self._rank)
+        ended = sorted((job for job in self.jobs if job.report.get("metrics")), key=self._rank)
         console.print(f"{self._summary()}; the best by {self.metric} first", highlight=False)
-        keys = list(dict.fromkeys(key for job in ended for key in (self.metric, *job.told["metrics"])))
+        keys = list(dict.fromkeys(key for job in ended for key in (self.metric, *job.report["metrics"])))
         if ended:
             table = Table("", "#", "settings", *keys, "time", pad_edge=False, box=None)
             _lay_out(table, right=(0, 1, *range(3, 4 + len(keys))))
             for rank, job in enumerate(ended[:RANKED], start=1):
-                scores = [_number(job.told["metrics"].get(key)) for key in keys]
-                name = escape(self.settings(job)) or shown(job.folder).name
-                table.add_row(str(rank), str(job.number), name, *scores, _clock(job.told.get("seconds")))
+                scores = [_number(job.report["metrics"].get(key)) for key in keys]
+                name = escape(self.label(job)) or shown(job.folder).name
+                table.add_row(str(rank), str(job.number), name, *scores, _clock(job.report.get("seconds")))
             console.print(table)
         for job in self.failed():
-            line = f"#{job.number} {self.settings(job)}: {self._result(job)} ({shown(job.folder) / progress.OUTPUT})"
+            line = f"#{job.number} {self.label(job)}: {self._result(job)} ({shown(job.folder) / progress.OUTPUT})"
             console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
         hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
         lines = [f"Everything is in {shown(self.folder)}{hidden}"]
@@ -245,42 +254,18 @@ class Board:
             lines += ["Whether a difference is more than chance:", f"  python src/compare.py runs={shown(self.folder)}"]
         console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
-    def _folder(self, overrides: Sequence[str], number: int) -> Path:
-        """Where a job's files will be. To compose its whole config takes 0.1 s, which the usual names do without."""
+    def _folder(self, job: Job) -> Path:
+        """Where its files will be, by the usual names without composing its config, which takes 0.1 s."""
         subdir = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
         if subdir == "${hparams_search.trial}":
-            return self.folder / str(number)
+            return self.folder / str(job.number)
         if str(subdir).startswith("${job_dir:"):
-            return self.folder / choose_job_dir(self.config.get("resume"), str(self.folder), number, overrides)
-        composed = self.loader.load_sweep_config(self.config, list(overrides))
+            resume = self.config.get("resume")
+            return self.folder / choose_job_dir(resume, str(self.folder), job.number or 0, job.overrides)
+        composed = self.loader.load_sweep_config(self.config, list(job.overrides))
         with open_dict(composed):
-            composed.hydra.job.num = number
+            composed.hydra.job.num = job.number
         return Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir))
-
-
-_current: Board | None = None  # that is shown
-
-
-@contextmanager
-def watching(config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]], first: int) -> Iterator[None]:
-    """Show the jobs of a sweep while they run, and then the best; of a search, which has a board, nothing more.
-
-    Raises:
-        CompactHydraException: jobs have failed; Hydra would say so in lines as long as their settings.
-    """
-    if _current is not None:
-        yield
-        return
-    print(f"{len(jobs)} jobs in {shown(Path(config.hydra.sweep.dir))}", flush=True)
-    board = Board(config, loader)
-    try:
-        with board.shown(), board.running(jobs, first):
-            yield
-    finally:
-        board.print_ranked()  # also where this is interrupted
-    if failed := board.failed():
-        what = f"{len(failed)} of {len(jobs)} jobs failed; #{failed[0].number}: {failed[0].told.get('reason', GONE)}"
-        raise CompactHydraException(f"error: {what}")
 
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:

@@ -1,11 +1,12 @@
-"""The search: asks Optuna for settings, has Hydra's launcher train them, and tells Optuna what came of it."""
+"""The search: a planner that asks Optuna for the settings of trials and tells it what came of them."""
 
 import logging
 import math
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,17 +21,18 @@ from optuna.trial import Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
-from attnlab.experiments.board import Board
+from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.making import make_space
 from attnlab.experiments.report import report
+from attnlab.experiments.runner import TRIES, Planner, execute, launches_at_once
 from attnlab.experiments.space import Space
 from attnlab.experiments.study import (
     DEATHS,
-    GOES_ON_WITH,
     GRACE_SECONDS,
     HEARD,
     OVERRIDES,
     REASON,
+    RESUMES,
     SAME_AS,
     counted,
     exhausted_is_fine,
@@ -38,7 +40,6 @@ from attnlab.experiments.study import (
     make_sampler,
     open_study,
 )
-from attnlab.experiments.workers import TRIES, Died, at_once, finish, launch
 from attnlab.metrics import direction
 from attnlab.redaction import redact
 from attnlab.training.pruning import PRUNED_AFTER
@@ -67,64 +68,42 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     log.info(
         "Study %s in %s: %d of %d trials", study.study_name, redact(settings["storage"]), len(counted(study)), n_trials
     )
-    board = Board(config, loader, int(n_trials) - len(counted(study)))
+    n_trials = int(n_trials)
+    table = LiveTable(config, loader, n_trials - len(counted(study)))
+    # No more than run at once: a trial that waited would have been drawn without the results found meanwhile.
+    slots = min(launches_at_once(launcher, settings["n_jobs"]), n_trials)
     try:
-        with board.shown():
-            _Searcher(study, launcher, space, settings, board).run(int(n_trials))
+        execute(_Search(study, space, settings, n_trials, table.folder), launcher, table, slots)
     except (KeyboardInterrupt, SystemExit):
-        log.warning("Interrupted: this is the best so far, not tested yet. The same command goes on.")
+        log.warning("Interrupted: this is the best so far, not tested yet. The same command resumes the search.")
         report(study, config, finished=False)
     else:
         report(study, config, finished=True)
 
 
-class _Searcher:
-    """Asks the study for trials and has them trained in slots: each takes its next trial as soon as one has ended."""
+class _Search(Planner):
+    """Brings a study to `n_trials`, together with whichever other processes are at the same study.
+
+    The key of a job is its trial; `folder` is where the folders of trials are.
+    """
 
     def __init__(
-        self, study: optuna.Study, launcher: Launcher, space: Space, settings: dict[str, Any], board: Board
+        self, study: optuna.Study, space: Space, settings: dict[str, Any], n_trials: int, folder: Path
     ) -> None:
-        self.study, self.launcher, self.space, self.settings = study, launcher, space, settings
-        self.folder, self.board = board.folder, board
-        self.asking, self.redrawn = Lock(), 0
-        self.over = self.interrupted = False
-        self.first_seen: dict[int, float] = {}  # trials at work without a heartbeat
+        self.study, self.space, self.settings, self.n_trials, self.folder = study, space, settings, n_trials, folder
+        self.redrawn = 0
+        self.first_seen: dict[int, float] = {}  # running trials without a heartbeat
 
-    def run(self, n_trials: int) -> None:
-        # One that waited for its turn would have been drawn without what was found meanwhile.
-        slots = min(at_once(self.launcher, self.settings["n_jobs"]), n_trials)
-        if slots == 1:
-            return self._fill_slot(n_trials)
-        with ThreadPoolExecutor(slots) as pool:
-            filled = [pool.submit(self._fill_slot, n_trials) for _ in range(slots)]
-            try:
-                finish(filled, self._interrupt)
-            finally:
-                self.over = True
-        for slot in filled:
-            slot.result()
-
-    def _interrupt(self) -> None:
-        self.over = self.interrupted = True
-        if own := getattr(self.launcher, "interrupt", None):
-            own()
-
-    def _fill_slot(self, n_trials: int) -> None:
+    def ask(self) -> list[Job] | None:
         while True:
-            with self.asking:
-                if self.over:
-                    return
-                fail_stale_trials(self.study)
-                self._fail_unheard()
-                started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
-                asked = self._ask(n_trials) if len(started) < n_trials else None
-            if asked is not None:
-                self._run(*asked)
-                self._check_failures(n_trials)
-            elif len(started) >= n_trials:
-                if all(trial.state != TrialState.RUNNING for trial in started):
-                    return
-                time.sleep(1)  # others are at them, or have died at them and will be found out
+            fail_stale_trials(self.study)
+            self._fail_unheard()
+            started = [trial for trial in counted(self.study) if trial.state != TrialState.WAITING]
+            if len(started) >= self.n_trials:
+                # Trials that still run, here or in other processes, may die and come back into the queue.
+                return [] if any(trial.state == TrialState.RUNNING for trial in started) else None
+            if job := self._ask():
+                return [job]
 
     def _fail_unheard(self) -> None:
         """Queue trials again that died before their first heartbeat: Optuna would take them to be at work for ever."""
@@ -140,29 +119,29 @@ class _Searcher:
         self.study.sampler = make_sampler(self.settings, trial.number)
         return self.space.suggest(trial)
 
-    def _ask(self, n_trials: int) -> tuple[Trial, list[str]] | None:
-        """A trial and what to train for it; None where it is one too many, or its settings were trained before."""
+    def _ask(self) -> Job | None:
+        """None: the trial is one too many, or its settings were trained before."""
         trial = self.study.ask()
-        overrides = self._draw(trial)  # of one too many too: a grid takes none that has failed without settings
+        # Drawn even if it is one too many: a grid leaves out what failed without settings.
+        overrides = self._draw(trial)
         trial.set_user_attr(OVERRIDES, overrides)
         if self._is_copy(trial):
             self._fail(trial)
-        elif sum(other.number < trial.number for other in counted(self.study)) >= n_trials:
-            # Another process has asked for the last one at the same time.
-            self._queue_again(trial)
+        elif sum(other.number < trial.number for other in counted(self.study)) >= self.n_trials:
+            self._queue_again(trial)  # another process has asked for the last one at the same time
         elif self.redrawn < TRIES and find_same(self.study, trial, TrialState.RUNNING):
-            self.redrawn += 1  # it is being trained at this moment; twice only where hardly anything else is left
+            self.redrawn += 1  # these settings are being trained now; twice only if hardly any others are left
             self._fail(trial)
-            return None
         elif same := find_same(self.study, trial, TrialState.COMPLETE):
             trial.set_user_attr(SAME_AS, same.number)
             with exhausted_is_fine():
                 self.study.tell(trial, same.value)
-        elif self._take_over(trial) == TRIES:  # what takes all down each time would keep the search from its end
+        elif self._take_over(trial) == TRIES:  # or a trial that kills its search each time would never let it finish
             self._fail(trial, f"its process died {TRIES} times without getting any further")
         else:
             self.redrawn = 0
-            return trial, overrides
+            study = f"hparams_search.study_name={_quoted(self.study.study_name)}"
+            return Job((*overrides, study, f"hparams_search.trial={trial.number}"), trial.number, trial)
         return None
 
     def _is_copy(self, trial: Trial) -> bool:
@@ -177,13 +156,13 @@ class _Searcher:
     def _before(self, trial: Trial) -> int | None:
         """The number under which it was begun."""
         died = self._died_as(trial)
-        return died[-1] if died else trial.user_attrs.get(GOES_ON_WITH)
+        return died[-1] if died else trial.user_attrs.get(RESUMES)
 
     def _queue_again(self, trial: Trial) -> None:
         """It has another number when it goes on, in the folder that it has now."""
         begun = trial.number if (self.folder / str(trial.number)).is_dir() else self._before(trial)
         self._fail(trial)
-        self.study.enqueue_trial(trial.params, user_attrs={GOES_ON_WITH: begun})
+        self.study.enqueue_trial(trial.params, user_attrs={RESUMES: begun})
 
     def _take_over(self, trial: Trial) -> int:
         """Of a trial that was begun before under another number, the run goes on where it was.
@@ -203,40 +182,42 @@ class _Searcher:
         trial.set_user_attr(DEATHS, (reached, deaths))
         return deaths
 
-    def _run(self, trial: Trial, overrides: list[str]) -> None:
-        study = f"hparams_search.study_name={_quoted(self.study.study_name)}"
-        job = (*overrides, study, f"hparams_search.trial={trial.number}")
-        heart = get_heartbeat_thread(trial._trial_id, self.study._storage)
+    @contextmanager
+    def running(self, jobs: Sequence[Job]) -> Iterator[None]:
+        (job,) = jobs
+        heart = get_heartbeat_thread(job.key._trial_id, self.study._storage)
         heart.start()
-        trial.set_user_attr(HEARD, trial.number)  # its second try has the attributes of its first
+        job.key.set_user_attr(HEARD, job.number)  # the number, as a retried trial inherits the attributes
         try:
-            for _ in range(TRIES):
-                with self.board.running([job], trial.number):
-                    (result,) = launch(self.launcher, [job], trial.number)
-                if self.interrupted and isinstance(result._return_value, Died):
-                    raise KeyboardInterrupt
-                if not isinstance(result._return_value, Died):
-                    break
-        except (KeyboardInterrupt, SystemExit):
-            self._queue_again(trial)
-            raise
+            yield
         finally:
             heart.join()
-        self._tell(trial, result)
 
-    def _tell(self, trial: Trial, result: JobReturn) -> None:
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._queue_again(job.key)
+
+    def tell(self, job: Job, result: JobReturn) -> None:
+        trial: Trial = job.key
         try:
             value = float(result.return_value)
+            reason = None if math.isfinite(value) else f"{value} is no score"
         except Exception as error:  # whatever the job raised, the search goes on
-            return self._fail(trial, f"{type(error).__name__}: {first_line(error)}")
-        if not math.isfinite(value):
-            return self._fail(trial, f"{value} is no score")
-        attributes = self.study.get_trials(deepcopy=False)[trial.number].user_attrs  # as the job left them
-        with exhausted_is_fine():
-            if PRUNED_AFTER in attributes:
-                self.study.tell(trial, state=TrialState.PRUNED)
-            else:
-                self.study.tell(trial, value)
+            reason = f"{type(error).__name__}: {first_line(error)}"
+        if reason:
+            self._fail(trial, reason)
+        else:
+            # Read from the storage: the job's own process has set it.
+            pruned = PRUNED_AFTER in self.study.get_trials(deepcopy=False)[trial.number].user_attrs
+            with exhausted_is_fine():
+                self.study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else None)
+        failed = [trial for trial in counted(self.study) if trial.state == TrialState.FAIL]
+        share = self.settings["max_failure_share"]
+        if len(failed) > share * self.n_trials:
+            raise UserError(
+                f"{len(failed)} of {self.n_trials} trials failed, more than hparams_search.max_failure_share={share}; "
+                f"the last one of {failed[-1].user_attrs[REASON]}"
+            )
 
     def _fail(self, trial: Trial, reason: str | None = None) -> None:
         """Without a reason it doesn't count."""
@@ -245,15 +226,6 @@ class _Searcher:
             log.warning("Trial %d failed: %s", trial.number, reason)
         with exhausted_is_fine():
             self.study.tell(trial, state=TrialState.FAIL)
-
-    def _check_failures(self, n_trials: int) -> None:
-        failed = [trial for trial in counted(self.study) if trial.state == TrialState.FAIL]
-        share = self.settings["max_failure_share"]
-        if len(failed) > share * n_trials:
-            raise UserError(
-                f"{len(failed)} of {n_trials} trials failed, more than hparams_search.max_failure_share={share}; "
-                f"the last one of {failed[-1].user_attrs[REASON]}"
-            )
 
 
 def _quoted(name: str) -> str:
