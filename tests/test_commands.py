@@ -293,7 +293,7 @@ def test_the_whole_study_is_one_command(tmp_path: Path) -> None:
 def test_a_sweep_of_settings_takes_no_value_for_what_it_varies(tmp_path: Path) -> None:
     result = run("train.py", "-m", "study=notebook", "pe=none,learned", folder=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "error: pe: this sweep has values of its own for that" in result.stderr
+    assert "error: pe: this sweep varies that already" in result.stderr
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class Sweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
-        arguments = [*self._parse_config(), *arguments]
+        arguments = [*(f"{name}={values}" for name, values in self.params.items()), *arguments]
         with as_compact_error():
             if self.kind == SEARCH:
                 from attnlab.experiments.search import search
