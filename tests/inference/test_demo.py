@@ -172,6 +172,37 @@ def test_a_site_that_calls_itself_this_machine_gets_nothing(url: str) -> None:
 
 
 @pytest.mark.slow
+def test_nothing_is_uploaded_or_read_by_its_path(url: str, tmp_path: Path) -> None:
+    marker = tmp_path / "marker.txt"
+    marker.write_text("the planted secret")
+    assert requests.get(f"{url}/gradio_api/file={marker}", timeout=60).status_code == 403
+    with marker.open("rb") as content:
+        assert requests.post(f"{url}/gradio_api/upload", files={"files": content}, timeout=60).status_code == 413
+
+
+@pytest.mark.slow
+def test_a_request_that_names_a_file_does_not_read_it(runs: list[Path], tmp_path: Path) -> None:
+    """Gradio takes a dictionary of this form for a file that was uploaded, wherever it lies (its issue 11162)."""
+    from gradio.routes import App
+
+    marker = tmp_path / "marker.txt"
+    marker.write_text("the planted secret")
+    file = {"path": str(marker), "meta": {"_type": "gradio.FileData"}, "orig_name": "marker.txt"}
+    page = build([Model("bag", Predictor.load(runs[1]))])
+    client = TestClient(App.create_app(page), raise_server_exceptions=False)
+    bodies: list[dict[str, Any]] = [{"data": [[file]]}, {"data": [file]}]
+    for call in page.fns.values():  # those of the page have no name, but a number
+        data = [file] * max(1, len(call.inputs))
+        bodies.append({"data": data, "fn_index": call._id, "session_hash": "marker"})
+    assert len(bodies) > 3
+    for body in bodies:
+        answer = client.post("/gradio_api/run/predict", json=body)
+        assert "planted" not in answer.text
+        assert "fn_index" in body or answer.status_code == 500
+    assert not list(Path(page.GRADIO_CACHE).rglob("marker.txt"))
+
+
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line(url: str, runs: list[Path], compose_config: Compose) -> None:
     port = url.rpartition(":")[2]
     with pytest.raises(UserError, match=f"port={port} can't be opened, or is in use: give another"):
@@ -183,7 +214,7 @@ def test_a_port_in_use_is_one_line(url: str, runs: list[Path], compose_config: C
 def test_in_a_browser(width: int, url: str, browser: Any) -> None:
     """By keyboard alone, on a phone and on a desk."""
     page = browser.new_page(viewport={"width": width, "height": 844})
-    said, asked = [], []
+    said, asked, refused = [], [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
@@ -205,6 +236,19 @@ def test_in_a_browser(width: int, url: str, browser: Any) -> None:
     page.get_by_text("the 4. mistake").click()
     page.wait_for_function(f"document.querySelector('textarea').value === {json.dumps(f'the 4. mistake, {LONG}')}")
     page.get_by_text("characters were not read").first.wait_for()
+    page.on("dialog", lambda dialog: (refused.append(dialog.message), dialog.accept()))
+    text = f"{TEXT}\n"
+    files = {"file.txt": text.encode(), "none.txt": b"\xff\xfe", "long.txt": b"a " * LIMIT * 3}
+    for number, (name, content) in enumerate(files.items()):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Open a text file").click()
+        chooser.value.set_files([{"name": name, "mimeType": "text/plain", "buffer": content}])
+        page.wait_for_function(f"document.querySelector('textarea').value === {json.dumps(text)}")
+        page.wait_for_timeout(500)
+        assert len(refused) == number
+    assert (
+        len(refused) == 2 and "none.txt is not text in UTF-8" in refused[0] and "long.txt has 3,000,000" in refused[1]
+    )
     page.get_by_label("Text").fill(" ")
     page.keyboard.press("Enter")
     page.get_by_text("There is no text").wait_for()

@@ -1,6 +1,7 @@
 """Which words spoke for an answer, for a user."""
 
 import csv
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from omegaconf import DictConfig
 
 from attnlab.data.sources.headlines import TOPICS, generate
 from attnlab.errors import UserError
-from attnlab.inference import Predictor, explain
+from attnlab.inference import Explanation, Predictor, explain
+from attnlab.inference.explaining import show_explanation
 from attnlab.inference.prediction import predict
 from attnlab.training.attribution import attribute
 from attnlab.training.run import train
@@ -100,6 +102,34 @@ def test_a_text_is_explained_in_80_columns_without_colour(
     assert "All words together" in shown and "prices" in shown.split("word")[1]
     assert max(len(line) for line in shown.splitlines() if "attention.png" not in line) <= 80
     assert (run_dir.parent / "out" / "attention.png").stat().st_size > 1000
+
+
+def test_signs_have_colours_and_a_legend_on_a_terminal(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blue for words that spoke for the class and orange for those against it, as on the pages."""
+    predictor = Predictor.load(run_dir)
+    text = "strong with weak but never notable"
+    spans = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    scores = np.array([2.0, -2.0, 0.5, -0.5, 0.01, 0.0], dtype=np.float32)
+    words = list(range(len(spans)))
+    explanation = Explanation("Sports", text, text.split(), spans, words, scores, 0.0, 0)
+    monkeypatch.setattr("attnlab.inference.explaining.explain", lambda *_: [explanation])
+    for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    show_explanation(predictor, text, tmp_path)
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert {word: style for style, word in re.findall("\x1b\\[([0-9;]+)m(\\S+)\x1b\\[0m", lines[0])} == {
+        "strong": "37;48;2;0;114;178",
+        "with": "30;48;2;213;94;0",
+        "weak": "4;38;2;0;114;178",
+        "but": "3;38;2;213;94;0",
+    }
+    assert lines[0].endswith(" never notable")
+    assert "\x1b[37;48;2;0;114;178mfor\x1b[0m Sports, \x1b[30;48;2;213;94;0magainst\x1b[0m it:" in lines[1]
+    assert re.search(r"strong +│ +\+2\.000", shown) and re.search(r"with +│ +-2\.000", shown)
 
 
 @pytest.mark.usefixtures("own_parts")

@@ -207,3 +207,25 @@ def test_without_test_labels_a_run_trains_and_tests_nothing(compose_config: Comp
     assert not (tmp_path / "run" / "predictions.parquet").exists()
     with pytest.raises(UserError, match=r"data\.validation=test, and the test set has no labels"):
         train(compose_config(*files, *tiny, "data.validation=test", f"paths.run_dir={tmp_path}/other"))
+
+
+def test_few_documents_of_ones_own_get_a_hint_at_a_simpler_model(
+    compose_config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    hint = "training documents are few for attention: model=ngram_bag"
+
+    def hinted(name: str, *overrides: str) -> bool:
+        caplog.clear()
+        tiny = ["trainer=cpu", "trainer.max_epochs=1", "model.embed_dim=8", "tokenizer.vocab_size=200", "test=false"]
+        train(compose_config(*tiny, *overrides, f"paths.run_dir={tmp_path}/{name}"))
+        return hint in caplog.text
+
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"oil {n} team,{n % 2}\n" for n in range(60)))
+    own = ["data=files", f"data.train={tmp_path}/own.csv", "data.test=0.3"]
+    assert hinted("attention", *own)
+    assert "42 training documents" in caplog.text or "38 training documents" in caplog.text
+    assert not hinted("bag", *own, "model=bag")
+    assert not hinted("built-in", "data.train_size=60", "data.test_size=20")  # whose ceilings say what to expect
+    monkeypatch.setattr("attnlab.training.run.FEW", 10)
+    assert not hinted("enough", *own)

@@ -40,6 +40,23 @@ LIMIT = 500_000  # characters in one request
 CLASSES = 10  # that are shown, the most probable ones
 ANSWERS = ("label", "predicted")  # columns of mistakes.csv, beside `TEXTS`
 GLIMPSE = 100  # characters of a document in the table of mistakes
+# The browser reads the file and puts its text into the box: nothing is uploaded, so no request can name a path here.
+OPEN_FILE = """current => new Promise(resolve => {
+  const input = Object.assign(document.createElement("input"), {type: "file", accept: ".txt,.md,text/*"});
+  input.oncancel = () => resolve(current);
+  input.onchange = async () => {
+    const file = input.files[0];
+    let text = current, refused = "";
+    if (file.size > BYTES) refused = `has ${file.size.toLocaleString("en")} bytes: LIMIT characters are the most`;
+    else {
+      try { text = new TextDecoder("utf-8", {fatal: true}).decode(await file.arrayBuffer()); }
+      catch { refused = "is not text in UTF-8"; }
+    }
+    if (refused) alert(`${file.name} ${refused}. src/predict.py input=... takes large files and tables`);
+    resolve(text);
+  };
+  input.click();
+})""".replace("BYTES", str(4 * LIMIT)).replace("LIMIT", f"{LIMIT:,}")
 SETTINGS: dict[str, Any] = {
     "ckpt_path": str | Annotated[list[str], Len(1)],
     "port": Annotated[int, Interval(ge=1, le=65535)],
@@ -202,12 +219,19 @@ def build(models: Sequence[Model]) -> "gr.Blocks":
         if len(models) == 1:
             gr.HTML(_html(model=models[0]))
         boxes = [gr.Textbox(label=label, lines=1, max_lines=12) for label in ("Text", "Second text")[: 1 + pairs]]
-        button = gr.Button("Classify", variant="primary")
+        with gr.Row():
+            button = gr.Button("Classify", variant="primary")
+            names = ("Open a file as text", "Open a file as second text") if pairs else ("Open a text file",)
+            openers = [gr.Button(name) for name in names]
         with gr.Row():
             columns = [_column(model, headed=len(models) > 1) for model in models]
         hidden: Any = {"api_visibility": "private"}
         outputs = [part for parts, _ in columns for part in parts]
         gr.on([button.click, *(box.submit for box in boxes)], show, boxes, outputs, **hidden)
+        for opener, box in zip(openers, boxes, strict=True):
+            opened = opener.click(None, box, box, js=OPEN_FILE)
+            if not pairs:
+                opened.then(show, boxes, outputs, **hidden)
         for model, (_, table) in zip(models, columns, strict=True):
             table.click(_chooser(model), table, boxes, **hidden).then(show, boxes, outputs, **hidden)
             if model.mistakes:
