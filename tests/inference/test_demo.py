@@ -189,6 +189,7 @@ def test_a_request_that_names_a_file_does_not_read_it(runs: list[Path], tmp_path
     marker.write_text("the planted secret")
     file = {"path": str(marker), "meta": {"_type": "gradio.FileData"}, "orig_name": "marker.txt"}
     page = build([Model("bag", Predictor.load(runs[1]))])
+    page.has_launched = True  # as `launch` does: before it gradio checks no path
     client = TestClient(App.create_app(page), raise_server_exceptions=False)
     bodies: list[dict[str, Any]] = [{"data": [[file]]}, {"data": [file]}]
     for call in page.fns.values():  # those of the page have no name, but a number
@@ -235,8 +236,9 @@ def test_in_a_browser(width: int, url: str, browser: Any) -> None:
     assert page.get_by_text("the 4. mistake").count() and not page.get_by_text("the 5. mistake").count()
     page.get_by_text("the 4. mistake").click()
     page.wait_for_function(f"document.querySelector('textarea').value === {json.dumps(f'the 4. mistake, {LONG}')}")
-    page.get_by_text("characters were not read").first.wait_for()
-    page.on("dialog", lambda dialog: (refused.append(dialog.message), dialog.accept()))
+    page.get_by_text("characters were not read").first.wait_for(timeout=60_000)
+    page.on("dialog", lambda dialog: refused.append(dialog.message))
+    page.on("dialog", lambda dialog: dialog.accept())
     text = f"{TEXT}\n"
     files = {"file.txt": text.encode(), "none.txt": b"\xff\xfe", "long.txt": b"a " * LIMIT * 3}
     for number, (name, content) in enumerate(files.items()):

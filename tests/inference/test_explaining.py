@@ -112,7 +112,7 @@ def test_signs_have_colours_and_a_legend_on_a_terminal(
     text = "strong with weak but never notable"
     spans = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
     scores = np.array([2.0, -2.0, 0.5, -0.5, 0.01, 0.0], dtype=np.float32)
-    words = list(range(len(spans)))
+    words: list[int | None] = list(range(len(spans)))
     explanation = Explanation("Sports", text, text.split(), spans, words, scores, 0.0, 0)
     monkeypatch.setattr("attnlab.inference.explaining.explain", lambda *_: [explanation])
     for name, value in {"FORCE_COLOR": "1", "COLORTERM": "truecolor", "TERM": "xterm-256color"}.items():
