@@ -23,7 +23,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.experiments.possible import refusal
+from attnlab.experiments.feasibility import infeasibility_reason
 from attnlab.experiments.report import report
 from attnlab.experiments.search import search
 from attnlab.experiments.space import Space
@@ -495,7 +495,7 @@ def test_a_search_draws_what_its_model_has_and_its_best_trains(overrides: list[s
         again = compose("train", overrides=[f"{k}={v}" for k, v in best.items() if not k.startswith("hparams_search")])
     for name in ("model", "pe", "optimizer", "tokenizer", "data"):
         assert resolve(config)[name] == resolve(again)[name]
-    assert refusal(config, {}) is None
+    assert infeasibility_reason(config, {}) is None
     written = yaml.safe_load((Path(folder) / "optimization_results.yaml").read_text())["best_params"]
     assert all(str(best[name]) == str(value) for name, value in written.items())
 

@@ -10,9 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FixedTrial
 
 from attnlab.errors import UserError
-from attnlab.experiments.making import make_space, read_ranges
-from attnlab.experiments.possible import refusal
-from attnlab.experiments.space import Branch, Space, grid
+from attnlab.experiments.feasibility import infeasibility_reason
+from attnlab.experiments.space import Branch, Space, build_space, grid, read_ranges
 from tests.conftest import ROOT
 from tests.experiments.test_study import SPACE, compose_search, config_loader
 
@@ -21,7 +20,7 @@ def make(folder: Path, *arguments: str, search: str = "random") -> Space:
     """`arguments` are the command line, whose ranges Hydra leaves out of the search's own config."""
     config = compose_search(folder, *(word for word in arguments if "," not in word), search=search)
     ranges = [word for word in arguments if "," in word]
-    return make_space(config, [*config.hydra.overrides.task, *ranges], config_loader())
+    return build_space(config, [*config.hydra.overrides.task, *ranges], config_loader())
 
 
 def drawn_from(space: Space, name: str, *chosen: Any) -> tuple[Any, ...] | None:
@@ -185,7 +184,7 @@ def test_a_typo_in_a_space_of_ones_own_is_one_line(tmp_path: Path) -> None:
     config = compose_search(tmp_path, "model=bag")
     config.hparams_search.space = {"model.num_hedas": "choice(1, 2)"}
     with pytest.raises(UserError, match=r"model.num_hedas can't be searched: model=bag has no such setting; it has"):
-        make_space(config, list(config.hydra.overrides.task), config_loader())
+        build_space(config, list(config.hydra.overrides.task), config_loader())
 
 
 def test_where_everything_leaves_nothing_is_left_to_search(tmp_path: Path) -> None:
@@ -211,8 +210,8 @@ def test_every_model_can_be_built_for_a_look(model: str, encoder: Path) -> None:
     path = [f"model.path={encoder}", "tokenizer.max_length=64"] if model == "pretrained" else []
     with initialize_config_dir(str(ROOT / "conf")):
         config = compose("train", overrides=[f"model={model}", *path])
-    assert refusal(config, {}) is None
-    assert refusal(config, {"model.pooling": "foo"}) is not None
+    assert infeasibility_reason(config, {}) is None
+    assert infeasibility_reason(config, {"model.pooling": "foo"}) is not None
 
 
 def test_vectors_decide_the_width_and_their_settings_are_searched(

@@ -5,7 +5,9 @@ import logging
 import shlex
 import shutil
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +22,30 @@ from rich.table import Table
 
 from attnlab.config import instantiate, read_config, resolve
 from attnlab.errors import UserError
-from attnlab.experiments.figures import ENOUGH, draw_figures
+from attnlab.experiments.figures import ENOUGH, SLICE, TITLES, draw_figures, movable_figures
 from attnlab.experiments.multirun import parse
-from attnlab.experiments.page import write_page
 from attnlab.experiments.space import settings_of
 from attnlab.experiments.study import OVERRIDES, REASON, SAME_AS, counted
 from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
+from attnlab.reports.interactive import PROGRAM, interactive
+from attnlab.reports.page import embedded, render
 from attnlab.runs import CONFIG, write_whole
 
-SCORES = 5  # of the best trial's test, in the line that tells of it
+BEST = 20  # rows of the table
+WIDE = ("parallel_coordinates",)
+SCORES = 5  # of the best trial's test, on the terminal and on the page
 
 log = logging.getLogger(__name__)
 
 
 def report(study: optuna.Study, config: DictConfig, finished: bool) -> None:
-    """Print the best five; write optimization_results.yaml, experiment/best.yaml and figures into its folder.
+    """Print the best five; write optimization_results.yaml, experiment/best.yaml, search.html and figures.
 
-    Once the search has finished, the best trial's checkpoint, and no other, is tested. Of several processes at one
-    search each reports, one after another, and the first one tests.
+    Once the search has finished, the best trial's checkpoint, and no other, is tested.
     """
     folder = Path(config.hydra.sweep.dir)
-    with FileLock(folder / ".report.lock"):
+    with FileLock(folder / ".report.lock"):  # each of several processes of one search reports; the first one tests
         _report(folder, study, config, finished)
 
 
@@ -62,11 +66,20 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     # A trial that somebody's own script has added to the study has its settings alone.
     overrides = best.user_attrs.get(OVERRIDES) or [f"{name}={value}" for name, value in settings_of(best).items()]
     _write_experiment(folder / "experiment" / "best.yaml", overrides, set(config.hydra.runtime.choices))
-    found = _found(study, best, scores, _importances(study, len(complete)))
+    found = {
+        "name": "optuna",
+        "study": study.study_name,
+        "best_trial": best.number,
+        "best_value": best.value,
+        "best_params": settings_of(best),
+        "test": scores,
+        "importances": _importances(study, len(complete)),
+        "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
+    }
     write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(found)))
     draw_figures(folder / "figures", study, config.monitor.metric)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
-    write_page(folder, study, ranked, config.monitor.metric, counts, found, again)
+    _write_page(folder, study, ranked, config.monitor.metric, counts, found, again)
     _log(config, folder, study, found)
     if scores:
         first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
@@ -75,34 +88,17 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _found(
-    study: optuna.Study, best: FrozenTrial, scores: dict[str, float], importances: dict[str, float]
-) -> dict[str, Any]:
-    """What optimization_results.yaml holds."""
-    return {
-        "name": "optuna",
-        "study": study.study_name,
-        "best_trial": best.number,
-        "best_value": best.value,
-        "best_params": settings_of(best),
-        "test": scores,
-        "importances": importances,
-        "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
-    }
-
-
 def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> None:
     drawn = [settings_of(trial) for trial in ranked]
     table = Table("setting", *(f"#{trial.number}" for trial in ranked), title="The best five", title_justify="left")
     table.add_row(f"[bold]{metric}", *(f"[bold]{trial.value:.4f}" for trial in ranked))
     for name in dict.fromkeys(name for settings in drawn for name in settings):
-        shown = [settings.get(name, "") for settings in drawn]
-        table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in shown))
+        table.add_row(name, *(escape(_short(settings.get(name, ""))) for settings in drawn))
     console.print(table)
 
 
 def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
-    """The share of each setting in what the score varied by; empty where too little has finished to tell."""
+    """The share of each setting in the variance of the score; empty if too few trials have finished."""
     if num_finished < ENOUGH:
         return {}
     with warnings.catch_warnings():
@@ -116,13 +112,13 @@ def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
 
 def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     """Read the test set, once, with the best trial's checkpoint."""
-    from attnlab.training.evaluation import evaluate  # torch waits until something was searched
+    from attnlab.training.evaluation import evaluate  # imports torch: not before something was searched
 
     tested, trial = folder / "best", folder / str(number)
     with suppress(OSError, UserError):
         if read_config(tested / CONFIG).get("ckpt_path") == str(trial):
             return _of_test(json.loads((tested / "metrics.json").read_text(encoding="utf-8")))
-    shutil.rmtree(tested, ignore_errors=True)  # of the best trial before the search was continued
+    shutil.rmtree(tested, ignore_errors=True)  # of an earlier best trial
     if not (trial / "checkpoints" / "best.ckpt").is_file():
         return {}
     settings: dict[str, Any] = {
@@ -137,7 +133,7 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     try:
         with output_into(folder / OUTPUT):
             return _of_test(evaluate(OmegaConf.create(settings)))
-    except UserError as error:  # of a test set without labels, for one; what the search found is not lost for it
+    except UserError as error:  # for one, a test set without labels: the results of the search are written all the same
         log.warning("The best trial is not tested: %s", error)
         return {}
 
@@ -147,7 +143,7 @@ def _of_test(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> None:
-    """The overrides as an experiment: choices of parts in its defaults, settings below them."""
+    """The overrides as an experiment: parts in its defaults list, settings below it."""
     defaults: list[Any] = []
     settings = OmegaConf.create()
     for override in parse(overrides):
@@ -166,8 +162,56 @@ def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> Non
     write_whole(file, f"# @package _global_\n{content}")
 
 
+def _write_page(
+    folder: Path,
+    study: optuna.Study,
+    ranked: Sequence[FrozenTrial],
+    metric: str,
+    counts: str,
+    found: dict[str, Any],
+    again: str,
+) -> None:
+    """Write search.html and plotly's program beside it. `ranked`: the finished trials, the best first.
+
+    `again`: the arguments with which train.py trains the best one once more.
+    """
+    drawn = [settings_of(trial) for trial in ranked[:BEST]]
+    names = list(dict.fromkeys(name for settings in drawn for name in settings))
+    rows = [
+        [f"#{trial.number}", f"{trial.value:.4f}", *(_short(settings.get(name, "")) for name in names)]
+        for trial, settings in zip(ranked, drawn, strict=False)
+    ]
+    figures = interactive(movable_figures(study, metric), folder)
+    test = [f"{key.removeprefix('test/')} {value:.4f}" for key, value in list(found["test"].items())[:SCORES]]
+    page = render(
+        "experiments/page.html",
+        name=study.study_name,
+        program=PROGRAM,
+        metric=metric,
+        better="less" if study.direction.name == "MINIMIZE" else "more",
+        counts=counts,
+        again=again,
+        columns=["trial", metric, *names],
+        rows=rows,
+        test=", ".join(test),
+        failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
+        settings=", ".join(f"{key} {_short(value)}" for key, value in drawn[0].items()),
+        titles={name: title.format(metric=metric) for name, title in TITLES.items()},
+        interactive={name: figure for name, figure in figures.items() if name in TITLES},
+        slices=[figure for name, figure in figures.items() if name.startswith(SLICE)],
+        wide=WIDE,
+        pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
+        made=f"{datetime.now():%Y-%m-%d %H:%M}",
+    )
+    write_whole(folder / "search.html", page)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:
-    """To each logger a run of its own in the group of the trials: what was found, a table of trials, the figures."""
+    """Log a run in the group of the trials to each logger: the results, a table of trials, the figures."""
     from attnlab.training.run import tidy_process
     from attnlab.training.tracking import SEARCH, Exhibits, show
 

@@ -22,10 +22,9 @@ from optuna.trial import Trial, TrialState
 from attnlab.config import resolve
 from attnlab.errors import UserError, first_line
 from attnlab.experiments.live_table import Job, LiveTable
-from attnlab.experiments.making import make_space
 from attnlab.experiments.report import report
 from attnlab.experiments.runner import TRIES, Planner, execute, launches_at_once
-from attnlab.experiments.space import Space
+from attnlab.experiments.space import Space, build_space
 from attnlab.experiments.study import (
     DEATHS,
     GRACE_SECONDS,
@@ -58,7 +57,7 @@ def search(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = resolve(config.hparams_search)
-    space = make_space(config, arguments, loader)
+    space = build_space(config, arguments, loader)
     study = open_study(settings, direction(config.monitor.metric, config.monitor.mode, "monitor.mode"), space)
     n_trials = settings["n_trials"]
     if isinstance(study.sampler, BruteForceSampler):

@@ -1,15 +1,35 @@
-"""The space of a search: the parts that are drawn first, and the settings that a model of these parts has."""
+"""The space of a search, and how it is built from the ranges that a config and a command line give.
 
+Parts are drawn first, then the settings that a model of these parts has. What can't be searched leaves the space.
+"""
+
+import logging
 import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import BaseTrial, FrozenTrial
 
-from attnlab.errors import UserError
+from attnlab.config import resolve
+from attnlab.errors import UserError, as_user_error
+from attnlab.experiments.multirun import compose_job, is_used, parse
+
+log = logging.getLogger(__name__)
 
 HEADS, WIDTH = "model.num_heads", "model.embed_dim"
+
+SHOWN = 5  # of what left the space for one reason, in the line that says so
+NOTHING = "there is nothing to search"
 
 Settings = dict[str, BaseDistribution]
 
@@ -119,3 +139,190 @@ def _size(branch: Branch) -> int:
         del values[HEADS]
         values["both"] = [(width, count) for width in widths for count in dividing(heads, int(width)).choices]
     return math.prod(map(len, values.values()))
+
+
+def build_space(config: DictConfig, arguments: list[str], loader: ConfigLoader) -> Space:
+    """The space of `hparams_search.space` and of the command line, without what can't be searched.
+
+    A setting that the chosen parts do not have leaves the space, and so does a value that no model takes; one line in
+    the log says so.
+
+    Raises:
+        UserError: a range can't be searched, a setting exists nowhere, or there is nothing to search.
+    """
+    drawn, fixed = read_ranges(resolve(config.hparams_search)["space"] or {}, arguments)
+    return _SpaceBuilder(config, loader, drawn, fixed, arguments).build()
+
+
+def read_ranges(space: Mapping[str, Any], arguments: list[str]) -> tuple[Settings, list[str]]:
+    """What is drawn from a range or from choices, and the overrides that are not.
+
+    `arguments` add to `space`; a single value in them takes its setting out of it, and so does null in `space`.
+
+    Raises:
+        UserError: a range can't be searched, or there is none.
+    """
+    given = [f"{key}={values}" for key, values in space.items() if values is not None]
+    with as_user_error("hparams_search.space", only=(AssertionError, HydraException, NotImplementedError, ValueError)):
+        drawn, fixed, deletions = create_params_from_overrides([*given, *arguments])
+    drawn = {name: distribution for name, distribution in drawn.items() if name not in fixed}
+    if not drawn:
+        raise UserError(f"{NOTHING}: every setting of hparams_search.space was given a value")
+    if own := [name for name in drawn if _group_of(name) == "hparams_search"]:
+        raise UserError(f"{own[0]} is a setting of the search itself: give it one value")
+    return drawn, [*(f"{name}={value}" for name, value in fixed.items()), *deletions]
+
+
+class _SpaceBuilder:
+    """Composes the config of each choice of parts, as Hydra will for the jobs, and looks at what is there."""
+
+    def __init__(
+        self, config: DictConfig, loader: ConfigLoader, drawn: Settings, fixed: list[str], arguments: list[str]
+    ) -> None:
+        self.config, self.loader, self.fixed = config, loader, fixed
+        self._load = partial(compose_job, loader, config)
+        self.parts = [name for name in drawn if name.lstrip("+") in config.hydra.runtime.choices]
+        self.parts.sort(key=lambda name: name != "model")  # first, as it decides what else there is
+        self.options = grid({name: drawn[name] for name in self.parts}).values()
+        self.first = [values[0] for values in self.options]  # of each part
+        self.settings = {name: distribution for name, distribution in drawn.items() if name not in self.parts}
+        self.typed = {override.get_key_element() for override in parse(arguments)}
+        self.left: dict[str, list[str]] = {}  # what has left the space, by the reason
+
+    def build(self) -> Space:
+        from attnlab.experiments.feasibility import keep_feasible  # torch waits until there is something to search
+
+        branches: dict[tuple[Any, ...], Branch] = {}
+        refused: dict[tuple[str, Any], dict[tuple[Any, ...], str]] = defaultdict(dict)
+        found: set[str] = set()
+        absent: dict[str, DictConfig] = {}
+        refusals: list[str] = []
+        for chosen in product(*self.options):
+            config, fixed, missing = self._compose(chosen)
+            unused = {name for name in (*self.parts, *self.settings) if not is_used(config, _group_of(name))}
+            for name in sorted(unused):
+                self._note("the model does not use it", name)
+            if any(
+                value != first
+                for name, value, first in zip(self.parts, chosen, self.first, strict=True)
+                if name in unused
+            ):
+                continue  # the same run as with the first of these
+            there = {name: space for name, space in self.settings.items() if _exists(config, name)}
+            missing += [name for name in self.settings if name not in there]
+            there = {name: space for name, space in there.items() if name not in unused}
+            found |= {*there, *(_key(override) for override in fixed)}
+            absent |= dict.fromkeys(missing, config)
+            for name in missing:
+                group = _group_of(name)
+                self._note(f"{group}={config.hydra.runtime.choices.get(group)} has no such setting", name)
+            if WIDTH in there and OmegaConf.is_interpolation(config.model, "embed_dim"):
+                del there[WIDTH]
+                self._note("the vectors of embedding.path decide it", WIDTH)
+            try:
+                embed_dim = resolve(config.model).get("embed_dim") if "model" in config else None
+                possible, reasons = keep_feasible(config, there)
+            except UserError as error:
+                refusals.append(str(error))
+                self._note(str(error), self._shown(chosen))
+                continue
+            branches[chosen] = Branch(fixed, possible, embed_dim)
+            for setting, reason in reasons.items():
+                refused[setting][chosen] = reason
+        for name in sorted(absent.keys() - found):
+            self._must_exist_elsewhere(name, absent[name])
+        if not branches:
+            raise UserError(f"no trial could build its model: {refusals[0]}")
+        for (name, value), places in refused.items():
+            everywhere = len(places) == sum(name in branch.settings for branch in branches.values())
+            for chosen, reason in places.items():
+                self._note(reason, f"{name}={value}" if everywhere else f"{self._shown(chosen)} {name}={value}")
+        space = _without_constants(Space(branches, self.parts))
+        lines = [f"{_shortened(names)} ({reason})" for reason, names in self.left.items()]
+        if not space.parts and not any(branch.settings for branch in space.branches.values()):
+            raise UserError("; ".join([NOTHING, *lines]))
+        if lines:
+            log.info("Not searched: %s", "; ".join(lines))
+        return space
+
+    def _compose(self, chosen: Sequence[Any]) -> tuple[DictConfig, list[str], list[str]]:
+        """The config of these parts, the fixed overrides that fit it, and the names of the settings that do not."""
+        try:
+            return self._load([*self.fixed, *self._overrides(chosen)]), self.fixed, []
+        except UserError:
+            plain = [override for override in self.fixed if self._is_setting(override)]
+        others = [override for override in self.fixed if override not in plain]
+        bare = self._load([*others, *self._overrides(chosen)])
+        missing = [override for override in plain if not _exists(bare, _key(override))]
+        fixed = [override for override in self.fixed if override not in missing]
+        return self._load([*fixed, *self._overrides(chosen)]), fixed, [_key(override) for override in missing]
+
+    def _is_setting(self, override: str) -> bool:
+        (parsed,) = parse([override])
+        special = parsed.is_add() or parsed.is_force_add() or parsed.is_delete()
+        return not special and parsed.key_or_group not in self.config.hydra.runtime.choices
+
+    def _must_exist_elsewhere(self, name: str, config: DictConfig) -> None:
+        """A setting that none of the chosen parts has may be one of their siblings', unless it was asked for by hand.
+
+        Raises:
+            UserError: it is not.
+        """
+        group = _group_of(name)
+        choice = config.hydra.runtime.choices.get(group)
+        others = [override for override in self.fixed if not self._is_setting(override) and _key(override) != group]
+        for option in [] if name in self.typed or choice is None else self.loader.get_group_options(group):
+            with suppress(UserError):  # an option that needs more than its name
+                if _exists(self._load([*others, f"{group}={option}"]), name):
+                    return
+        parent = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else None
+        known = ", ".join(str(key) for key in parent or () if not str(key).startswith("_"))
+        there = f"{group}={choice} has no such setting; it has {known}" if known else "there is no such setting"
+        raise UserError(f"{name} can't be searched: {there}")
+
+    def _note(self, reason: str, name: str) -> None:
+        names = self.left.setdefault(reason, [])
+        if name not in names:
+            names.append(name)
+
+    def _overrides(self, chosen: Sequence[Any]) -> list[str]:
+        return [f"{name}={value}" for name, value in zip(self.parts, chosen, strict=True)]
+
+    def _shown(self, chosen: Sequence[Any]) -> str:
+        return " ".join(self._overrides(chosen))
+
+
+def _without_constants(space: Space) -> Space:
+    """What has one value left is no longer drawn."""
+    constant = [name for name in space.parts if len(space.choices(name)) == 1]
+    parts = [name for name in space.parts if name not in constant]
+    branches = {}
+    for chosen, branch in space.branches.items():
+        values = dict(zip(space.parts, chosen, strict=True))
+        fixed = {name: values[name] for name in constant}
+        fixed |= {name: space.choices(name)[0] for name in branch.settings if len(space.choices(name)) == 1}
+        settings = {name: distribution for name, distribution in branch.settings.items() if name not in fixed}
+        overrides = [*branch.fixed, *(f"{name}={value}" for name, value in fixed.items())]
+        embed_dim = fixed.get(WIDTH, branch.embed_dim)
+        branches[tuple(values[name] for name in parts)] = Branch(overrides, settings, embed_dim)
+    return Space(branches, parts)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _group_of(name: str) -> str:
+    return name.lstrip("+").split(".")[0]
+
+
+def _exists(config: DictConfig, name: str) -> bool:
+    """Whether it can be overridden; with + it is made."""
+    parent, _, key = name.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return name.startswith("+") or (isinstance(node, DictConfig) and key in list(node.keys()))
+
+
+def _shortened(names: list[str]) -> str:
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*names[:SHOWN], *more])

@@ -85,7 +85,7 @@ class Changer:
         Raises:
             UserError: none is left, or `change` is no list of alternatives by setting.
         """
-        from attnlab.experiments.possible import refusal  # torch waits until the list has been read
+        from attnlab.experiments.feasibility import infeasibility_reason  # torch waits until the list has been read
 
         found: list[Setting] = []
         left: list[str] = []
@@ -105,7 +105,7 @@ class Changer:
                     continue
                 try:
                     setting = self.changed({key: value})
-                    reason = refusal(self._load(setting.overrides), {})
+                    reason = infeasibility_reason(self._load(setting.overrides), {})
                 except UserError as error:
                     reason = str(error)
                 if reason:

@@ -25,7 +25,7 @@ from attnlab.analysis.statistics import summarise
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import Changer, Setting
-from attnlab.experiments.ablation.publishing import publish
+from attnlab.experiments.ablation.report import publish
 from attnlab.experiments.ablation.runs import Runs, documents
 from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.multirun import parse, sweeps

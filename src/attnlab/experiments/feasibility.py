@@ -26,7 +26,7 @@ Settings = dict[str, BaseDistribution]
 Values = dict[str, Any]
 
 
-def keep_possible(config: DictConfig, settings: Settings) -> tuple[Settings, dict[tuple[str, Any], str]]:
+def keep_feasible(config: DictConfig, settings: Settings) -> tuple[Settings, dict[tuple[str, Any], str]]:
     """The settings with those of their choices that fit `config`, and why the others do not.
 
     A choice goes when no model can be built with it, whatever the other settings are. `config` is changed: it ends with
@@ -42,7 +42,7 @@ def keep_possible(config: DictConfig, settings: Settings) -> tuple[Settings, dic
         reasons: Counter[str] = Counter()
         for _ in range(ATTEMPTS if settings.keys() - wanted.keys() else 1):
             values = {name: draw.choice(_samples(space)) for name, space in settings.items()} | wanted
-            reason = refusal(config, values)
+            reason = infeasibility_reason(config, values)
             if reason is None:
                 for name, value in values.items():
                     good[name].add(value)
@@ -62,7 +62,7 @@ def keep_possible(config: DictConfig, settings: Settings) -> tuple[Settings, dic
     return kept, refused
 
 
-def refusal(config: DictConfig, values: Values) -> str | None:
+def infeasibility_reason(config: DictConfig, values: Values) -> str | None:
     """What tokenizer, model, optimizer or schedule say against these values; None where they take them.
 
     All is built at its smallest size and without memory for weights, but for one to make a step with.
