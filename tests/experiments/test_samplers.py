@@ -38,7 +38,7 @@ SAMPLERS: list[tuple[str, Config, str | None]] = [
     ("GPSampler", {"n_startup_trials": 3, "deterministic_objective": True}, None),
     ("BruteForceSampler", {}, None),
     ("PartialFixedSampler", {"fixed_params": {"model": "bag"}, "base_sampler": RANDOM}, None),
-    ("CmaEsSampler", {}, "CmaEsSampler wants a package: .venv/bin/pip install cmaes"),
+    ("CmaEsSampler", {}, "pip install -c constraints.txt cmaes"),
     ("GridSampler", {"search_space": {"x": [1]}}, "GridSampler knows no settings that only some parts have; use hpar"),
     ("GridSampler", {}, "missing 1 required positional argument: 'search_space'"),
     ("PartialFixedSampler", {}, "missing 2 required positional arguments: 'fixed_params' and 'base_sampler'"),

@@ -86,5 +86,5 @@ def test_a_study_of_the_other_direction_is_another_study(tmp_path: Path) -> None
     settings = resolve(compose_search(tmp_path, "hparams_search.study_name=mine").hparams_search)
     space = Space({(): Branch([], {"optimizer.lr": FloatDistribution(1e-4, 1e-2)})})
     open_study(settings, "min", space)
-    with pytest.raises(UserError, match="the study mine is there and wants to minimize, but this search to maximize"):
+    with pytest.raises(UserError, match="the study mine exists and is to minimize, but this search is to maximize"):
         open_study(settings, "max", space)

@@ -1,4 +1,4 @@
-"""Which of the values that a search may draw a model can be built with at all."""
+"""Feasibility: with which values of a search or an ablation a model can be built at all."""
 
 import random
 import warnings
@@ -18,8 +18,8 @@ from attnlab.errors import UserError, first_line
 from attnlab.experiments.multirun import parse
 from attnlab.training.encoder import model_settings
 
-# How many random settings are tried around a value before it is given up. Where one in three can be built, all of them
-# fail once in 190,000 times.
+# How many random settings are tried around a value before it is dropped. If one in three can be built, all of them fail
+# once in 190,000 times.
 ATTEMPTS = 30
 
 Settings = dict[str, BaseDistribution]
@@ -27,15 +27,15 @@ Values = dict[str, Any]
 
 
 def keep_feasible(config: DictConfig, settings: Settings) -> tuple[Settings, dict[tuple[str, Any], str]]:
-    """The settings with those of their choices that fit `config`, and why the others do not.
+    """The settings with the choices that fit `config`, and why the others do not.
 
-    A choice goes when no model can be built with it, whatever the other settings are. `config` is changed: it ends with
-    the values that were tried last.
+    A choice is dropped if no model can be built with it, whatever the other settings are. `config` is modified: it ends
+    with the values tried last.
 
     Raises:
-        UserError: there is no model at all; the message says why.
+        UserError: no model can be built at all, and why.
     """
-    draw = random.Random(0)  # every process of a search must come to the same space
+    draw = random.Random(0)  # seeded: every process of a search must build the same space
     good: dict[str, set[Any]] = defaultdict(set)
 
     def why_not(wanted: Values) -> str | None:
@@ -63,9 +63,9 @@ def keep_feasible(config: DictConfig, settings: Settings) -> tuple[Settings, dic
 
 
 def infeasibility_reason(config: DictConfig, values: Values) -> str | None:
-    """What tokenizer, model, optimizer or schedule say against these values; None where they take them.
+    """Why tokenizer, model, optimizer or schedule reject these values; None if they accept them.
 
-    All is built at its smallest size and without memory for weights, but for one to make a step with.
+    All is built at its smallest size and without memory for weights, except for one weight to make a step with.
     """
     for name, value in values.items():
         OmegaConf.update(config, *_parse(name, value), merge=False, force_add=True)
@@ -81,21 +81,21 @@ def infeasibility_reason(config: DictConfig, values: Values) -> str | None:
         instantiate(resolve(config.scheduler), optimizer=optimizer, total_steps=1)
     except UserError as error:
         return first_line(error)
-    except Exception:  # a model that can't be built without memory, for one: its trials will tell
+    except Exception:  # for one, a model that can't be built without memory: its trials will tell
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own Adagrad
+            warnings.simplefilter("ignore")  # from torch's own Adagrad
             optimizer.step()
     except RuntimeError as error:
         return first_line(error)
-    except Exception:  # an optimizer that wants more than gradients
+    except Exception:  # an optimizer that needs more than gradients: its trials will tell
         return None
     return None
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Makes tensors without memory also where a model names a device for them."""
+    """Makes tensors without memory even if a model names a device for them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -112,6 +112,6 @@ def _samples(space: BaseDistribution) -> tuple[Any, ...]:
 
 @cache
 def _parse(name: str, value: Any) -> tuple[str, Any]:
-    """Key and value as Hydra would take them from the command line."""
+    """Key and value as Hydra parses them on the command line."""
     (override,) = parse([f"{name}={value}"])
     return override.key_or_group, override.value()

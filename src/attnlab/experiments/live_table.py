@@ -1,4 +1,4 @@
-"""What a sweep or a search shows: one live table of its jobs on a terminal, a line a job elsewhere, and the ranking."""
+"""The live table of a multirun: its jobs on a terminal, a line for each that has ended elsewhere, and the ranking."""
 
 import os
 import threading
@@ -27,9 +27,9 @@ WAITING, DIED, NOT_BEGUN = "waiting", "died", "not begun"
 GONE = "its process has ended, perhaps for lack of memory; the same command with resume=latest resumes it"
 ENDED = ("done", "pruned", "failed", "interrupted", DIED, NOT_BEGUN)
 STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "interrupted": "yellow", "done": "green"}
-SECONDS = 0.5  # between two looks
+SECONDS = 0.5  # between two updates
 RANKED = 20  # rows of the table at the end
-OF_THE_SWEEP = ("hparams_search.", "ablation.", "resume")  # no settings of a job
+OF_THE_SWEEP = ("hparams_search.", "ablation.", "resume")  # not settings of a job
 AROUND = 6  # lines of a table besides its jobs
 
 
@@ -86,38 +86,38 @@ class LiveTable:
         self.sign = {"min": 1, "max": -1}[direction(self.metric, config.monitor.mode, "monitor.mode")]
         self.folder = Path(config.hydra.sweep.dir)
         self.names: dict[str, str] = {}
-        self.adding = threading.Lock()  # trials of a search begin side by side
+        self.adding = threading.Lock()  # trials of a search start in parallel
         self.verdicts: list[tuple[str, ...]] = []  # of an ablation: a row of the table for each change, the open first
-        self.lines: list[str] = []  # what has been found and not been said yet, for where there is no table
+        self.lines: list[str] = []  # verdicts that are not printed yet, for where there is no table
 
     @contextmanager
     def on_terminal(self) -> Iterator[None]:
-        """While this lasts, nothing else is on the terminal: what this process prints goes to its output.log."""
+        """Show the table, and nothing else: what this process prints goes to the sweep's output.log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with progress.output_into(self.folder / progress.OUTPUT) as terminal:
-            console, over = Console(file=terminal), threading.Event()
-            watch = self._show_table if terminal.isatty() and not console.is_dumb_terminal else self._say_lines
-            thread = threading.Thread(target=watch, args=(console, over), daemon=True)
+            console, ended = Console(file=terminal), threading.Event()
+            watch = self._show_table if terminal.isatty() and not console.is_dumb_terminal else self._print_lines
+            thread = threading.Thread(target=watch, args=(console, ended), daemon=True)
             thread.start()
             try:
                 yield
             finally:
-                over.set()
+                ended.set()
                 thread.join()
 
-    def _show_table(self, console: Console, over: threading.Event) -> None:
+    def _show_table(self, console: Console, ended: threading.Event) -> None:
         with Live(
             console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         ) as live:
-            while not over.wait(SECONDS):
+            while not ended.wait(SECONDS):
                 columns, lines = os.get_terminal_size(console.file.fileno())
                 console.size = (columns or 80, lines or 24)
                 live.update(self._table(console.height - AROUND), refresh=True)
 
-    def _say_lines(self, console: Console, over: threading.Event) -> None:
-        while not over.wait(SECONDS):
-            self._say(console)
-        self._say(console)
+    def _print_lines(self, console: Console, ended: threading.Event) -> None:
+        while not ended.wait(SECONDS):
+            self._print_ended(console)
+        self._print_ended(console)
 
     @contextmanager
     def running(self, new: Sequence[Job]) -> Iterator[None]:
@@ -140,7 +140,7 @@ class LiveTable:
                 job.end(interrupted)
 
     def _names(self, jobs: Sequence[Job]) -> dict[str, str]:
-        """The settings that differ between the jobs, without the name of their part where that is clear."""
+        """The settings that differ between the jobs, without the name of their part if that is clear."""
         given = _by_key(self.config.hydra.overrides.task)
         keys = dict.fromkeys(key for job in jobs for key in job.settings if not key.startswith(OF_THE_SWEEP))
         values = {key: {job.settings.get(key) for job in jobs} for key in keys}
@@ -167,7 +167,7 @@ class LiveTable:
         return f"{len(self.jobs)}{f' of {self.total}' if (self.total or 0) > len(self.jobs) else ''} jobs: {counts}"
 
     def _time_left(self) -> float | None:
-        """Seconds until all jobs have ended, if they take as long as those that have; None while none has."""
+        """Seconds until all jobs have ended, if they take as long as those that have; None if none has."""
         took = [job.report["seconds"] for job in self.jobs if job.state == "done" and job.report.get("seconds")]
         at_work = [job for job in self.jobs if job.state not in (*ENDED, WAITING)]
         if not took or not at_work:
@@ -207,8 +207,8 @@ class LiveTable:
             lines.append(f"best so far: #{best.number} {self.metric} {_number(self._score(best))}")
         return Group(*parts, table, *lines)
 
-    def _say(self, console: Console) -> None:
-        """A line for each job that has ended since the last time, and for each verdict."""
+    def _print_ended(self, console: Console) -> None:
+        """Print a line for each job that has ended since the last call, and for each verdict."""
         for job in self.jobs:
             job.refresh()
             if job.state in ENDED and not job.printed:
@@ -232,7 +232,7 @@ class LiveTable:
         return [job for job in self.jobs if job.state in ("failed", DIED)]
 
     def print_ranked(self) -> None:
-        """All that have ended, the best first; below them what went wrong."""
+        """Print the jobs that have ended, the best first, and below them those that failed."""
         console = Console()
         ended = sorted((job for job in self.jobs if job.report.get("metrics")), key=self._rank)
         console.print(f"{self._summary()}; the best by {self.metric} first", highlight=False)
@@ -273,18 +273,18 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _lay_out(table: Table, right: Sequence[int], one_line: bool = False) -> None:
-    """`one_line`: rows of one line each, as many as the terminal was found to have room for."""
+    """`one_line`: rows of one line each, as the number of rows was chosen to fit the terminal."""
     table.expand = one_line
     for i, column in enumerate(table.columns):
         column.justify = "right" if i in right else "left"
         long = column.header in ("settings", "change")
         column.no_wrap, column.overflow = not long, "fold"
-        if one_line and long:  # it gives way to the others
+        if one_line and long:  # it is shortened first
             column.no_wrap, column.overflow, column.ratio = True, "ellipsis", 1
 
 
 def _short(value: str) -> str:
-    """Three digits of what was drawn from a range, which has sixteen."""
+    """Three of the sixteen digits of a value drawn from a range."""
     try:
         return f"{float(value):.3g}" if len(value) > 7 else value
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a search and an ablation have in common before anything is trained."""
+"""The command line of a multirun: its ranges, the configs of its jobs, and a name made of its settings."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ ELSEWHERE = ("hydra", "logger", "paths", "resume")  # what the name of a multiru
 
 
 def check_devices(config: DictConfig, what: str, job: str) -> None:
-    """Raises `UserError` where a `job` of `what` would start several processes."""
+    """Raises `UserError` if a `job` of `what` would start several processes."""
     if (strategy := config.trainer.get("strategy", "auto")) != "auto":
         raise UserError(
             f"{what} can't train on several devices (trainer.strategy={strategy}): their processes would start it all "
@@ -47,7 +47,7 @@ def is_used(config: DictConfig, group: str) -> bool:
 
 
 def sweeps(arguments: Sequence[str]) -> list[Override]:
-    """Those of the command line that give several values."""
+    """The overrides that give several values."""
     return [override for override in parse(arguments) if override.is_sweep_override()]
 
 
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> list[Override]:
 
 
 def compose_job(loader: ConfigLoader, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The config of a job, as Hydra will make it of that of the multirun. Raises `UserError` where it can't."""
+    """The config of a job, as Hydra composes it from that of the multirun. Raises `UserError` if it can't."""
     try:
         return loader.load_sweep_config(config, list(overrides))
     except HydraException as error:

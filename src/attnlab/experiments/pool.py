@@ -23,18 +23,18 @@ from attnlab.errors import UserError, first_line, needs_extra
 from attnlab.process import DECIDES_NUMBER
 from attnlab.redaction import PREFIX
 
-ORPHAN_SECONDS = 60  # in which a job whose multirun is gone writes its checkpoint
+ORPHAN_SECONDS = 60  # for a job whose multirun has ended to write its checkpoint
 
 
 class Died(UserError):
-    """The process of a job has ended before the job has."""
+    """The process of a job ended before the job did."""
 
 
 def wait_for_all(futures: Sequence[Future[Any]], interrupt: Callable[[], None]) -> None:
-    """Wait until all have ended, or one has raised; those that have not begun then never do.
+    """Wait until all have ended, or one has raised; those that have not started by then are cancelled.
 
-    Ctrl-C is handed to those that run, by `interrupt`, as often as it is pressed, and is raised when they have ended:
-    the first one has a run write its checkpoint, the second one ends it at once.
+    `interrupt` hands Ctrl-C to those that run, as often as it is pressed; KeyboardInterrupt is raised once they have
+    ended. After the first Ctrl-C a run writes its checkpoint, the second one ends it at once.
     """
     pressed, ended = None, False
     while not ended:
@@ -232,15 +232,13 @@ def _run(*job: Any) -> JobReturn:
         return run_elsewhere(*job)
     finally:
         if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)  # nobody is left to take the result
+            os.kill(os.getpid(), signal.SIGKILL)  # nobody is left to receive the result
 
 
 @cache
 def _end_with(parent: int) -> None:
-    """Have this process stop once `parent` is gone: it would train in a folder in which the resumed multirun does.
-
-    The terminal's Ctrl-C is for `parent` alone, which hands it on: a run that gets two writes no checkpoint.
-    """
+    """Stop this process once `parent` has ended, or it would train in the folder of the resumed multirun's job."""
+    # The terminal's Ctrl-C then reaches `parent` alone, which hands it on: a run that gets two writes no checkpoint.
     os.setpgid(0, 0)
 
     def watch() -> None:

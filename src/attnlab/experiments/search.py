@@ -105,7 +105,7 @@ class _Search(Planner):
                 return [job]
 
     def _fail_unheard(self) -> None:
-        """Queue trials again that died before their first heartbeat: Optuna would take them to be at work for ever."""
+        """Queue trials again that died before their first heartbeat: Optuna would count them as running for ever."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             since = self.first_seen.setdefault(trial.number, time.monotonic())
             if trial.user_attrs.get(HEARD) != trial.number and time.monotonic() - since > 2 * GRACE_SECONDS:
@@ -144,7 +144,7 @@ class _Search(Planner):
         return None
 
     def _is_copy(self, trial: Trial) -> bool:
-        """Whether two processes have found the same trial dead at the same time, and each has queued it again."""
+        """Whether two processes found the same trial dead at the same time, and each queued it again."""
         *earlier, own = map(retry_history, self.study.get_trials(deepcopy=False)[: trial.number + 1])
         return bool(own) and own in earlier
 
@@ -153,21 +153,21 @@ class _Search(Planner):
         return retry_history(self.study.get_trials(deepcopy=False)[trial.number])
 
     def _before(self, trial: Trial) -> int | None:
-        """The number under which it was begun."""
+        """The number under which it was started."""
         died = self._died_as(trial)
         return died[-1] if died else trial.user_attrs.get(RESUMES)
 
     def _queue_again(self, trial: Trial) -> None:
-        """It has another number when it goes on, in the folder that it has now."""
+        """It gets another number when it resumes, and the folder it has now moves along."""
         begun = trial.number if (self.folder / str(trial.number)).is_dir() else self._before(trial)
         self._fail(trial)
         self.study.enqueue_trial(trial.params, user_attrs={RESUMES: begun})
 
     def _take_over(self, trial: Trial) -> int:
-        """Of a trial that was begun before under another number, the run goes on where it was.
+        """Resume the run of a trial that was started before under another number.
 
         Returns:
-            How often its search has died without its getting any further.
+            How often its search has died since the run last made progress.
         """
         before, folder = self._before(trial), self.folder / str(trial.number)
         if before is not None and (begun := self.folder / str(before)).is_dir():
@@ -201,7 +201,7 @@ class _Search(Planner):
         try:
             value = float(result.return_value)
             reason = None if math.isfinite(value) else f"{value} is no score"
-        except Exception as error:  # whatever the job raised, the search goes on
+        except Exception as error:  # whatever the job raised, the search continues
             reason = f"{type(error).__name__}: {first_line(error)}"
         if reason:
             self._fail(trial, reason)
@@ -219,7 +219,7 @@ class _Search(Planner):
             )
 
     def _fail(self, trial: Trial, reason: str | None = None) -> None:
-        """Without a reason it doesn't count."""
+        """A failure without a reason does not count."""
         if reason is not None:
             trial.set_user_attr(REASON, reason)
             log.warning("Trial %d failed: %s", trial.number, reason)
@@ -228,5 +228,5 @@ class _Search(Planner):
 
 
 def _quoted(name: str) -> str:
-    """As Hydra's command line takes it."""
+    """Quoted for Hydra's command line."""
     return name if re.fullmatch(r"[\w./-]+", name) else "'" + name.replace("'", r"\'") + "'"

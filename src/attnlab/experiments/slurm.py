@@ -1,4 +1,4 @@
-"""What submitit makes of jobs of Slurm: one that died takes no other one's result along, and Ctrl-C ends them."""
+"""Jobs of Slurm: one that dies does not take the results of the others with it, and Ctrl-C ends them."""
 
 import subprocess
 
@@ -13,7 +13,7 @@ _waited_for: set["Job"] = set()
 
 
 class Job(slurm.SlurmJob[JobReturn]):
-    """Says that it has died where submitit's raises, and takes the results of the others along."""
+    """Returns that it died, where submitit's own raises and the results of the other jobs are lost."""
 
     def results(self) -> list[JobReturn]:
         _waited_for.add(self)
@@ -29,10 +29,10 @@ class Job(slurm.SlurmJob[JobReturn]):
 
 
 def interrupt() -> None:
-    """Hand Ctrl-C to the jobs that this process waits for; those that Slurm has not begun yet leave its queue.
+    """Hand Ctrl-C to the jobs that this process waits for; those that Slurm has not started yet leave its queue.
 
-    Of a sweep one job is waited for, and its number is that of the whole array. SIGTERM, which `scancel` sends by
-    itself, would have the job put into the queue again.
+    Of a sweep one job is waited for, and its number is that of the whole array. `scancel` would send SIGTERM by
+    default, after which the job requeues itself.
     """
     for number in {job.job_id.split("_")[0] for job in _waited_for.copy()}:
         for what in ("--state=PENDING", "--signal=INT"):
@@ -40,6 +40,6 @@ def interrupt() -> None:
 
 
 def use_these_jobs() -> None:
-    """Have submitit make them: an array's by the name in its module, one alone by the attribute of its executor."""
+    """Make submitit use `Job`: it looks up a job of an array in its module, a single one in its executor."""
     slurm.SlurmJob = Job  # type: ignore[assignment,misc]
     slurm.SlurmExecutor.job_class = Job

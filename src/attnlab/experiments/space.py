@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 HEADS, WIDTH = "model.num_heads", "model.embed_dim"
 
-SHOWN = 5  # of what left the space for one reason, in the line that says so
+SHOWN = 5  # of what was dropped for one reason, in the line that says so
 NOTHING = "there is nothing to search"
 
 Settings = dict[str, BaseDistribution]
@@ -36,7 +36,7 @@ Settings = dict[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class Branch:
-    """What is drawn under one choice of parts, and the overrides that all trials under it have in common."""
+    """The settings drawn under one choice of parts, and the overrides that all trials under it share."""
 
     fixed: list[str]
     settings: Settings
@@ -45,7 +45,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search draws: one of the choices of `parts` that `branches` has, then the settings of that branch."""
+    """What a search draws: one of the choices of `parts` in `branches`, then the settings of that branch."""
 
     branches: dict[tuple[Any, ...], Branch]
     parts: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Space:
         return [*branch.fixed, *(f"{name}={value}" for name, value in values.items())]
 
     def _draw(self, trial: BaseTrial, name: str, distribution: BaseDistribution) -> Any:
-        """Optuna wants one set of choices for a name, so each other one has a name of its own."""
+        """Optuna allows one set of choices for a name, so each other set gets a name of its own."""
         if isinstance(distribution, FloatDistribution):
             return trial.suggest_float(
                 name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
@@ -144,8 +144,8 @@ def _size(branch: Branch) -> int:
 def build_space(config: DictConfig, arguments: list[str], loader: ConfigLoader) -> Space:
     """The space of `hparams_search.space` and of the command line, without what can't be searched.
 
-    A setting that the chosen parts do not have leaves the space, and so does a value that no model takes; one line in
-    the log says so.
+    A setting that the chosen parts do not have is dropped, and so is a value with which no model can be built; one line
+    in the log says so.
 
     Raises:
         UserError: a range can't be searched, a setting exists nowhere, or there is nothing to search.
@@ -155,9 +155,9 @@ def build_space(config: DictConfig, arguments: list[str], loader: ConfigLoader) 
 
 
 def read_ranges(space: Mapping[str, Any], arguments: list[str]) -> tuple[Settings, list[str]]:
-    """What is drawn from a range or from choices, and the overrides that are not.
+    """The settings drawn from a range or from choices, and the fixed overrides.
 
-    `arguments` add to `space`; a single value in them takes its setting out of it, and so does null in `space`.
+    `arguments` add to `space`; a single value in them takes a setting out of it, and so does null in `space`.
 
     Raises:
         UserError: a range can't be searched, or there is none.
@@ -174,7 +174,7 @@ def read_ranges(space: Mapping[str, Any], arguments: list[str]) -> tuple[Setting
 
 
 class _SpaceBuilder:
-    """Composes the config of each choice of parts, as Hydra will for the jobs, and looks at what is there."""
+    """Composes the config of each choice of parts, as Hydra will for the jobs, and sees what exists there."""
 
     def __init__(
         self, config: DictConfig, loader: ConfigLoader, drawn: Settings, fixed: list[str], arguments: list[str]
@@ -182,15 +182,17 @@ class _SpaceBuilder:
         self.config, self.loader, self.fixed = config, loader, fixed
         self._load = partial(compose_job, loader, config)
         self.parts = [name for name in drawn if name.lstrip("+") in config.hydra.runtime.choices]
-        self.parts.sort(key=lambda name: name != "model")  # first, as it decides what else there is
+        self.parts.sort(key=lambda name: name != "model")  # first, as it decides which settings exist
         self.options = grid({name: drawn[name] for name in self.parts}).values()
         self.first = [values[0] for values in self.options]  # of each part
         self.settings = {name: distribution for name, distribution in drawn.items() if name not in self.parts}
         self.typed = {override.get_key_element() for override in parse(arguments)}
-        self.left: dict[str, list[str]] = {}  # what has left the space, by the reason
+        self.left: dict[str, list[str]] = {}  # what was dropped, by the reason
 
     def build(self) -> Space:
-        from attnlab.experiments.feasibility import keep_feasible  # torch waits until there is something to search
+        from attnlab.experiments.feasibility import (
+            keep_feasible,  # imports torch: not before there is something to search
+        )
 
         branches: dict[tuple[Any, ...], Branch] = {}
         refused: dict[tuple[str, Any], dict[tuple[Any, ...], str]] = defaultdict(dict)
@@ -246,7 +248,7 @@ class _SpaceBuilder:
         return space
 
     def _compose(self, chosen: Sequence[Any]) -> tuple[DictConfig, list[str], list[str]]:
-        """The config of these parts, the fixed overrides that fit it, and the names of the settings that do not."""
+        """The config of these parts, the fixed overrides that fit it, and the names of those that do not."""
         try:
             return self._load([*self.fixed, *self._overrides(chosen)]), self.fixed, []
         except UserError:
@@ -272,7 +274,7 @@ class _SpaceBuilder:
         choice = config.hydra.runtime.choices.get(group)
         others = [override for override in self.fixed if not self._is_setting(override) and _key(override) != group]
         for option in [] if name in self.typed or choice is None else self.loader.get_group_options(group):
-            with suppress(UserError):  # an option that needs more than its name
+            with suppress(UserError):  # an option that needs more settings than its name
                 if _exists(self._load([*others, f"{group}={option}"]), name):
                     return
         parent = OmegaConf.select(config, name.rpartition(".")[0]) if "." in name else None
@@ -293,7 +295,7 @@ class _SpaceBuilder:
 
 
 def _without_constants(space: Space) -> Space:
-    """What has one value left is no longer drawn."""
+    """Make whatever has one value left an override."""
     constant = [name for name in space.parts if len(space.choices(name)) == 1]
     parts = [name for name in space.parts if name not in constant]
     branches = {}
@@ -317,7 +319,7 @@ def _group_of(name: str) -> str:
 
 
 def _exists(config: DictConfig, name: str) -> bool:
-    """Whether it can be overridden; with + it is made."""
+    """Whether it can be overridden; with a leading + it is added."""
     parent, _, key = name.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     return name.startswith("+") or (isinstance(node, DictConfig) and key in list(node.keys()))

@@ -26,11 +26,11 @@ from attnlab.experiments.space import Space
 from attnlab.metrics import Direction
 
 HEARTBEAT_SECONDS = 2
-GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial is taken for dead
+GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial counts as dead
 REASON = "search/reason"  # attribute of a failed trial: what its job raised
-SAME_AS = "search/same_as"  # attribute of a trial that was not trained: whose value it got
+SAME_AS = "search/same_as"  # attribute of a trial that was not trained: the trial whose value it got
 RESUMES = "search/goes_on_with"  # attribute of a trial that was interrupted under this number
-DEATHS = "search/deaths"  # attribute of a trial begun before: how far it was, how often its search died there
+DEATHS = "search/deaths"  # attribute of a resumed trial: how far it was, how often its search died there
 HEARD = "search/heard"  # attribute of a trial that has had a heartbeat: its number
 OVERRIDES = "search/overrides"  # attribute of every trial: the command line of its job
 
@@ -47,26 +47,26 @@ SETTINGS: dict[str, Any] = {
 
 
 def prepare(config: DictConfig) -> DictConfig:
-    """Give the study a name where the user gave none, and a folder.
+    """Give the study a folder, and a name if the user gave none.
 
-    The name is made of all settings, so the same command goes on with the same study and no other one does.
+    The name is made of all settings, so that the same command, and no other, resumes the study.
     """
     search = config.get("hparams_search")
     if search is None:
-        raise UserError("hydra/sweeper=attnlab wants the settings of a search: add hparams_search=optuna")
+        raise UserError("hydra/sweeper=attnlab requires the settings of a search: add hparams_search=optuna")
     check_devices(config, "a search", "trial")
     with open_dict(config):
         check_config({"hparams_search": resolve(search)}, SETTINGS)
         if search.study_name is None:
             search.study_name = f"search-{name_by_settings(config, 'hparams_search', FREE, {})}"
-    # The second is the storage's own where the user gave another folder to the trials.
+    # The second is that of the storage, even if the user gave the trials another folder.
     for folder in (config.hydra.sweep.dir, Path(config.paths.log_dir, config.task_name, "searches", search.study_name)):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return config
 
 
 def open_study(settings: dict[str, Any], mode: Direction, space: Space) -> optuna.Study:
-    """Make the study or go on with it.
+    """Make the study or resume it.
 
     Raises:
         UserError: the sampler, the pruner or the storage can't be used, or the study is one of another kind.
@@ -74,7 +74,7 @@ def open_study(settings: dict[str, Any], mode: Direction, space: Space) -> optun
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats; all pinned here
     warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with")
     direction: Literal["minimize", "maximize"] = "minimize" if mode == "min" else "maximize"
-    _rehearse(settings, space)
+    _dry_run(settings, space)
     url = settings["storage"]
     with as_user_error(f"hparams_search.storage={url} can't be opened"):
         study = optuna.create_study(
@@ -86,7 +86,7 @@ def open_study(settings: dict[str, Any], mode: Direction, space: Space) -> optun
         )
     if study.direction.name.lower() != direction:
         raise UserError(
-            f"the study {study.study_name} is there and wants to {study.direction.name.lower()}, but this search to "
+            f"the study {study.study_name} exists and is to {study.direction.name.lower()}, but this search is to "
             f"{direction}: give another hparams_search.study_name"
         )
     study.sampler = make_sampler(settings, 0)
@@ -103,7 +103,7 @@ def _open_storage(url: str) -> RDBStorage:
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
             )
         except (IntegrityError, OperationalError, ProgrammingError):
-            # Another search may be making the same tables at this moment; then they are there the next time.
+            # Another search may be making the same tables at this moment; they exist on the next try.
             if attempt == 2:
                 raise
             time.sleep(1)
@@ -114,7 +114,7 @@ def make_sampler(settings: dict[str, Any], trial: int) -> BaseSampler:
     """The sampler that draws the trial of this number. Raises `UserError` where `hparams_search.sampler` is none.
 
     The number is part of the seed, and the storage gives it to one trial only: searches that start together on one
-    study draw different trials, one that goes on draws no trial again, and alone it draws the same trials each time.
+    study draw different trials, a resumed one draws no trial again, and alone it draws the same trials each time.
     """
     sampler: BaseSampler = _make("sampler", _seeded(settings["sampler"], trial), BaseSampler)
     if isinstance(sampler, optuna.samplers.GridSampler):
@@ -126,14 +126,14 @@ def make_sampler(settings: dict[str, Any], trial: int) -> BaseSampler:
 
 
 def _seeded(settings: dict[str, Any], trial: int) -> dict[str, Any]:
-    """With the seed of this trial, also inside of another sampler."""
+    """Set the seed of this trial, also of a sampler inside another one."""
     changed = settings | {key: _seeded(value, trial) for key, value in settings.items() if isinstance(value, dict)}
     seed = settings.get("seed")
     if not isinstance(seed, int):
         return changed
     # Far apart for neighbouring seeds, of which one would else draw what the other draws a trial later.
     own = (int(np.random.SeedSequence(seed).generate_state(1)[0]) + trial) % 2**32
-    if str(settings.get("_target_")).endswith(".QMCSampler"):  # one sequence for all trials, but for what is not in it
+    if str(settings.get("_target_")).endswith(".QMCSampler"):  # one sequence for all trials, so with one seed
         independent = {"_target_": "optuna.samplers.RandomSampler", "seed": own}
         return {"independent_sampler": independent} | changed
     return changed | {"seed": own}
@@ -152,12 +152,8 @@ def _make(name: str, settings: dict[str, Any], kind: type) -> Any:
     return made
 
 
-def _rehearse(settings: dict[str, Any], space: Space) -> None:
-    """Two trials in memory: a sampler or a pruner that can't be used says so before anything is trained.
-
-    Raises:
-        UserError: it can't.
-    """
+def _dry_run(settings: dict[str, Any], space: Space) -> None:
+    """Run two trials in memory, so that a sampler or a pruner that can't be used is refused before any training."""
     pruner = _make("pruner", settings["pruner"], BasePruner)
     study = optuna.create_study(sampler=make_sampler(settings, 0), pruner=pruner)
     used = "sampler"
@@ -176,15 +172,16 @@ def _rehearse(settings: dict[str, Any], space: Space) -> None:
     except Exception as error:
         why = f"can't be used: {first_line(error)}"
         if isinstance(error, ImportError):
-            why = f"wants a package: .venv/bin/pip install {error.name or first_line(error)}"
+            package = error.name or first_line(error)
+            why = f"requires a package: .venv/bin/pip install -c constraints.txt {package}"
         raise UserError(f"hparams_search.{used}: {settings[used]['_target_']} {why}") from error
 
 
 @contextmanager
 def exhausted_is_fine() -> Iterator[None]:
-    """Let a sampler that has been through the whole grid stop the study, which only `Study.optimize` could do.
+    """Ignore that a sampler which has been through the whole grid stops the study: that needs `Study.optimize`.
 
-    The trial is on record by then, and the number of trials ends the search.
+    The trial is recorded by then, and the number of trials ends the search.
     """
     try:
         yield

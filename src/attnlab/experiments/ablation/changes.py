@@ -80,19 +80,24 @@ class Changer:
         )
 
     def alternatives(self, change: Mapping[str, Sequence[Any] | None]) -> list[Setting]:
-        """One setting for each alternative; those that the model has already, or can't have, leave with a word.
+        """One setting for each alternative; the log names those that the model has already or can't have.
 
         Raises:
-            UserError: none is left, or `change` is no list of alternatives by setting.
+            UserError: none is left, or `change` has no list of alternatives for a setting.
         """
-        from attnlab.experiments.feasibility import infeasibility_reason  # torch waits until the list has been read
+        # Imports torch: not before the list has been read.
+        from attnlab.experiments.feasibility import infeasibility_reason
 
+        if not isinstance(change, Mapping):
+            raise UserError("ablation.change is not a mapping; give lists of values by setting, as in '{pe: [none]}'")
         found: list[Setting] = []
         left: list[str] = []
         already: list[str] = []
         for key, values in change.items():
             if values is not None and not isinstance(values, list):
-                raise UserError(f"ablation.change: {key}={as_text(values)} is no list; give {key}: [{as_text(values)}]")
+                raise UserError(
+                    f"ablation.change: {key}={as_text(values)} is not a list; give {key}: [{as_text(values)}]"
+                )
             if key not in self.choices and key not in self.flat:
                 left.append(f"{key} (the model has no such setting)")
                 continue
@@ -124,7 +129,7 @@ class Changer:
         return as_text(self.choices[key] if key in self.choices else self.flat.get(key))
 
     def _pinned(self, overrides: list[str], changes: Mapping[str, Any]) -> list[str]:
-        """What a part brings along beside itself (the width of its vectors) stays as the model has it."""
+        """Overrides that keep what else a part would change (the width of its vectors) as the model has it."""
         groups = [key for key in changes if key in self.choices]
         if not groups:
             return []

@@ -156,7 +156,7 @@ def curve(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argument
     if len(shares) < 3 or shares[0] <= 0 or shares[-1] > 1:
         raise UserError(f"ablation.shares={shares}: give three or more from above 0 to 1, such as [0.01,0.1,1]")
     if not metric.startswith("test/") or not is_share(metric):
-        raise UserError(f"ablation.metric={metric}: a data curve wants a share of the test set, such as test/acc")
+        raise UserError(f"ablation.metric={metric}: a data curve requires a share of the test set, such as test/acc")
     swept = [override.get_key_element() for override in sweeps(arguments)]
     if "seed" in swept:
         raise UserError("the seeds of an ablation are its own: ablation.seeds=5")
@@ -209,12 +209,12 @@ def in_words(metric: str, course: Course) -> str:
     gain = (
         f"one more point would take {best:,.0f} more documents (95 % interval {_many(low)} to {_many(high)})"
         if np.isfinite(best)
-        else "no number of documents would bring one more point, if it goes on as it went"
+        else "no number of documents would bring one more point, if the law continues to hold"
     )
     missed = float(np.abs(law(course.documents) - course.means).max())
     doubt = (
-        f" The law misses the scores by up to {100 * missed:.1f} points, so little is to be made of it: it holds where "
-        "more documents help steadily (ablation.shares leaves the smallest out)."
+        f" The law misses the scores by up to {100 * missed:.1f} points, so do not rely on it: it holds where "
+        "more documents help steadily (leave the smallest out of ablation.shares)."
         if missed > MISSED
         else ""
     )

@@ -55,24 +55,24 @@ SETTINGS: dict[str, Any] = {
 
 
 def prepare(config: DictConfig) -> DictConfig:
-    """Give the ablation a name where the user gave none, and a folder.
+    """Give the ablation a folder, and a name if the user gave none.
 
     Raises:
         UserError: the settings of an ablation are missing or wrong.
     """
     ablation = config.get("ablation")
     if ablation is None:
-        raise UserError("hydra/sweeper=ablation wants the settings of an ablation: add ablation=parts")
+        raise UserError("hydra/sweeper=ablation requires the settings of an ablation: add ablation=parts")
     check_devices(config, "an ablation", "run")
     if not config.test:
-        raise UserError("test=false: an ablation tells at its end what it found on the test set; leave it out")
+        raise UserError("test=false: an ablation reports its results on the test set; leave it out")
     check_config({"ablation": resolve(ablation)}, SETTINGS)
     with open_dict(config):
         if ablation.name is None:
             kind = config.hydra.runtime.choices.get("ablation")
-            # With resume, as the names of ablations begun earlier have it.
+            # Without the value of resume, which is set below.
             ablation.name = f"{kind}-{name_by_settings(config, 'ablation', FREE, {'resume': None})}"
-        config.resume = "latest"  # its jobs go on with what was begun
+        config.resume = "latest"  # its jobs resume what was started
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     return config
 
@@ -97,7 +97,7 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
     metric = settings["metric"]
     if not metric.startswith("test/"):
         raise UserError(
-            f"ablation.metric={metric} is no score of the test set; give one such as test/acc or test/f1_macro"
+            f"ablation.metric={metric} is not a score on the test set; give one such as test/acc or test/f1_macro"
         )
     better = direction(metric, settings["mode"], "ablation.mode")
     margin = settings["margin"] if settings["margin"] is not None else MARGIN if is_share(metric) else 0.0
@@ -132,7 +132,7 @@ def ablate(config: DictConfig, launcher: Launcher, loader: ConfigLoader, argumen
             print(work.line(name))
         print("Interrupted: this is by validation, not tested yet. The same command resumes the ablation.")
         return
-    from attnlab.experiments.ablation.report import report  # matplotlib waits until there is something to draw
+    from attnlab.experiments.ablation.report import report  # imports matplotlib: not before there is something to draw
 
     report(work)
 
@@ -199,7 +199,7 @@ class Ablation(Planner):
         self.runs.record(job, result)
 
     def _first(self) -> list[tuple[str, int]]:
-        """The next of the seeds that all settings begin with."""
+        """The next of the seeds that all settings start with."""
         there = self.runs
         for seed in range(self.plan.min_seeds):
             pairs = [(name, seed) for name in there.settings if name not in there.failed]
@@ -208,7 +208,7 @@ class Ablation(Planner):
         return []
 
     def _next(self) -> list[tuple[str, int]]:
-        """The runs that the questions nearest to their verdict want, as many as run at once."""
+        """The runs that the questions nearest to their verdict need, as many as run at once."""
         nearest = sorted((s.seeds_to_verdict, s.seeds, name) for name, s in self.standings.items() if s.verdict == OPEN)
         limit = int(min(self.runs.at_once, self.runs.left))
         batch: list[tuple[str, int]] = []
@@ -222,7 +222,7 @@ class Ablation(Planner):
         raise AssertionError
 
     def _ask_for_interaction(self) -> bool:
-        """Of the two largest differences in different parts; False where there are no two that can be had together."""
+        """Ask about the two largest differences in different parts; False if no two can be combined."""
         found = [name for name, s in self.standings.items() if s.verdict in (BETTER, WORSE)]
         found.sort(key=lambda name: -abs(self.standings[name].difference))
         settings = self.runs.settings

@@ -1,4 +1,4 @@
-"""The runs of an ablation: which are there, wherever they were trained, and training those that are missing."""
+"""The runs of an ablation or a data curve: those that exist, wherever they were trained, and the budget for more."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from attnlab.data.datamodule import TextDataModule
 
-# What a run's scores do not depend on, besides what no comparison looks at.
+# What a run's scores do not depend on, besides what every comparison ignores.
 ELSEWHERE = (
     *IGNORED,
     "ablation",
@@ -97,7 +97,7 @@ class Runs:
         self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
 
     def add(self, setting: Setting) -> None:
-        """Take in a setting, and what an earlier sweep or an earlier part of this one has trained of it."""
+        """Add a setting, and the runs of it that an earlier sweep or an earlier part of this one has trained."""
         self.settings[setting.name] = setting
         wanted = _identity(setting.config)
         refused: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Runs:
             elif run.folder.parent == self.folder:
                 raise UserError(
                     f"{run.folder.name} of {self.folder} can't be continued with runs of another origin ({differing}): "
-                    "bring that back, or give ablation.name=<another> to begin anew"
+                    "bring that back, or give ablation.name=<another> to restart"
                 )
             else:
                 refused[differing] = refused.get(differing, 0) + 1
@@ -122,7 +122,7 @@ class Runs:
         return len(self._own())
 
     def _differing(self, run: Run, setting: Setting) -> str:
-        """In what a finished run differs from those that would be trained now; empty where in nothing."""
+        """In what a finished run differs from one that would be trained now; empty if in nothing."""
         then, now = origin(run.environment), origin({"code": code(), **libraries()})
         if "data" in run.environment:
             then["documents"], now["documents"] = run.environment["data"], self._fingerprint(setting)
@@ -188,7 +188,7 @@ class Runs:
         folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
         found = []
         for run in filter(None, map(_read, sorted(folders))):
-            with suppress(UserError):  # of a source that configs may not call, so of no setting of this ablation
+            with suppress(UserError):  # from a source that configs may not call, so of no setting of this ablation
                 if run.devices == "1":  # as an ablation's own are
                     found.append((_identity(run.config), run))
         return found
@@ -196,7 +196,7 @@ class Runs:
 
 def documents(setting: Setting) -> "TextDataModule":
     """What it is trained and tested on; tokenised, as all runs will need them."""
-    from attnlab.data.datamodule import TextDataModule  # torch waits until the settings have been read
+    from attnlab.data.datamodule import TextDataModule  # imports torch: not before the settings have been read
 
     source, recipe = (instantiate(setting.config[part]) for part in ("data", "tokenizer"))
     data = TextDataModule(source, recipe, Path(setting.config["paths"]["cache_dir"]))
@@ -225,5 +225,5 @@ def _read(folder: Path) -> Run | None:
 
 
 def _seconds(run: Run) -> float:
-    """From its first file to its last result."""
+    """From its first file to its last result: the duration of a run, start-up included."""
     return (run.folder / "metrics.json").stat().st_mtime - (run.folder / CONFIG).stat().st_mtime
