@@ -29,7 +29,7 @@ def test_of_a_name_no_pickle_and_no_code_is_fetched(monkeypatch: pytest.MonkeyPa
         (RepositoryNotFoundError, "is neither a folder here nor a model of the Hub$"),
         (GatedRepoError, "requires a login: accept its terms on the Hub, then hf auth login$"),
         (LocalEntryNotFoundError, "is neither a local folder nor in the Hub's cache, and "),
-        (OSError, "^can't fetch model.path=someone/oserror: no such thing$"),
+        (OSError, "^can't download model.path=someone/oserror: no such thing$"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line(kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

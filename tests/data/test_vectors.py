@@ -94,8 +94,8 @@ def test_model2vecs_weights_and_shared_rows_count(
         (b"oil 1 2 3\nOil 1 two 3\n", "line 2 holds something other than numbers"),
         (b"oil 1 2 3\nOil 1 nan 3\n", "the vector of 'Oil' holds NaN or infinite values"),
         (b"oil 1 2 3\nOil 1 inf 3\n", "the vector of 'Oil' holds NaN or infinite values"),
-        (b"Oel 1 2 3\n", "it has a vector for none of the 10 tokens"),
-        (b"2 2\noil \0\0\x80?\0\0\0@", "it is binary; vectors are read as text; convert word2vec's with gensim"),
+        (b"Oel 1 2 3\n", "none of the 10 tokens has a vector"),
+        (b"2 2\noil \0\0\x80?\0\0\0@", "it is binary; vectors are read as text; convert those of word2vec with gensim"),
     ],
 )
 def test_what_is_no_file_of_vectors_is_one_line(

@@ -171,7 +171,10 @@ def test_a_bare_checkpoint_is_checked_on_random_tokens_which_is_said(
     with pytest.raises(UserError, match=r"quantize=int8 is measured on test documents: give some with data="):
         write(alone, "quantize=int8")
     folder = write(alone, "format=safetensors")
-    assert "alone.ckpt lies in no run's folder, so the exported model is checked on documents of random" in caplog.text
+    assert (
+        "alone.ckpt is not in the folder of a run, so the exported model is checked on documents of random"
+        in caplog.text
+    )
     assert json.loads((folder / "config.json").read_text())["accuracy"] is None
     assert "Checked at the export on 64 documents of random tokens" in (folder / "README.md").read_text()
 
@@ -215,10 +218,10 @@ def test_other_answers_are_refused_and_leave_nothing(
     ("overrides", "message"),
     [
         (["format=tf"], "format=tf should be 'onnx', 'torch' or 'safetensors'"),
-        (["format=torch", "quantize=int8"], "quantize=int8 is for format=onnx alone"),
+        (["format=torch", "quantize=int8"], "quantize=int8 is only for format=onnx"),
         (["quantize=int4"], "quantize=int4 should be 'int8'"),
         (["hub=me"], "hub=me should be <user>/<name>"),
-        (["output={full}"], "output=.*full is there already: give another folder, or remove it"),
+        (["output={full}"], "output=.*full exists already: give another folder, or remove it"),
         (["output=/proc/none/out"], "output=/proc/none/out can't be written"),
         (["ckpt_path={hostile}"], "is no checkpoint"),
         (["ckpt_path=nowhere"], "neither a checkpoint nor a run's folder"),
@@ -241,7 +244,8 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(
-        UserError, match=r"model.onnx wants onnxruntime: .venv/bin/pip install -c constraints.txt -e \"\.\[export\]\""
+        UserError,
+        match=r"model.onnx requires onnxruntime: .venv/bin/pip install -c constraints.txt -e \"\.\[export\]\"",
     ):
         write(bag, "format=onnx")
 

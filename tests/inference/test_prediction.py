@@ -207,7 +207,7 @@ def test_a_moved_checkpoint_assembles_texts_as_training_did_and_says_what_is_oth
     (row,) = ask(f"input={tmp_path}/new.txt")
     assert list(row) == ["0", "1", "2", "predicted", "probability"]
     assert [row["probability"]] == pytest.approx(probability(tmp_path, "oil1moons, again"), abs=1e-6)
-    assert "otherwise" not in capsys.readouterr().err
+    assert "differently" not in capsys.readouterr().err
     (tmp_path / "new.csv").write_text("a,b\noil1,moons\n")
     (row,) = ask(
         *(f"input={tmp_path}/new.csv", "text_column=[a,b]", "data.join=' '"),
@@ -215,7 +215,7 @@ def test_a_moved_checkpoint_assembles_texts_as_training_did_and_says_what_is_oth
     )
     assert [row["probability"]] == pytest.approx(probability(tmp_path, "oil1 moons"), abs=1e-6)
     said = capsys.readouterr().err
-    assert "otherwise than in training: " in said and "join=' ' (in training '')" in said
+    assert "differently than in training: " in said and "join=' ' (in training '')" in said
     assert "text=['a', 'b'] (in training ['1', '2'])" in said and "header=True (in training False)" in said
 
 
@@ -235,7 +235,7 @@ def test_the_columns_of_pairs_are_those_of_training(learn: Callable[..., Asker],
     (again,) = ask(f"input={tmp_path}/new.csv", "data.text_pair=other")
     assert again["probability"] == row["probability"]
     (tmp_path / "new.txt").write_text("oil\n")
-    with pytest.raises(UserError, match="a text a line, and this model is of pairs"):
+    with pytest.raises(UserError, match="the model was trained on pairs of texts"):
         ask(f"input={tmp_path}/new.txt")
 
 
@@ -313,7 +313,7 @@ def test_empty_texts_are_counted_and_the_default_output_named(
     ask(f"input={write(tmp_path / 'new.csv')}")
     (output,) = tmp_path.glob("logs/predict/runs/*/predictions.csv")
     said = capsys.readouterr().err
-    assert "1 of 4 rows have no text, and no answer" in said and f"4 rows are in {output}" in said
+    assert "1 of 4 rows have no text" in said and f"4 rows are in {output}" in said
     assert len(read(output)) == 4
 
 
@@ -323,7 +323,7 @@ def test_standard_input_and_output(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"oil\n\xc3\xa4\n")))
     ask("input=-", "output=-", "format=jsonl")
     shown = capsys.readouterr()
-    assert "input=- is read as lines of text, a document each; data.format= says otherwise" in shown.err
+    assert "input=- is read as lines of text, a document each" in shown.err
     answered = pd.read_json(io.StringIO(shown.out), lines=True)
     assert answered["text"].to_list() == ["oil", "ä"] and list(answered.columns) == ["text", "predicted", "probability"]
 
@@ -369,10 +369,10 @@ def test_one_text_is_a_table(text: str, ask: Callable[..., None], capsys: pytest
         ([], "give either text=.* or input="),
         (["text=a", "input=b.csv"], "give either text=.* or input="),
         (["text= "], "the text is empty"),
-        (["text=a", "text_pair=b"], "this model is of single texts: leave out text_pair"),
+        (["text=a", "text_pair=b"], "trained on single texts: leave out text_pair"),
         (["input=none.csv"], "input=none.csv"),
         (["input={folder}"], "is a folder; give a file in it, or a pattern"),
-        (["input={new}", "output=-"], "output=- is of no known form: end it in .csv, .* or give format="),
+        (["input={new}", "output=-"], "output=- has an unknown suffix: use .csv, .* or give format="),
         (["input={new}", "data.field=rows"], "data.field=rows is for JSON files"),
         (["input={utf16}", "data.encoding=utf-8"], "can't read input=.*it is not in data.encoding=utf-8"),
         (["input={lists}"], r"lists.jsonl: column text holds \[5\], which is not text: name another column"),
@@ -382,9 +382,9 @@ def test_one_text_is_a_table(text: str, ask: Callable[..., None], capsys: pytest
         (["input={mixed}", "output={folder}/out.parquet"], "rows 0 to 1 do not fit into output=.*out.parquet"),
         (["input={keys}", "output={folder}/out.csv"], "the first rows have no column more"),
         (["input={new}", "top_k=5"], "top_k=5: the model knows 4; top_k=all"),
-        (["input={new}", "output={folder}/out.csv.gz"], "out.csv.gz is of no known form"),
+        (["input={new}", "output={folder}/out.csv.gz"], "out.csv.gz has an unknown suffix"),
         (["input={new}", "text_column=body"], "no column body; it has id, text, note: name the one .* text_column="),
-        (["input={new}", "output=out.xlsx"], "output=out.xlsx is of no known form: end it in .csv"),
+        (["input={new}", "output=out.xlsx"], "output=out.xlsx has an unknown suffix: use .csv"),
         (["input={new}", "output=/proc/none/out.csv"], "can't be written"),
         (["input={empty}"], "has no rows"),
         (["input={damaged}"], "can't read input=.*damaged.parquet"),

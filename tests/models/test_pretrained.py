@@ -139,7 +139,7 @@ def test_nothing_in_a_config_runs(encoder: Path) -> None:
         ({"train": "last_n", "last_n": 4}, "model.last_n=4: the encoder has 3 blocks"),
         ({"train": "head", "pooling": "attention"}, "model.pooling=attention learns: choose one of cls, max, mean"),
         ({"pe": partial(Rotary)}, "has its own positions: use pe=none"),
-        ({"encoder": '{"model_type": "gpt2"}'}, "model_type is gpt2; it should be one of text"),
+        ({"encoder": '{"model_type": "gpt2"}'}, "model_type is gpt2; it should be a text encoder"),
         ({"encoder": '{"model_type": "bert", "hidden_size": 10}'}, "bert can't be built from its config.json: "),
     ],
 )

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from attnlab.config import instantiate, resolve
 from attnlab.inference import Predictor
 from attnlab.tasks import MultiLabel, SingleLabel, Task
-from attnlab.tasks.base import TEMPERATURES
-from attnlab.tasks.calibration import calibration, reliability
+from attnlab.tasks.calibration import TEMPERATURES, calibration, reliability
 from attnlab.training.evaluation import evaluate
 from attnlab.training.module import TextClassification
 from attnlab.training.results import print_summary

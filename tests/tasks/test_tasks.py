@@ -69,7 +69,7 @@ def test_smoothing_and_focusing_are_of_training_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class_weights": {"d": 1.0}}, "names the class 'd', which there is not; the classes are a, b, c"),
+        ({"class_weights": {"d": 1.0}}, "names the class 'd', which does not exist; the classes are a, b, c"),
         ({"class_weights": {"a": 0}}, r"task.class_weights=\{a: 0\} should be a number above 0"),
         ({"class_weights": {"a": "much"}}, "should be a number above 0"),
         ({"loss": "focal", "label_smoothing": 0.1}, "leave one of the two out"),
@@ -180,7 +180,7 @@ def test_a_run_with_weights_trains_and_goes_on_with_them(
     again = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]["task.weights"]
     assert torch.equal(kept, again)
     assert "chooses the epoch by the frequent ones" not in caplog.text
-    with pytest.raises(UserError, match="'Sport', which there is not; the classes are World, Sports"):
+    with pytest.raises(UserError, match="'Sport', which does not exist; the classes are World, Sports"):
         train(tiny_config("task.class_weights={Sport: 4}"))
     assert "monitor.metric=val/acc_balanced chooses it by all" in caplog.text
 

@@ -265,7 +265,7 @@ def cut(folder: Path) -> None:
         (pickled, "has pytorch_model.bin, which could run code when it is read, and \\*.safetensors is wanted"),
         (without("model.safetensors"), "has no weights, and"),
         (without("config.json"), "has no config.json: it is no encoder"),
-        (without("tokenizer.json"), "^tokenizer.path=.* has no tokenizer.json, the form of a fast tokenizer"),
+        (without("tokenizer.json"), "^tokenizer.path=.* has no tokenizer.json"),
         (cut, "^can't read model.path=.*; get it again$"),
         (edited(num_hidden_layers=4), "lacks 16 of the weights that its config.json describes, as encoder.layer.3"),
     ],

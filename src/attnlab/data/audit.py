@@ -1,6 +1,6 @@
-"""The data audit: how much of each split truncation, unknown tokens and duplicates cost.
+"""The data audit, what truncation, unknown tokens and duplicates cost each split, and the preview of `debug=data`.
 
-It is measured as metrics `data/<split>_<check>`, and put into words from these alone, as pages and comparisons need it.
+The audit is kept as metrics `data/<split>_<check>`, out of which pages and comparisons make their warnings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,9 +35,9 @@ class Check:
     """One way in which data is lost or counted twice.
 
     Attributes:
-        limit: above it a split gets a warning; a share, or a number of documents.
-        what: is measured.
-        remedy: the setting that helps.
+        limit: a split above it gets a warning; a share, or a number of documents.
+        what: the quantity that is measured.
+        remedy: what to do.
     """
 
     limit: float
@@ -45,7 +45,7 @@ class Check:
     remedy: str
 
 
-CHECKS = {  # the names are those of the metrics, which finished runs have in their metrics.json
+CHECKS = {  # the names are part of the names of metrics, which finished runs have in their metrics.json
     "documents_cut": Check(0.25, "documents truncated at tokenizer.max_length", "raise it"),
     "tokens_cut": Check(0.10, "tokens truncated at tokenizer.max_length", "raise it"),
     "unknown_tokens": Check(0.05, "unknown tokens", "try tokenizer=bpe or raise tokenizer.vocab_size"),
@@ -58,7 +58,7 @@ SHARES = ("documents_cut", "tokens_cut", "unknown_tokens")
 def audit(
     tokens: Mapping[str, Tokens], documents: Mapping[str, Documents], tokenizer: Tokenizer, validates_on_test: bool
 ) -> dict[str, float]:
-    """All metrics of the splits; duplicates only where there is a training split."""
+    """All metrics of the splits; duplicates only if there is a training split."""
     metrics = {
         f"data/{split}_{check}": value
         for split, of_split in tokens.items()
@@ -89,7 +89,7 @@ def audit_tokens(tokens: Tokens, tokenizer: Tokenizer) -> dict[str, float]:
 
 
 def audit_summary(metrics: Mapping[str, float]) -> str:
-    """All shares, in lines that fit into a terminal."""
+    """All shares, in lines of 80 characters."""
     splits = [key.removeprefix("data/").split("_")[0] for key in metrics if key.endswith("documents_cut")]
     shares = [
         "{} {}/{} ({})".format(split, *(_percent(metrics[f"data/{split}_{name}"]) for name in SHARES))
@@ -103,7 +103,7 @@ def _percent(share: float) -> str:
 
 
 def audit_warnings(metrics: Mapping[str, float]) -> dict[str, str]:
-    """A sentence for each check that any split exceeds, by its name; metrics that lack a check give none."""
+    """A sentence for each check whose limit a split exceeds, by the name of the check."""
     return {
         name: f"{check.what}: {', '.join(amounts)}; {check.remedy}"
         for name, check in CHECKS.items()
@@ -114,19 +114,19 @@ def audit_warnings(metrics: Mapping[str, float]) -> dict[str, str]:
 def _exceeding(metrics: Mapping[str, float], name: str, limit: float) -> Iterator[str]:
     for split in ("train", "val", "test"):
         if (split, name) == ("val", "duplicates"):
-            continue  # any set has a few, and validation is cut out of train; the data module warns of many
+            continue  # any set has a few; the data module warns of many
         value = metrics.get(f"data/{split}_{name}", 0)
         if value > limit:
             yield f"{100 * value:.0f} % of {split}" if name in SHARES else f"{value:,.0f} in {split}"
 
 
 def document_keys(documents: Documents) -> Keys:
-    """A hash of each document, the same for those that differ in case and white space alone.
+    """A hash of each document, the same for documents that differ only in case and white space.
 
-    It has 64 bits: among a million documents two different ones share one once in 20 million times. The folded texts
-    themselves would take the memory of the data once more.
+    Of 64 bits, because the texts themselves would take the memory of the data once more. The chance that any two of a
+    million different documents have the same one is 1 in 20 million.
     """
-    # Python salts `hash` in each process, so these keys are compared within one and never stored.
+    # Python salts `hash` in each process, so these keys must only be compared within one, and never be stored.
     return np.fromiter(map(hash, map(_folded, documents)), dtype=np.int64, count=len(documents))
 
 
@@ -137,9 +137,9 @@ def _folded(document: str | tuple[str, str]) -> str:
 
 
 def print_preview(data: "TextDataModule") -> None:
-    """Print the classes with their numbers, the lengths in tokens, and some documents as the model sees them.
+    """Print the number of documents of each class, the lengths in tokens, and some documents as the model reads them.
 
-    The data module's `setup()` has logged what was read, and the data audit.
+    `setup()` of the data module has logged what was read, and the data audit.
     """
     console = Console(width=WIDTH, highlight=False)
     for table in (_classes(data), _lengths(data)):
@@ -177,7 +177,7 @@ def _lengths(data: "TextDataModule") -> Table:
 
 
 def _show_documents(console: Console, data: "TextDataModule") -> None:
-    """Documents from all over train, their tokens as they go into the model."""
+    """Documents from all over train, with their tokens."""
     split, tokens = data.splits["train"], data.datasets["train"].tokens
     documents = split.readable
     for row in np.unique(np.linspace(0, len(split.texts) - 1, DOCUMENTS).astype(int)):
@@ -191,7 +191,7 @@ def _show_documents(console: Console, data: "TextDataModule") -> None:
 
 
 def _show_in_lines(console: Console, text: str, most: int) -> None:
-    """The beginning of a text, indented."""
+    """Print the beginning of a text, indented."""
     lines = Text(" ".join(text[: most * WIDTH].split())).wrap(console, WIDTH - 4)
     for line in lines[:most]:
         console.print("  ", line.plain, sep="", markup=False)

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class TokenDataset(Dataset[Batch]):
-    """Tokenised documents with labels; an index is the list of a whole batch's documents."""
+    """Tokenised documents with labels; an index is a list of documents, which gives a whole batch."""
 
     def __init__(self, tokens: Tokens, labels: Labels, pad_id: int) -> None:
         assert len(tokens.offsets) == len(labels) + 1
@@ -44,7 +44,7 @@ class TokenDataset(Dataset[Batch]):
 
 
 class VectorDataset(TokenDataset):
-    """The same documents as the vectors that a frozen encoder makes of them: `input_ids` are [B, D] float32."""
+    """The same documents as the vectors of a frozen encoder, which stand in `input_ids`: [B, D] float32."""
 
     def __init__(self, tokens: Tokens, labels: Labels, pad_id: int, vectors: npt.NDArray[np.float32]) -> None:
         super().__init__(tokens, labels, pad_id)
@@ -57,12 +57,11 @@ class VectorDataset(TokenDataset):
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Yields batches of document numbers, documents of similar length together.
+    """Yields batches as lists of document indices, with documents of similar length together.
 
-    In training, documents are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
-    batches shuffled: an order that depends on (seed, epoch) alone and of which each rank takes every `world_size`-th
-    batch. Without `shuffle`, the batches are the same, and in the same order, in every epoch and for every seed. Every
-    rank gets equally many batches.
+    In training, documents are shuffled, sorted by length within windows of `WINDOW` batches and divided into batches,
+    which are shuffled. This order depends only on (seed, epoch), and each rank takes every `world_size`-th batch of it.
+    Without `shuffle`, batches and their order are the same in every epoch and for every seed.
     """
 
     WINDOW = 50
@@ -79,14 +78,14 @@ class BucketSampler(Sampler[list[int]]):
     ) -> None:
         self.lengths, self.shuffle, self.seed = lengths, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        # A multiple of the ranks: a rank with a batch fewer would leave the others waiting for its gradients.
+        # A multiple of the number of ranks: with a batch fewer on one of them the others would wait for its gradients.
         self.num_batches = -(-len(lengths) // (batch_size * world_size)) * world_size
         self.epoch = 0
-        self.start = 0  # batches of this rank to leave out, when an epoch is resumed in its middle
+        self.start = 0  # batches of this rank to skip, where an epoch is resumed in its middle
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this at the start of each epoch."""
-        # The same epoch again is one that is resumed, and keeps where it starts.
+        # If it is the same epoch again, it is being resumed and keeps its start.
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -100,14 +99,14 @@ class BucketSampler(Sampler[list[int]]):
     def _batches(self) -> list[npt.NDArray[np.int64]]:
         if not self.shuffle:
             batches = np.array_split(np.argsort(self.lengths, kind="stable"), self.num_batches)
-            # Not from short to long, or a limit on the number of batches would leave the short documents alone.
+            # Not from short to long, or a limit on the number of batches would select the short documents.
             return [batches[i] for i in np.random.default_rng(0).permutation(self.num_batches)]
-        # From seed and epoch only: every rank and a resumed run draw the same order without any state.
+        # From seed and epoch only, so that every rank and a resumed run draw the same order without any state.
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
         window = np.arange(len(order)) * self.num_batches // (len(order) * self.WINDOW)
         order = order[np.lexsort((self.lengths[order], window))]
-        # Equal parts, not full batches and a remainder: no batch of two documents with the weight of a whole one.
+        # Equal parts, as a remainder of two documents would have the weight of a whole batch.
         batches = np.array_split(order, self.num_batches)
         return [batches[i] for i in rng.permutation(self.num_batches)]
 
@@ -118,17 +117,17 @@ class BucketLoader(DataLoader[Batch]):
     sampler: BucketSampler
 
     def __init__(self, dataset: TokenDataset, sampler: BucketSampler, num_workers: int = 0) -> None:
-        # batch_size=None: the sampler has made the batches and the dataset builds each at once.
-        # A generator of its own: each epoch draws a number for the workers, which would shift dropout's.
+        # batch_size=None, as an index of the sampler is a batch already. A generator of its own, because a loader draws
+        # a number for its workers in each epoch, which would change the numbers that dropout draws.
         generator = torch.Generator()
         super().__init__(dataset, sampler=sampler, batch_size=None, num_workers=num_workers, generator=generator)
         self.position = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.position = self.sampler.start
-        # Without workers torch's own iterator has nothing to do, and its time shows in the step of a small model.
+        # Without workers the iterator of torch does nothing but take time, which shows in the step of a small model.
         for batch in super().__iter__() if self.num_workers else map(self.dataset.__getitem__, self.sampler):
-            # Counted here, where a batch is handed over: workers have fetched further ahead.
+            # Counted here, where a batch is used: workers have fetched further batches already.
             self.position += 1
             yield batch
 

@@ -1,4 +1,4 @@
-"""Documents with class numbers, made from the tables of a source."""
+"""Documents with their labels as class numbers, from the tables of a source."""
 
 import logging
 from collections import Counter
@@ -16,13 +16,13 @@ from attnlab.errors import UserError
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-BETWEEN_TEXTS = " || "  # of a pair, where it is shown
-UNLABELLED = "-1"  # how sets of the Hub write "no label"
+BETWEEN_TEXTS = " || "  # of a pair, where it is displayed
+UNLABELLED = "-1"  # the label of unlabelled documents in data sets of the Hub
 
-# Of N documents and C classes: the class of each, [N] int64, or where one may be of several [N, C] float32 of 0 and 1.
+# The class of each of N documents, [N] int64, or where one may have several of C classes [N, C] float32 of 0 and 1.
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]  # [N], set for the documents that are chosen
+Mask = npt.NDArray[np.bool_]  # [N], True for the documents that are chosen
 OnEmpty = Literal["refuse", "drop"]
 
 
@@ -31,12 +31,12 @@ class Split:
     """N documents and their labels.
 
     Attributes:
-        texts: of each document, or where it is a pair of texts the first one.
-        labels: [N] int64, or of any number of classes a document [N, C] float32.
-        groups: those of one group, but "", stay on one side of a split.
+        texts: the text of each document, or the first text of a pair.
+        labels: see `Labels`.
+        groups: documents of one group stay on one side of a split; "" is no group.
         pairs: the second texts.
-        places: [N], where they stand among the documents that they were taken from as a fold.
-        origin: where they come from; None where the source does not say it.
+        places: [N], the indices in the whole training set, of documents that were cut out of it as a fold.
+        origin: their files and rows, where the source knows them.
     """
 
     texts: list[str]
@@ -48,7 +48,7 @@ class Split:
 
     @property
     def documents(self) -> Documents:
-        """The documents as a tokenizer takes them."""
+        """The documents in the form that a tokenizer encodes."""
         return self.texts if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
 
     @property
@@ -57,7 +57,6 @@ class Split:
         return [text if isinstance(text, str) else BETWEEN_TEXTS.join(text) for text in self.documents]
 
     def __add__(self, other: "Split") -> "Split":
-        """The documents of both."""
         groups = None if self.groups is None else self.groups + (other.groups or [""] * len(other.texts))
         pairs = None if self.pairs is None else self.pairs + (other.pairs or [])
         origin = self.origin + other.origin if self.origin and other.origin else None
@@ -65,16 +64,16 @@ class Split:
         return Split(self.texts + other.texts, labels, groups, pairs, origin=origin)
 
     def take(self, mask: Mask) -> "Split":
-        """The documents where `mask`, [N], is set."""
+        """The documents where `mask`, [N], is True."""
         rows = np.flatnonzero(mask).tolist()
         groups, pairs = self.groups and pick(self.groups, rows), self.pairs and pick(self.pairs, rows)
         origin = self.origin and self.origin.take(rows)
         return Split(pick(self.texts, rows), self.labels[mask], groups, pairs, origin=origin)
 
     def found_at(self, numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Columns that lead from these documents back to the data: `index`, and `id`, `file` and `row` if known.
+        """Columns that identify these documents in the data: `index`, and where known `id`, `file` and `row`.
 
-        `id` is the user's own, `file` and `row` are the place in the source (rows count from 0, without a header).
+        `id` is the user's own; rows count from 0, without a header.
         """
         columns: dict[str, Any] = {"index": numbers if self.places is None else self.places[numbers]}
         if self.origin is not None:
@@ -91,8 +90,8 @@ NOTHING = Split([], np.empty(0, dtype=np.int64))
 class Corpus:
     """The documents of a source by split.
 
-    `train` is empty where only test was asked for, `test` where it has no labels, `val` None where a part of train is
-    to serve; `ceilings` are accuracies, where known.
+    `train` is empty where only test was read, `test` where it has no labels, `val` is None where a part of train is to
+    validate. `ceilings`: highest possible accuracies, where known.
     """
 
     label_names: list[str]
@@ -105,9 +104,9 @@ class Corpus:
 def make_corpus(
     tables: Mapping[str, Table], on_empty: OnEmpty = "refuse", min_label_count: int = 1, others: Sequence[str] = ()
 ) -> Corpus:
-    """The corpus of these tables, labels numbered by the classes of train, or of test if only that is read.
+    """The corpus of these tables; labels become numbers by the classes of train, or of test if only that is read.
 
-    `others` are splits of the set that are neither.
+    `others` are further splits of the data set, for messages.
 
     Raises:
         UserError: a text or a label is missing, a class is unknown, or a split other than test has no labels.
@@ -118,7 +117,7 @@ def make_corpus(
     _warn_about_similar_labels(classes)
     tables = _with_labels(tables, classes, others)
     if "train" in tables and min_label_count > 1:
-        # Counted in train only: what the task is must not depend on the test set.
+        # Counted in train only: the classes of a task must not depend on its test set.
         counts = Counter(label for labels in tables["train"].label_sets() for label in labels)
         rare = [name for name in classes if counts[name] < min_label_count]
         classes = [name for name in classes if counts[name] >= min_label_count]
@@ -130,7 +129,7 @@ def make_corpus(
 
 def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
     """The rows with a text, and with a label unless no row has one."""
-    labelled = any(table.labels) and not table.several  # where a document may have several it may have none
+    labelled = any(table.labels) and not table.several  # a document that may have several labels may have none
     texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
     pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
     labels = [row for row, label in enumerate(table.labels) if labelled and not label]
@@ -157,11 +156,8 @@ def _with_labels(tables: Mapping[str, Table], classes: list[str], others: Sequen
         remedy = f"name one that has them with data.{key}=<other>{also}"
         if key != "test" or "train" not in tables:
             raise UserError(f"{tables[key].name} has no labels; {remedy}")
-        log.warning(
-            "%s has no labels, so nothing is tested: src/predict.py predicts them. For a test %s",
-            tables[key].name,
-            remedy,
-        )
+        why = "has no labels, so nothing is tested: src/predict.py predicts them. For a test"
+        log.warning("%s %s %s", tables[key].name, why, remedy)
     return {key: table for key, table in tables.items() if key not in unlabelled}
 
 
@@ -185,7 +181,7 @@ def _without_classes(table: Table, rare: list[str], fewest: int) -> Table:
 def _warn_about_similar_labels(classes: list[str]) -> None:
     alike = Counter(" ".join(name.casefold().split()) for name in classes)
     if twins := [name for name in classes if alike[" ".join(name.casefold().split())] > 1]:
-        log.warning("Labels that differ in case or white space alone are classes of their own: %s", shortened(twins))
+        log.warning("Labels that differ only in case or white space are classes of their own: %s", shortened(twins))
 
 
 def _numbered(table: Table, classes: list[str], several: bool) -> Split:
@@ -207,12 +203,12 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The names, at most 20 of them."""
+    """The first 20 names, and the number of the others."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
 
 
 def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
-    """The corpus with its classes in this order. Raises `UserError` if it has others."""
+    """The corpus with its classes in this order. Raises `UserError` for other classes."""
     if strange := set(corpus.label_names) - set(label_names):
         if strange == set(corpus.label_names) == {UNLABELLED}:
             raise UserError(f"the data has no labels (all are {UNLABELLED}); give data that has")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # Without gradients a batch of four times the size fits into the memory of the training batch.
 EVAL_BATCH_FACTOR = 4
-VAL_DUPLICATES = 0.05  # any set has a few; a larger share of validation gets a warning
+VAL_DUPLICATES = 0.05  # a warning for a larger share of validation; any set has a few
 
 
 class TextDataModule(LightningDataModule):
@@ -33,10 +33,10 @@ class TextDataModule(LightningDataModule):
 
     Args:
         source: where the documents come from and how they are split.
-        tokenizer: a recipe to train on the training split, or a tokenizer that a checkpoint brought.
-        cache_dir: of the token cache.
+        tokenizer: a recipe to train on the training split, or the tokenizer of a checkpoint.
+        cache_dir: the folder of the token cache.
         seed: of the order of training batches.
-        label_names: classes of a trained model, in the order that its outputs have; the data is then numbered by it.
+        label_names: the classes of a trained model, in the order of its outputs, by which labels are then numbered.
 
     After `setup()`: `label_names`, `tokenizer`, `splits` (texts and labels), `pairs` (whether documents are pairs of
     texts), `ceilings`, and `audit`, the metrics of the data audit (`attnlab.data.audit`).
@@ -58,7 +58,7 @@ class TextDataModule(LightningDataModule):
         self.resume_from: dict[str, int] | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and tokenise, for stage "test" that split only; later calls, such as Lightning's, do nothing."""
+        """Read and tokenise, for stage "test" only that split; further calls, as by Lightning, do nothing."""
         if self.datasets:
             return
         source = self.source
@@ -79,7 +79,7 @@ class TextDataModule(LightningDataModule):
         self.tokenizer, tokens = tokenize(texts, self.recipe, self.cache_dir)
         pad = pad_id(self.tokenizer)
         self.datasets = {name: TokenDataset(tokens[name], split.labels, pad) for name, split in self.splits.items()}
-        # With the labels: documents that somebody has relabelled are other data.
+        # The labels are part of the fingerprint, as documents with corrected labels are other data.
         digest = hashlib.blake2b(f"{fingerprint(texts)} {self.label_names}".encode(), digest_size=16)
         for split in self.splits.values():
             digest.update(split.labels.tobytes())
@@ -125,7 +125,7 @@ class TextDataModule(LightningDataModule):
         """As Lightning does it for nested collections, in a tenth of the time."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
-    # Lightning restores the state of a loader too, but not where a schedule has asked for the number of steps before.
+    # Lightning restores the state of a loader too, but not if a schedule has asked for the number of steps before.
     def state_dict(self) -> dict[str, int]:
         """The position in the training epoch."""
         return {} if self.train_loader is None else self.train_loader.state_dict()

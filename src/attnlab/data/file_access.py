@@ -27,16 +27,12 @@ ENCODER_FILES = (CONFIG, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
 
 
 def expand_pattern(path: str) -> list[Path]:
-    """The file of that name, or the files that match a pattern, sorted; names with * in them exist too."""
+    """The file of this name, which may contain a *, or the files that match a pattern, sorted."""
     return [Path(path)] if Path(path).exists() else sorted(map(Path, glob.glob(path, recursive=True)))  # noqa: PTH207
 
 
 def find_files(key: str, paths: Paths) -> list[Path]:
-    """The files that the setting `data.<key>` names.
-
-    Raises:
-        UserError: there are none, or a path is empty or a folder.
-    """
+    """The files that the setting `data.<key>` names. Raises `UserError` if there are none."""
     given = list(paths.values()) if isinstance(paths, Mapping) else [paths] if isinstance(paths, str) else list(paths)
     found: list[Path] = []
     for path in given:
@@ -57,20 +53,20 @@ def find_files(key: str, paths: Paths) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files at any depth except hidden ones, sorted by name."""
+    """All files at any depth but hidden ones, sorted by name."""
     return sorted(path for path in folder.rglob("[!.]*") if path.is_file())
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
-    """The content of a file, unpacked if its suffix is that of a packed one."""
+    """The content of a file, unpacked if its suffix is in `OPENERS`."""
     with path.open("rb") as file, unpacked(file, path) as content:
         yield content
 
 
 def unpacked(file: BinaryIO, path: Path) -> BufferedReader:
-    """The content of an open file, of which `peek` shows the first `PEEK_BYTES` bytes; it need not be seekable."""
-    # `peek` shows no more than the buffer holds. Peeking rather than seeking, as standard input can't seek.
+    """The content of an open file, of which `peek` returns the first `PEEK_BYTES` bytes."""
+    # `peek` returns no more than the buffer holds. Callers peek and do not seek, because standard input can't.
     opener = OPENERS.get(path.suffix.lower())
     return BufferedReader(opener(file) if opener else file, PEEK_BYTES)  # type: ignore[arg-type]  # all have readinto
 
@@ -107,11 +103,7 @@ OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
 
 @cache
 def pretrained_folder(path: str) -> Path:
-    """A local folder as it is, or the cached copy of a name on the Hub; only `ENCODER_FILES` are downloaded.
-
-    Raises:
-        UserError: there is no such model, or no network to fetch it.
-    """
+    """A pretrained encoder's folder: a local one, or the cached copy of a model on the Hub."""
     if Path(path).is_dir():
         return Path(path)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
@@ -119,7 +111,8 @@ def pretrained_folder(path: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    try:  # without pickles, which can execute code when they are loaded
+    try:
+        # No pickles: loading one can execute code.
         return Path(snapshot_download(path, allow_patterns=list(ENCODER_FILES)))
     except GatedRepoError as error:
         raise UserError(
@@ -128,22 +121,19 @@ def pretrained_folder(path: str) -> Path:
     except RepositoryNotFoundError as error:
         raise UserError(f"model.path={path} is neither a folder here nor a model of the Hub") from error
     except LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE=1 forbids to fetch it" if constants.HF_HUB_OFFLINE else "the Hub can't be reached"
+        why = "HF_HUB_OFFLINE=1 forbids a download" if constants.HF_HUB_OFFLINE else "the Hub can't be reached"
         raise UserError(
             f"model.path={path} is neither a local folder nor in the Hub's cache, and {why}: give the folder of a copy"
         ) from error
     except Exception as error:  # a network and a disk can fail in any way
-        raise UserError(f"can't fetch model.path={path}: {first_line(error)}") from error
+        raise UserError(f"can't download model.path={path}: {first_line(error)}") from error
 
 
 def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     """`folder`, filled by `fill` if it does not exist yet.
 
-    Of several runs that start at once one fills it and the others wait. An existing folder is only read, so that a
-    cache may be shared read-only.
-
-    Raises:
-        UserError: it can't be written, for want of space or of permission.
+    When several runs start at once, one fills it and the others wait. An existing folder is only read, so that a cache
+    can be shared without permission to write.
     """
     if folder.is_dir():
         return folder
@@ -151,18 +141,16 @@ def cached(folder: Path, fill: Callable[[Path], None]) -> Path:
     with as_user_error(f"can't write the cache in {folder.parent}", advice, only=(OSError,)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():  # another run may have filled it while this one waited for the lock
-                _fill(folder, fill)
+            if folder.is_dir():  # another run filled it while this one waited for the lock
+                return folder
+            # Only a complete folder gets the final name, as a run may be killed while it fills one. The partial folder
+            # is in the same parent, because a rename is atomic only within one file system.
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                fill(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
         return folder
-
-
-def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Rename only a complete folder to its final name: a run that is killed leaves a partial one behind."""
-    partial = folder.with_suffix(".partial")  # beside it: a rename is atomic within one file system only
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        fill(partial)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

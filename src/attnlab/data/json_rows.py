@@ -1,6 +1,6 @@
 """The documents of a JSON file, in the shapes that people and libraries write.
 
-Not by `pandas.read_json`, which guesses types: numbers that are labels or ids are to stay as they are written.
+`pandas.read_json` guesses types, but numbers that are labels or ids must stay as they are written.
 """
 
 import io
@@ -15,18 +15,18 @@ from attnlab.errors import UserError
 def json_rows(
     lines: io.TextIOWrapper, name: str, text: str, field: str | None, numbers: type[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Each document by the names of its values; those of a list are numbers, from "0". A document a line is streamed.
+    """Each document as a dict; the values of a list get the names "0", "1" and so on. Lines of documents are streamed.
 
     Args:
         name: of the file, in messages.
-        text: the column of the texts, which tells documents from other objects.
-        field: the key of the list of documents.
-        numbers: `str` keeps numbers as they are written; None makes them numbers that remember it.
+        text: the column of the texts, by which documents are told from other objects.
+        field: the key of the documents in an object.
+        numbers: `str` reads numbers as strings; None as numbers that print as they are written.
     """
-    seen = list(_until_text(lines))  # line by line, to know the place of an error
+    seen = list(_until_text(lines))  # counted from the first line, as errors name the line
     try:
         first = _loads("".join(seen), numbers)
-    except ValueError:  # of an object or a list of several lines, or damaged
+    except ValueError:  # the start of an object or a list on several lines, or damaged
         first = None
     rows: Iterable[Any]
     more = list(_until_text(lines)) if _is_document(first) else []
@@ -46,7 +46,7 @@ def json_rows(
 
 
 class Decimal(float):
-    """A number that prints as it was written: the labels 0.10 and 0.1 are two classes."""
+    """A number that prints as it was written, because the labels 0.10 and 0.1 are two classes."""
 
     def __new__(cls, written: str) -> Self:
         number = super().__new__(cls, written)
@@ -60,7 +60,7 @@ class Decimal(float):
 
 
 def _until_text(lines: Iterable[str]) -> Iterator[str]:
-    """Up to the first line that is not blank."""
+    """The lines up to the first one that is not blank."""
     for line in lines:
         yield line
         if line.strip():
@@ -68,12 +68,12 @@ def _until_text(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _is_document(value: Any) -> bool:
-    """Whether this may be one document of a file with one a line."""
+    """Whether this may be a document of a file with one document on each line."""
     return isinstance(value, dict) or (isinstance(value, list) and not any(isinstance(v, dict | list) for v in value))
 
 
 def _documents(whole: Any, name: str, text: str, field: str | None) -> Iterable[Any]:
-    """The documents in a JSON value, written by row or by column."""
+    """The documents in a JSON value, which is written by row or by column."""
     if field is not None:
         if not isinstance(whole, dict) or field not in whole:
             raise UserError(f"data.field={field} is not a key of {name}{_keys(whole)}")
@@ -91,13 +91,13 @@ def _documents(whole: Any, name: str, text: str, field: str | None) -> Iterable[
     if whole and all(isinstance(row, dict) and text in row for row in whole.values()):  # orient="index"
         return whole.values()
     raise UserError(
-        f"{name} holds one object{_keys(whole)}; if documents stand under one of them name it with data.field=<key>, "
-        "else name the columns of the texts and labels"
+        f"{name} holds one object{_keys(whole)}; if one of them holds the documents name it with data.field=<key>, "
+        "otherwise name the columns of the texts and labels"
     )
 
 
 def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[str, Any]]:
-    """Documents from columns: lists, or as `DataFrame.to_json` writes them objects with a key for each row."""
+    """Documents from columns, which are lists or, from `DataFrame.to_json`, objects with a key for each row."""
     columns = {column: values for column, values in whole.items() if type(values) is type(texts)}
     if isinstance(texts, dict):
         return ({column: values.get(key) for column, values in columns.items()} for key in texts)
@@ -110,7 +110,7 @@ def _turned(whole: Mapping[str, Any], texts: Any, name: str) -> Iterable[dict[st
 
 
 def _loads(text: str, numbers: type[str] | None, lines_before: int = 0) -> Any:
-    """The value of a JSON text; NaN and the infinities, which some libraries write, are missing values."""
+    """The value of a JSON text; NaN and infinities, which some libraries write, become missing values."""
     try:
         return json.loads(text, parse_int=numbers, parse_float=numbers or Decimal, parse_constant=lambda _: None)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Which documents train, validate and test a model: stratified parts of a corpus, of whole groups where it has any."""
+"""The division of a corpus into train, val and test: stratified by class, and by whole groups where it has any."""
 
 import logging
 from collections.abc import Sequence
@@ -13,17 +13,13 @@ from attnlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MIN_CLASS_SIZE = 3  # documents of a class that a test set may be cut from: one each remains to train and to validate on
+MIN_CLASS_SIZE = 3  # documents of a class from which one may be cut for the test: train and val need one each
 
 
 def split_corpus(
     corpus: Corpus, validation: float | Literal["test"] = 0.1, limit: int | None = None, seed: int = 0
 ) -> dict[str, Split]:
-    """The run's train, val and test splits; the arguments are settings of `attnlab.data.sources.Source`.
-
-    Raises:
-        UserError: there is nothing to train on, one class only, or a class too small to split.
-    """
+    """The run's train, val and test splits; for the arguments see `attnlab.data.sources.Source`."""
     train, val = corpus.train, corpus.val
     if not train.texts:
         raise UserError("the training set is empty")
@@ -53,7 +49,7 @@ def split_corpus(
 
 
 def _cut_validation(corpus: Corpus, share: float, seed: int) -> tuple[Split, Split]:
-    """What remains of train, and the part that is set aside for validation."""
+    """The rest of train, and the part that is set aside for validation."""
     train, counts = corpus.train, count_labels(corpus.train.labels, len(corpus.label_names))
     single = [corpus.label_names[number] for number in np.flatnonzero(counts == 1)]
     if single and train.labels.ndim == 1 and train.groups is None:
@@ -70,11 +66,7 @@ def _cut_validation(corpus: Corpus, share: float, seed: int) -> tuple[Split, Spl
 
 
 def cut_test(corpus: Corpus, share: float, seed: int) -> Corpus:
-    """The corpus with a stratified part of train as its test set; a class of one or two documents stays in train.
-
-    Raises:
-        UserError: no documents are left for the test set.
-    """
+    """The corpus with a stratified part of train as its test set; a class of one or two documents stays in train."""
     train = corpus.train
     chosen = split_mask(train.labels, round(len(train.labels) * share), seed, train.groups)
     if train.groups is None and train.labels.ndim == 1:
@@ -88,11 +80,8 @@ def cut_fold(corpus: Corpus, fold: int, folds: int, seed: int) -> Corpus:
     """The corpus with one fold of its training documents as test set, and the others to train on.
 
     As in `sklearn.model_selection.StratifiedKFold`, every document is tested once, by the one of k models that was not
-    trained on it. Documents of a validation split take part: each run cuts its own validation set, for early stopping
-    and the best epoch, out of what it trains on. The set's own test documents are left for the end.
-
-    Raises:
-        UserError: there are fewer documents than folds.
+    trained on it. The documents of a validation split take part: each run cuts its own validation set out of what it
+    trains on. The test set of the data is not used; it remains for the final test.
     """
     whole = corpus.train if corpus.val is None else corpus.train + corpus.val
     if len(whole.texts) < folds:
@@ -104,10 +93,8 @@ def cut_fold(corpus: Corpus, fold: int, folds: int, seed: int) -> Corpus:
 
 
 def fold_numbers(labels: Labels, folds: int, seed: int, groups: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
-    """[N] the fold of each document; in every class the sizes of folds differ by at most one, with groups by some more.
-
-    Not `StratifiedKFold`, which shuffles otherwise: runs that are published name their folds by `data.split_seed`.
-    """
+    """The fold of each document, [N]; in every class the sizes of folds differ by at most one, with groups by more."""
+    # Not `StratifiedKFold`, which shuffles differently: published runs name their folds by `data.split_seed`.
     if groups is not None:
         numbers, left = np.full(len(labels), folds - 1), np.arange(len(labels))
         for fold in range(folds - 1):
@@ -122,15 +109,13 @@ def fold_numbers(labels: Labels, folds: int, seed: int, groups: Sequence[str] | 
 
 
 def split_mask(labels: Labels, size: int, seed: int, groups: Sequence[str] | None = None) -> Mask:
-    """A random stratified mask of [N] with `size` entries set, or about `size` where groups must stay together."""
+    """A random stratified mask, [N], with `size` entries set, or about `size` where groups must stay together."""
     return stratified_mask(labels, size, seed) if groups is None else group_mask(labels, size, seed, groups)
 
 
 def stratified_mask(labels: Labels, size: int, seed: int) -> Mask:
-    """A random mask with `size` entries set, each class in proportion, to within one document.
-
-    Systematic sampling: documents sorted by class, at random within a class, and every k-th taken.
-    """
+    """A random mask with `size` entries set, each class in proportion, to within one document."""
+    # Systematic sampling: sort documents by class, at random within a class, and take every k-th.
     n = len(labels)
     size = max(1, size)
     order = _order_by_class(labels, seed)
@@ -140,15 +125,15 @@ def stratified_mask(labels: Labels, size: int, seed: int) -> Mask:
 
 
 def _order_by_class(labels: Labels, seed: int) -> npt.NDArray[np.int64]:
-    """The numbers of all documents, [N], sorted by class and at random within a class."""
+    """The indices of all documents, [N], sorted by class and at random within a class."""
     return np.lexsort((np.random.default_rng(seed).random(len(labels)), strata(labels)))
 
 
 def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """[N] numbers to stratify by: the class, or for several labels their combination, sorted by the rarest of them.
+    """The strata of N documents, [N]: their class, or the rank of their combination of labels.
 
-    Documents next to each other in this order are alike, so that where combinations are too rare to be divided at least
-    the rare classes are.
+    Combinations are sorted by their rarest labels, so that systematic sampling divides at least the rare classes in
+    proportion where a combination is too rare to be divided.
     """
     if labels.ndim == 1:
         return labels.astype(np.int64)
@@ -157,10 +142,9 @@ def strata(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def group_mask(labels: Labels, size: int, seed: int, groups: Sequence[str]) -> Mask:
-    """A random mask with about `size` entries set that divides no group; a document of group "" is one by itself.
+    """A random mask with about `size` entries set that divides no group; each document of group "" is a group.
 
-    Groups come in random order, and each is taken that brings the number of every class closer to its share: the first
-    that fit, and then those that fill the gaps.
+    In random order, each group is chosen that brings the numbers of documents by class closer to their shares.
     """
     labels = strata(labels)
     numbers: dict[str | int, int] = {}
@@ -171,7 +155,7 @@ def group_mask(labels: Labels, size: int, seed: int, groups: Sequence[str]) -> M
     mask = np.zeros(len(labels), dtype=bool)
     for number in np.random.default_rng(seed).permutation(len(members)):
         classes, counts = np.unique(labels[members[number]], return_counts=True)
-        if (counts * (counts - 2 * wanted[classes])).sum() < 0:  # the squared distance from what is wanted shrinks
+        if (counts * (counts - 2 * wanted[classes])).sum() < 0:  # the squared distance from the shares decreases
             mask[members[number]] = True
             wanted[classes] -= counts
     return mask

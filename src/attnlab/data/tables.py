@@ -1,4 +1,4 @@
-"""From the columns of a data set to texts, labels and groups, as they are written. Rows count from 0."""
+"""Texts, labels and groups from the columns of a data set, as they are written. Rows count from 0."""
 
 import re
 import sys
@@ -25,12 +25,12 @@ FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false"
 
 @dataclass(frozen=True)
 class Origin:
-    """Which file and row each of N documents comes from.
+    """The file and row of each of N documents.
 
     Attributes:
-        parts: path and number of rows of each file, or the name of what else was read.
+        parts: path and number of rows of each file, or the name of another source.
         rows: [N] int64, the row of each document, counted over all parts.
-        ids: its value of the column that `data.id` names, where one does.
+        ids: its value in the column `data.id`, where that is set.
     """
 
     parts: Sequence[tuple[str, int]]
@@ -59,7 +59,7 @@ class Origin:
         return [self.parts[number][0] for number in numbers.tolist()], self.rows - starts[numbers]
 
     def place(self, row: int) -> str:
-        """The place of a document for a message that names the file already if there is only one."""
+        """The place of a document, for messages; a single file is not named, as they name it already."""
         (name,), (number,) = self.take([row]).files()
         if len(self.parts) < 2:
             return f"row {number}"
@@ -72,8 +72,9 @@ class Columns:
     """The columns that the settings of `attnlab.data.sources.base.Columned` name.
 
     Attributes:
-        label: where there are `flags`, columns of 0 and 1 named after the labels, only how messages call these.
-        optional: a set without labels will do.
+        label: the column of labels; with `flags`, columns of 0 and 1 that are named after the labels, only their name
+            in messages.
+        optional: whether labels may be missing.
     """
 
     text_format: TextFormat
@@ -93,21 +94,21 @@ class Columns:
         return self.text_format.text_pair
 
     def of_split(self, key: str) -> "Columns":
-        """The columns that this split needs: a test set may come without labels, and only train is divided by group."""
+        """The columns of this split: a test set may have no labels, and only train is divided by group."""
         return replace(self, optional=key == "test", group=self.group if key == "train" else None)
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """Pairs of a setting and the column that it names."""
+        """Pairs of a setting and the column that it names; texts come first."""
         labels = [("label", column) for column in self.flags or (self.label,)]
         named = [*(("text", text) for text in self.texts), ("text_pair", self.pair), *labels]
         return [(key, column) for key, column in [*named, ("group", self.group), ("id", self.id)] if column is not None]
 
     def needed(self, present: Sequence[str], name: str) -> list[str]:
-        """The columns to be read of those `present` in a file, which messages call `name`.
+        """The columns to read out of those `present` in the file `name`.
 
         Raises:
-            UserError: one is not there, or there twice.
+            UserError: one is missing, or there are two of the same name.
         """
         found = []
         for key, column in self.named:
@@ -127,14 +128,14 @@ class Columns:
         present: Sequence[str] = (),
         how: str = "",
     ) -> "Table":
-        """The table of these columns; integer labels are numbers of `classes`, if these are given.
+        """The table of these columns; integer labels are indices into `classes`, if these are given.
 
         Args:
             present: all columns of the file, to report which were used.
-            how: the file is written, in words.
+            how: a description of how the file is written.
 
         Raises:
-            UserError: something there is no text, or no label.
+            UserError: a value can't be a text or a label.
         """
         texts = [list(self._texts(name, "text", column, values[column])) for column in self.texts]
         rows = zip(*texts, strict=True)
@@ -154,7 +155,7 @@ class Columns:
     def _labels(
         self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None, size: int
     ) -> tuple[list[str], bool, list[str] | None]:
-        """The labels, several and classes of the `Table`."""
+        """`labels`, `several` and `classes` of the `Table`."""
         if self.flags and all(column in values for column in self.flags):
             sets: Sequence[Any] = flagged(name, self.flags, [values[column] for column in self.flags])
             classes = list(self.flags)
@@ -196,10 +197,10 @@ class Columns:
         for value in values:
             if classes and isinstance(value, int) and -1 <= value < len(classes):
                 yield "" if value == -1 else classes[value]  # -1 is the Hub's "not labelled"
-            elif value is None or value != value:  # NaN, as which pandas writes what is missing
+            elif value is None or value != value:  # NaN: pandas writes missing values so
                 yield ""
             elif isinstance(value, str | int | float):
-                yield sys.intern(str(value))  # a label is kept once, not once a document
+                yield sys.intern(str(value))  # one string for each label and not for each document
             else:
                 raise UserError(
                     f"data.label={self.label} of {name} holds {value!r}; labels are strings or numbers: rewrite them"
@@ -213,14 +214,13 @@ class Table:
     Attributes:
         name: of the file or split, in messages.
         column: the one that holds the labels.
-        texts: "" where there is none.
-        labels: as they are written, "" where there is none, and with `LABEL_SEPARATOR` between several.
-        origin: where each row comes from.
-        groups, pairs: as texts; None where none were asked for.
-        classes: all that there can be, in their order, where the set says so.
-        description: which columns were used and how the files are written, in words.
+        texts: "" where a text is missing.
+        labels: as they are written, "" where a label is missing, several joined by `LABEL_SEPARATOR`.
+        groups, pairs: None where the settings name no such column.
+        classes: all possible ones, in their order, where the set declares them.
+        description: which columns were used and how the files are written.
         several: whether a document may have any number of labels.
-        quoted: whether quotation marks were taken to enclose texts; None where that can't be.
+        quoted: whether quotation marks enclose texts; None where they can't.
     """
 
     name: str
@@ -246,7 +246,6 @@ class Table:
         return [label.split(LABEL_SEPARATOR) if label else [] for label in self.labels]
 
     def place(self, row: int) -> str:
-        """The place of a row, for messages."""
         return self.origin.place(row)
 
     def take(self, rows: Sequence[int]) -> "Table":
@@ -261,7 +260,7 @@ class Table:
         )
 
     def find_classes(self) -> list[str]:
-        """The labels that occur, or the named classes of the data set: by size if all are numbers, else by alphabet.
+        """The classes that the data set declares, or the labels that occur: numbers by size, others by alphabet.
 
         Raises:
             UserError: there are none, or so many that the column holds something else.
@@ -309,11 +308,7 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
 
 
 def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[list[str]]:
-    """For each row the names of the `columns` that hold 1.
-
-    Raises:
-        UserError: a column of what messages call `name` holds something else than 0 and 1.
-    """
+    """For each row the names of the `columns` that hold 1; `name` is that of the file, in messages."""
     rows: list[list[str]] = [[] for _ in values[0]]
     for column, cells in zip(columns, values, strict=True):
         for number, (row, cell) in enumerate(zip(rows, cells, strict=True)):

@@ -1,4 +1,4 @@
-"""How the texts of a model are assembled: how files are written, which columns hold texts, what makes one document."""
+"""The text format: how files are written, which of their columns hold texts, and how these make one document."""
 
 import codecs
 import json
@@ -12,7 +12,7 @@ from attnlab.data.file_access import plain_suffix
 from attnlab.data.tokens import Documents
 from attnlab.errors import UserError
 
-# Whether quotation marks enclose a text, with separators or line breaks in it; None: in .csv they do, in .tsv not.
+# Whether quotation marks enclose texts with delimiters or line breaks in them; None: in .csv they do, in .tsv not.
 Quoting = Literal["minimal", "none"] | None
 Format = Literal["csv", "tsv", "json", "parquet", "fasttext"]
 
@@ -25,7 +25,7 @@ FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
 }
 BOMS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_LE: "utf-32",  # first, because it begins with the mark of UTF-16
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -36,26 +36,23 @@ BOMS = {
 class TextFormat:
     """How files are written, which of their columns hold the texts, and how these are joined.
 
-    A source has one, and a checkpoint keeps it as plain data, so that all that uses a model assembles texts as training
+    A source has one, and a checkpoint keeps it as plain data, so that whatever uses a model assembles texts as training
     did.
 
     Attributes:
-        format: of files whose suffix is not in `FORMATS`.
-        header: whether the first row names the columns; without one they are numbered from 0.
-        delimiter: between the columns of a row; like `encoding` and `field` None where each file says it itself.
-        encoding: as Python names it.
+        format: the form of files whose suffix is not in `FORMATS`.
+        header: whether the first row names the columns; otherwise they are numbered from 0.
+        delimiter: between the columns of a row; None, also of `encoding` and `field`: detected in each file.
+        encoding: a name that Python knows.
         quoting: see `Quoting`.
         text: the columns whose texts make a document, or the first text of a pair.
         join: goes between them; empty texts are left out.
         text_pair: the column of the second texts, where documents are pairs of texts.
         field: the key under which a JSON file has its documents.
-        folders: a file is a document, as `data=folders` reads it; such files have no columns.
-
-    Raises:
-        UserError: there is no such encoding, or a delimiter of several characters.
+        folders: whether each file is one document without columns, as `data=folders` reads them.
     """
 
-    # Checkpoints hold these fields by name: a renamed one makes older models unreadable.
+    # Checkpoints hold these fields by name: renaming one makes older models unreadable.
     format: Format | None = None
     header: bool = True
     delimiter: str | None = None
@@ -68,7 +65,7 @@ class TextFormat:
     folders: bool = False
 
     def __post_init__(self) -> None:
-        if self.delimiter == r"\t":  # as a shell passes it on
+        if self.delimiter == r"\t":  # a shell passes a tab on as these two characters
             object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise UserError(f"data.delimiter={self.delimiter} must be one character")
@@ -80,13 +77,13 @@ class TextFormat:
             ) from error
 
     def encoding_of(self, file: BufferedReader) -> str:
-        """The encoding that is set, or that the file's first bytes name, or UTF-8."""
+        """The encoding that is set, or that a byte order mark names, or UTF-8."""
         start = file.peek()
         named = next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8-sig")
         return self.encoding or named
 
     def plain(self) -> dict[str, Any]:
-        """As a checkpoint keeps it."""
+        """As plain data, for a checkpoint."""
         return asdict(self) | {"text": list(self.text)}
 
     def of_file(self, path: Path) -> "TextFormat":
@@ -96,7 +93,7 @@ class TextFormat:
         return replace(self, format=None if known else self.format, field=field)
 
     def complete(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The config of a source, with settings that are null taken from here."""
+        """The config of a source in which settings that are null get the values of this format."""
         paths: Any = data.get("train") if isinstance(data.get("test"), float | int | None) else data.get("test")
         first = paths[0] if isinstance(paths, list) and paths else paths
         own = (self.of_file(Path(first)) if isinstance(first, str) else self).plain()
@@ -113,16 +110,12 @@ class TextFormat:
         return replace(self, **given)
 
     def changes(self, data: Mapping[str, Any]) -> str:
-        """The differences to the config of a source, in words; "" if there are none."""
+        """The differences to the config of a source, for a message; "" if there are none."""
         own, new = self.plain(), self.changed(data).plain()
         return ", ".join(f"{key}={new[key]!r} (in training {own[key]!r})" for key in own if own[key] != new[key])
 
     def documents(self, rows: Sequence[Mapping[str, Any]]) -> Documents:
-        """The document of each row: its text, or the pair of its texts. What a row lacks is "".
-
-        Raises:
-            UserError: something there is no text.
-        """
+        """The document of each row: its text, or the pair of its texts, with "" for a missing column."""
         firsts = [self.joined([as_text(row.get(column), column) for column in self.text]) for row in rows]
         if self.text_pair is None:
             return firsts
@@ -130,7 +123,7 @@ class TextFormat:
         return list(zip(firsts, seconds, strict=True))
 
     def joined(self, texts: Iterable[str]) -> str:
-        """One document of the texts of its columns."""
+        """One document from the texts of its columns."""
         return self.join.join(filter(None, texts))
 
     def __str__(self) -> str:
@@ -144,10 +137,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def as_text(value: Any, column: str) -> str:
-    """A value of a column as training reads it; numbers as they are written, missing values as "".
+    """A value of a column as training reads it: a number as it is written, a missing value as "".
 
     Raises:
-        UserError: it is not text.
+        UserError: it is a list, an object or bytes, or holds half of a surrogate pair.
     """
     if value is None or value != value:
         return ""
@@ -156,6 +149,6 @@ def as_text(value: Any, column: str) -> str:
         text.encode()
         if isinstance(value, str | int | float):
             return text
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:
         pass
     raise UserError(f"column {column} holds {value!r:.40}, which is not text: name another column, or correct it")

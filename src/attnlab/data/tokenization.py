@@ -10,18 +10,18 @@ from attnlab.data.file_access import TOKENIZER, pretrained_folder
 from attnlab.errors import UserError, as_user_error
 
 UNK, CLS, SEP, PAD, MASK = SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
-# What others call them.
+# Their names in other tokenizers.
 NAMES = {UNK: (UNK, "<unk>"), SEP: (SEP, "</s>"), PAD: (PAD, "<pad>")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
-    """How to train a tokenizer: a `MODEL` by a `TRAINER`, which a recipe names.
+    """How to train a tokenizer; a subclass names its `MODEL` and `TRAINER`.
 
     Args:
-        vocab_size: at most so many tokens, the five special ones included.
-        lowercase: fold case before splitting.
-        max_length: documents are cut to so many tokens, [CLS] and [SEP] included.
+        vocab_size: the largest number of tokens, including the five special ones.
+        lowercase: convert to lower case before splitting.
+        max_length: documents are truncated to so many tokens, including [CLS] and [SEP].
     """
 
     MODEL: ClassVar[type[models.BPE | models.WordLevel]]
@@ -37,11 +37,11 @@ class TokenizerRecipe:
         _check_length(self.max_length)
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """A tokenizer that splits on white space and punctuation, writes `[CLS] text [SEP]` and truncates."""
+        """A tokenizer that splits on white space and punctuation, gives `[CLS] text [SEP]`, and truncates."""
         tokenizer = Tokenizer(self.MODEL(unk_token=UNK))
         trainer = self.TRAINER(vocab_size=self.vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        # A letter with its accent is one character or two, depending on where a text comes from.
+        # NFC, because a letter with an accent is one character or two, depending on the origin of a text.
         steps = [normalizers.NFC(), *([normalizers.Lowercase()] if self.lowercase else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.train_from_iterator(texts, trainer)
@@ -65,7 +65,7 @@ class BPE(TokenizerRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class WordLevel(TokenizerRecipe):
-    """One token a word; words outside the `vocab_size` most frequent ones become [UNK]."""
+    """One token for each word; words outside the `vocab_size` most frequent ones become [UNK]."""
 
     MODEL = models.WordLevel
     TRAINER = trainers.WordLevelTrainer
@@ -73,11 +73,11 @@ class WordLevel(TokenizerRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A tokenizer that was trained elsewhere, as that of a pretrained encoder; [CLS] and the like are its own.
+    """A tokenizer that was trained elsewhere, such as that of a pretrained encoder, with its own special tokens.
 
     Args:
-        path: a folder with a tokenizer.json, as a run leaves one too, or a name on the Hub.
-        max_length: documents are cut to so many tokens, [CLS] and [SEP] included.
+        path: a folder with a tokenizer.json, such as that of a run, or a name on the Hub.
+        max_length: documents are truncated to so many tokens, including special ones.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path",)
@@ -89,12 +89,12 @@ class Pretrained:
         _check_length(self.max_length)
 
     def load(self) -> Tokenizer:
-        """Raises `UserError` where there is none, or it has no token for padding."""
+        """Read the tokenizer. Raises `UserError` if it does not exist or has no token for padding."""
         file = pretrained_folder(self.path) / TOKENIZER
         if not file.is_file():
             raise UserError(
-                f"tokenizer.path={self.path} has no {TOKENIZER}, the form of a fast tokenizer; in transformers "
-                "AutoTokenizer.from_pretrained(<it>).save_pretrained(<folder>) makes one where there can be one"
+                f"tokenizer.path={self.path} has no {TOKENIZER}, the file of a fast tokenizer; with transformers, "
+                "AutoTokenizer.from_pretrained(<path>).save_pretrained(<folder>) writes one if the model has any"
             )
         with as_user_error(f"can't read {file}"):
             tokenizer = read_tokenizer(file.read_text(encoding="utf-8"))
@@ -105,9 +105,9 @@ class Pretrained:
 
 
 def read_tokenizer(text: str) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, to which "[SEP]" and the like are text where they stand in a text."""
+    """The tokenizer of a tokenizer.json, which reads a "[SEP]" within a text as text."""
     tokenizer = Tokenizer.from_str(text)
-    tokenizer.encode_special_tokens = True  # which the file does not keep
+    tokenizer.encode_special_tokens = True  # the file does not keep this setting
     return tokenizer
 
 
@@ -117,13 +117,13 @@ def _check_length(max_length: int) -> None:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int | None:
-    """Of one of `SPECIAL_TOKENS`, by whatever name the tokenizer has it; None where it has none."""
+    """The id of one of `SPECIAL_TOKENS`, under any of its `NAMES`; None if the tokenizer does not have it."""
     ids = (tokenizer.token_to_id(name) for name in NAMES.get(token, (token,)))
     return next((number for number in ids if number is not None), None)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """The id of padding. Raises `UserError` where the tokenizer has none."""
+    """The id of padding. Raises `UserError` if the tokenizer has none."""
     number = token_id(tokenizer, PAD)
     if number is None:
         raise UserError(f"the tokenizer has no token for padding ({' or '.join(NAMES[PAD])})")
@@ -131,7 +131,7 @@ def pad_id(tokenizer: Tokenizer) -> int:
 
 
 def max_length(tokenizer: Tokenizer) -> int:
-    """The longest document in tokens that it gives. Raises `UserError` where it does not truncate."""
+    """The longest document in tokens. Raises `UserError` if the tokenizer does not truncate."""
     if tokenizer.truncation is None:
         raise UserError("the tokenizer does not truncate")
     return int(tokenizer.truncation["max_length"])

@@ -1,4 +1,4 @@
-"""The token cache: each split is one flat array on disk, so that only the first run on a data set tokenises it."""
+"""The token cache: only the first run on a data set tokenises it; each split is one flat array on disk."""
 
 import hashlib
 import inspect
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 Documents = list[str] | list[tuple[str, str]]
 Recipe = TokenizerRecipe | Pretrained
 
-FORMAT = 5  # of the files in the cache; raise it with any change, and older ones are not used
-# A tokenizer's encodings take a hundred times the memory of the ids in them, so at most so many are made together.
+FORMAT = 5  # of the files in the cache; increase it with any change of theirs, so that older files are not used
+# Limits on the documents that are encoded together: encodings take a hundred times the memory of the ids in them.
 AT_ONCE = 1024  # documents
 CHARACTERS_AT_ONCE = 1 << 18
-# For each token of the longest document: characters of a pair that are too few for many pieces, and of a text that are
-# likely to be enough to fill it.
+# Characters for each token of `max_length`: a pair of at most so many has few pieces, and a text of so many very
+# likely has enough tokens.
 SURELY_FEW, LIKELY_ENOUGH = 4, 32
 
 
@@ -37,9 +37,12 @@ SURELY_FEW, LIKELY_ENOUGH = 4, 32
 class Tokens:
     """The tokens of N documents, one after another.
 
-    Document i is `ids[offsets[i]:offsets[i + 1]]`; ids: [total] int32, offsets: [N + 1] int64. It was `full_lengths[i]`
-    tokens long before it was cut; full_lengths: [N] int64. `pairs`: whether documents are pairs of texts. `unknown`:
-    how many of the ids are that of [UNK].
+    Attributes:
+        ids: [total] int32; those of document i are `ids[offsets[i]:offsets[i + 1]]`.
+        offsets: [N + 1] int64.
+        full_lengths: [N] int64, in tokens before truncation.
+        pairs: whether documents are pairs of texts.
+        unknown: the number of [UNK] among the ids.
     """
 
     ids: npt.NDArray[np.int32]
@@ -56,20 +59,17 @@ class Tokens:
 def tokenize(
     texts: Mapping[str, Documents], tokenizer: Recipe | Tokenizer, cache_dir: Path
 ) -> tuple[Tokenizer, dict[str, Tokens]]:
-    """Tokens of each split, from the cache if the same tokenizer has tokenised the same texts before.
+    """The tokenizer and the tokens of each split, from the cache if it has tokenised the same texts before.
 
     Args:
         texts: documents of each split; a recipe is trained on the one named "train".
-        tokenizer: a recipe, or a tokenizer that is trained already.
-        cache_dir: parent of the cache's folders, one for each pair of texts and tokenizer.
-
-    Raises:
-        UserError: the cache can't be written, for want of space or of permission.
+        tokenizer: a recipe, or a trained tokenizer.
+        cache_dir: parent of the cache's folders, one for each combination of texts and tokenizer.
     """
     if isinstance(tokenizer, Pretrained):
         tokenizer = tokenizer.load()
     folder = cached(cache_dir / _key(texts, tokenizer), lambda partial: _fill(partial, texts, tokenizer))
-    give_memory_back()  # of the tokenizer's training and of encodings: a hundred megabytes that training can have
+    give_memory_back()  # of encodings and of the tokenizer's training: a hundred megabytes
     splits = {
         split: Tokens(
             _mapped(folder / f"{split}.ids"),
@@ -84,19 +84,20 @@ def tokenize(
 
 
 def _mapped(file: Path) -> npt.NDArray[np.int32]:
-    """The array in the file, read from disk as it is used; an empty file can't be mapped."""
+    """The array in the file, which is read from disk as it is used."""
+    # An empty file can't be mapped.
     return np.memmap(file, dtype=np.int32, mode="r") if file.stat().st_size else np.empty(0, dtype=np.int32)
 
 
 def _key(texts: Mapping[str, Documents], tokenizer: TokenizerRecipe | Tokenizer) -> str:
-    # With the version of tokenizers: the same recipe may train another vocabulary in the next one.
+    # The version of tokenizers is part of the key, as another one may train another vocabulary by the same recipe.
     recipe = tokenizer.to_str() if isinstance(tokenizer, Tokenizer) else f"{tokenizer!r}\n{_code(tokenizer)}"
     settings = f"{FORMAT}\n{tokenizers.__version__}\n{recipe}\n{fingerprint(texts)}"
     return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
 
 
 def _code(recipe: TokenizerRecipe) -> str:
-    """The source of the recipe's class, which a user may change; "" if Python can't find it, as in a shell."""
+    """The source code of the recipe's class, which a user may edit; "" if Python can't find it, as in a shell."""
     with suppress(OSError, TypeError):
         return inspect.getsource(type(recipe))
     return ""
@@ -107,13 +108,13 @@ def fingerprint(texts: Mapping[str, Documents]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for split, documents in texts.items():
         digest.update(f"\n{split} {len(documents)}\n".encode())
-        for start in range(0, len(documents), AT_ONCE):  # not a second copy of all texts at once
+        for start in range(0, len(documents), AT_ONCE):  # in parts, as a second copy of all texts may not fit
             digest.update(("\0".join(_flat(documents[start : start + AT_ONCE])) + "\0").encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
 def _flat(documents: Documents) -> Iterator[str]:
-    """All texts; those of a pair follow each other."""
+    """All texts, those of a pair one after the other."""
     for document in documents:
         yield from (document,) if isinstance(document, str) else document
 
@@ -135,12 +136,12 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
                 unknown += 0 if unknown_id is None else int(np.count_nonzero(block == unknown_id))
         np.save(folder / f"{split}.offsets.npy", np.cumsum(lengths))
         np.save(folder / f"{split}.full_lengths.npy", np.array(full_lengths))
-        np.save(folder / f"{split}.unknown.npy", unknown)  # counting it later would bring the whole file into memory
+        np.save(folder / f"{split}.unknown.npy", unknown)  # counting later would read the whole file into memory
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
 def portions(documents: Documents) -> Iterator[Documents]:
-    """The documents in portions whose encodings fit into memory."""
+    """The documents in portions that are small enough to encode."""
     start = characters = 0
     for stop, document in enumerate(documents, start=1):
         characters += _size(document)
@@ -150,16 +151,14 @@ def portions(documents: Documents) -> Iterator[Documents]:
 
 
 def _size(document: Sequence[str]) -> int:
-    """The length in characters, of a pair that of both texts."""
+    """The length in characters, in a pair of both texts."""
     return len(document) if isinstance(document, str) else sum(map(len, document))
 
 
 def encode(tokenizer: Tokenizer, documents: Documents, fast: bool = True) -> list[Encoding]:
-    """Documents as a model reads them; `fast`: without offsets.
-
-    The long texts of a pair are cut first: a tokenizer returns what it cuts off in pieces, and of two texts every
-    combination of their pieces, gigabytes of two books.
-    """
+    """The encodings of documents; `fast` ones have no offsets."""
+    # The long texts of a pair are shortened first: a tokenizer also returns what it truncates, in pieces, and for two
+    # texts every combination of their pieces, which for two books takes gigabytes.
     make = tokenizer.encode_batch_fast if fast else tokenizer.encode_batch
     if not _are_pairs(documents):
         return make(documents)
@@ -171,9 +170,9 @@ def encode(tokenizer: Tokenizer, documents: Documents, fast: bool = True) -> lis
 
 
 def _cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs with long texts shortened to a little more than is used; the longer text stays the longer one.
+    """The pairs with long texts shortened to a little more than the tokenizer will keep.
 
-    The tokenizer truncates the longer text of a pair, so it must find the same one longer.
+    The longer text must stay the longer one, because it is the one that the tokenizer truncates.
     """
     texts = list(_flat(pairs))
     ends = _ends(tokenizer, texts, LIKELY_ENOUGH * max_length(tokenizer))
@@ -188,14 +187,14 @@ def _cut(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[str, 
 
 
 def _ends(tokenizer: Tokenizer, texts: list[str], size: int) -> list[tuple[int, int] | None]:
-    """Where the third and the fourth piece of each text end; None for a text with fewer pieces.
+    """The ends of the third and the fourth piece of each text; None for a text with fewer pieces.
 
-    They are looked for in its first `size` characters, in more where those have not enough tokens.
+    Its first `size` characters are searched, and more if those have too few tokens.
     """
     ends: list[tuple[int, int] | None] = []
     for text, encoding in zip(texts, tokenizer.encode_batch([text[:size] for text in texts]), strict=True):
         whole = len(text) <= size
-        if len(encoding.overflowing) < 3 + (not whole):  # the last piece may be cut within a word
+        if len(encoding.overflowing) < 3 + (not whole):  # the last piece may end within a word
             ends += [None] if whole else _ends(tokenizer, [text], 8 * size)
         else:
             third, fourth = (max(stop for _, stop in piece.offsets) for piece in encoding.overflowing[1:3])
@@ -206,7 +205,7 @@ def _ends(tokenizer: Tokenizer, texts: list[str], size: int) -> list[tuple[int, 
 def _full_lengths(tokenizer: Tokenizer, documents: Documents, encodings: list[Encoding]) -> list[int]:
     """The lengths of documents before truncation, in tokens."""
     added = tokenizer.num_special_tokens_to_add(False)
-    if _are_pairs(documents):  # each text by itself, as of a pair there are combinations, see `encode`
+    if _are_pairs(documents):  # each text by itself, as the pieces of a pair are combinations, see `encode`
         texts = tokenizer.encode_batch_fast(list(_flat(documents)))
         alone = np.reshape(_full_lengths(tokenizer, list(_flat(documents)), texts), (-1, 2)) - added
         return (alone.sum(axis=1) + tokenizer.num_special_tokens_to_add(True)).tolist()
@@ -218,13 +217,13 @@ def _are_pairs(documents: Documents) -> TypeGuard[list[tuple[str, str]]]:
 
 
 def ids_of(tokenizer: Tokenizer, encodings: Sequence[Encoding]) -> npt.NDArray[np.int32]:
-    """The ids of all, one after another: [total].
+    """The ids of all encodings, one after another: [total].
 
-    A text makes no special tokens. Where its words are not split, a vocabulary knows "[SEP]" as it does any word: it is
-    unknown there.
+    A text never gives special tokens: a tokenizer that does not split words finds a word "[SEP]" in its vocabulary, and
+    it becomes [UNK] here.
     """
     joined = list[int]()
-    for encoding in encodings:  # one array of all is made in two thirds of the time that an array each takes
+    for encoding in encodings:  # one array for all takes two thirds of the time of one for each
         joined += encoding.ids
     ids, unknown = np.array(joined, dtype=np.int32), token_id(tokenizer, UNK)
     if unknown is None or not encodings:

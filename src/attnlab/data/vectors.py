@@ -23,20 +23,17 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-FORMAT = 1  # of the files in the cache; raise it with any change, and older ones are not used
-HEAD = 1 << 20  # bytes that show whether a file is text, and its first two lines
+FORMAT = 1  # of the files in the cache; increase it with any change of theirs, so that older files are not used
+HEAD = 1 << 20  # bytes in which the first two lines are expected
 AS_TEXT = (
-    "vectors are read as text; convert word2vec's with gensim: "
-    "KeyedVectors.load_word2vec_format(file, binary=True).save_word2vec_format(new_file), and take fastText's .vec"
+    "vectors are read as text; convert those of word2vec with gensim: "
+    "KeyedVectors.load_word2vec_format(file, binary=True).save_word2vec_format(new_file), and use the .vec of fastText"
 )
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors that a file has for a vocabulary of V tokens.
-
-    table: [V, D] float32, 0 where nothing; covered: [V] bool.
-    """
+    """The vectors of a file for a vocabulary of V tokens: `table` [V, D] float32, 0 where `covered` [V] is False."""
 
     table: Floats
     covered: npt.NDArray[np.bool_]
@@ -47,11 +44,10 @@ class StaticVectors:
     """Vectors that were trained elsewhere, to initialise the embedding with.
 
     Args:
-        path: GloVe's text (Pennington et al., 2014) or that of word2vec and fastText (.vec), plain, .gz or .bz2; or a
+        path: a text file of GloVe (Pennington et al., 2014), word2vec or fastText (.vec), plain, .gz or .bz2; or a
             folder with one .safetensors and its tokenizer.json, as of model2vec or WordLlama.
-        scale: the vectors are multiplied by one number, so that their values have this root mean square; None: as they
-            stand.
-        freeze: they stay as they are, and the rest of the model learns.
+        scale: all vectors are multiplied by the number that gives their values this root mean square; None: by 1.
+        freeze: do not train them; the rest of the model learns.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path",)
@@ -61,11 +57,7 @@ class StaticVectors:
     freeze: bool = False
 
     def load(self, tokenizer: Tokenizer, cache_dir: Path) -> Vectors:
-        """The vector of each token, from the cache if this file was read for this vocabulary before.
-
-        Raises:
-            UserError: there is no such file, it holds no vectors, or none of a token.
-        """
+        """The vector of each token, from the cache if this file was read for this vocabulary before."""
         tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
         parts = [str(FORMAT), tokenizers.__version__, *_state(self.path), *tokens]
         key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16)
@@ -74,7 +66,7 @@ class StaticVectors:
 
 
 def vector_width(path: str) -> int:
-    """The number of values of a vector, from the first lines of the file. Raises `UserError` if it holds no vectors."""
+    """The number of values of a vector, from the first lines of the file."""
     _state(path)
     with _in_one_line(path):
         if Path(path).is_dir():
@@ -85,7 +77,7 @@ def vector_width(path: str) -> int:
 
 
 def _state(path: str) -> list[str]:
-    """Names, sizes and times of the files, as part of the cache key: hashing 2 GB in each run would take seconds."""
+    """Names, sizes and times of the files, for the cache key: hashing 2 GB would take seconds in each run."""
     place = Path(path)
     if place.is_dir():
         files = [*sorted(place.glob("*.safetensors")), place / "tokenizer.json"]
@@ -122,15 +114,17 @@ def _fill(folder: Path, path: Path, tokens: list[str]) -> None:
         if not finite.all():
             raise UserError(f"the vector of {tokens[int(np.argmin(finite))]!r} holds NaN or infinite values")
         if not covered.any():
-            raise UserError(f"it has a vector for none of the {len(tokens):,} tokens; is it of another language?")
+            raise UserError(
+                f"none of the {len(tokens):,} tokens has a vector: use vectors of the language of the documents"
+            )
     np.save(folder / "table.npy", table)
     np.save(folder / "covered.npy", covered)
 
 
 def _read_text(path: Path, words: list[str]) -> Floats:
-    """A line at a time: of a file of any size only the vectors of `words` are kept.
+    """The vectors of `words`; the file is read line by line, as it may be larger than the memory.
 
-    A word is looked up as it is, else in lower case, capitalised, in capitals.
+    A word is looked up as it is, then in lower case, capitalised, and in capitals.
     """
     wanted: dict[bytes, list[tuple[int, int]]] = {}
     for row, word in enumerate(words):
@@ -148,7 +142,7 @@ def _read_text(path: Path, words: list[str]) -> Floats:
             found += 1
             extra = line.count(b" ") - width
             if extra > 0 and any(_floats(part) is None for part in line.split(b" ")[1 : extra + 1]):
-                continue  # a few words of GloVe's have spaces in them
+                continue  # a few words of GloVe contain spaces
             if extra:
                 raise UserError(f"line {number} has {width + extra} values, and those before have {width}")
             word_of_line, _, values = line.partition(b" ")
@@ -164,7 +158,7 @@ def _read_text(path: Path, words: list[str]) -> Floats:
 
 
 def _read_head(file: BinaryIO) -> tuple[int, int | None]:
-    """The width of the vectors, and their number by the first line; None if that is a vector already."""
+    """The width of the vectors, and their number in the first line; None if that line is a vector."""
     head = file.read(HEAD)
     if b"\0" in head:
         raise UserError(f"it is binary; {AS_TEXT}")
@@ -181,7 +175,7 @@ def _read_head(file: BinaryIO) -> tuple[int, int | None]:
 
 
 def _floats(text: bytes) -> Floats | None:
-    """The numbers in a text; None if it is something else."""
+    """The numbers in a text; None if it holds anything else."""
     try:
         return np.array(text.split(b" "), dtype=np.float32)
     except ValueError:
@@ -190,7 +184,7 @@ def _floats(text: bytes) -> Floats | None:
 
 @contextmanager
 def _open_table(folder: Path) -> Iterator[tuple[Any, str]]:
-    """The one .safetensors of a folder, and the name of the one table in it."""
+    """The only .safetensors of a folder, open, and the name of the only table in it."""
     from safetensors import safe_open
 
     (path,) = folder.glob("*.safetensors")
@@ -204,7 +198,7 @@ def _open_table(folder: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _read_folder(folder: Path, words: list[str]) -> Floats:
-    """The mean of the pieces that the folder's tokenizer makes of a word, weighted where model2vec does so."""
+    """For each word the mean of the vectors of its tokens, which model2vec weights."""
     import torch
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""What `src/export.py` does: a folder with the model, and all that using it takes but attnlab."""
+"""`src/export.py`: a folder with the model and everything that using it requires without attnlab."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_w
 
 log = logging.getLogger(__name__)
 
-ALLOWED = 1e-4  # that a probability may differ by from the trained model's
+ALLOWED = 1e-4  # the largest difference of a probability from that of the trained model
 SETTINGS: dict[str, Any] = {
     "ckpt_path": str,
     "format": Literal["onnx", "torch", "safetensors"],
@@ -42,17 +42,17 @@ SETTINGS: dict[str, Any] = {
 
 
 def export(cfg: DictConfig) -> None:
-    """Write the checkpoint `cfg.ckpt_path` in the form `cfg.format` as a folder, and push it to `cfg.hub`.
+    """Write the checkpoint `cfg.ckpt_path` in the format `cfg.format` as a folder, and push it to `cfg.hub`.
 
     Raises:
-        UserError: the checkpoint can't be used or exported, what was exported answers otherwise, the folder is there
-            already, or it can't be pushed; in the last case it is written.
+        UserError: the checkpoint can't be exported, its export gives other answers, the folder exists already, or it
+            can't be pushed, in which case it is written.
     """
     config = resolve(cfg)
     check_config(config, SETTINGS)
     FORMATS[config["format"]].check()
     if config["quantize"] and config["format"] != "onnx":
-        raise UserError(f"quantize={config['quantize']} is for format=onnx alone")
+        raise UserError(f"quantize={config['quantize']} is only for format=onnx")
     if config["hub"] and not re.fullmatch(r"[\w.-]+/[\w.-]+", config["hub"]):
         raise UserError(f"hub={config['hub']} should be <user>/<name>")
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
@@ -70,22 +70,18 @@ def export(cfg: DictConfig) -> None:
         (folder / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
         _write_tokenizer(folder / "tokenizer.json", trained.tokenizer)
         for file in folder.iterdir():
-            file.chmod(0o644)  # safetensors makes its file readable by its owner alone
+            file.chmod(0o644)  # safetensors makes its file readable only by the owner
         write_readme(folder, facts, trained.model, checkpoint, config["hub"] or output.name)
-    log.info("Everything is in %s; README.md there says how to use it", shown(output))
+    log.info("The export is in %s; its README.md says how to use it", shown(output))
     if config["hub"]:
         log.info("Pushed to %s", push(output, config["hub"]))
 
 
 @contextmanager
 def written_whole(output: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `output` at the end, or nothing where filling it fails.
-
-    Raises:
-        UserError: there is something already, or nothing can be written there.
-    """
+    """A folder to fill, which becomes `output` at the end; if filling it fails, nothing is written."""
     if output.exists():
-        raise UserError(f"output={output} is there already: give another folder, or remove it")
+        raise UserError(f"output={output} exists already: give another folder, or remove it")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=output.parent) as parent:
@@ -98,11 +94,7 @@ def written_whole(output: Path) -> Iterator[Path]:
 
 
 def _write_model(folder: Path, trained: Trained, documents: Documents, config: dict[str, Any]) -> dict[str, Any]:
-    """Write the model's file and check it; what config.json says of it.
-
-    Raises:
-        UserError: it answers otherwise than the trained model, or can't be quantised.
-    """
+    """Write the model's file, check it, and return the content of config.json."""
     form = FORMATS[config["format"]]
     answers = Answers(trained.model, trained.task, max_length(trained.tokenizer))
     file = folder / form.file
@@ -110,7 +102,7 @@ def _write_model(folder: Path, trained: Trained, documents: Documents, config: d
     found = compare(answers, form.open(file, answers), documents, trained.task)
     if not found.difference <= ALLOWED:
         raise UserError(
-            f"format={config['format']} answers otherwise than the trained model: on {documents.name} a probability "
+            f"format={config['format']} gives other answers than the trained model: on {documents.name} a probability "
             f"differs by {found.difference:.1g}, and {ALLOWED:g} is allowed; nothing was written"
         )
     log.info("On %s no probability differs by more than %.1g", documents.name, found.difference)
@@ -120,7 +112,7 @@ def _write_model(folder: Path, trained: Trained, documents: Documents, config: d
         "before": None,
         **_score(file, found),
     }
-    log.info("%s: %s", form.file, _in_words(facts))
+    log.info("%s: %s", form.file, _summary(facts))
     if config["quantize"]:
         quantize(file)
         found = compare(answers, form.open(file, answers), documents, trained.task)
@@ -128,12 +120,12 @@ def _write_model(folder: Path, trained: Trained, documents: Documents, config: d
         before |= {"changed": found.changed, "difference": facts["checked"]["difference"]}
         facts |= {"before": before, "checked": facts["checked"] | {"difference": found.difference}}
         facts |= _score(file, found)
-        log.info("quantize=%s: %s; %s answers changed", config["quantize"], _in_words(facts), f"{found.changed:,}")
+        log.info("quantize=%s: %s; %s answers changed", config["quantize"], _summary(facts), f"{found.changed:,}")
     return facts
 
 
 def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
-    """What using the model takes."""
+    """Everything that using the model requires."""
     task = trained.task
     return {
         "format": config["format"],
@@ -155,7 +147,7 @@ def _score(file: Path, found: Comparison) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "accuracy": found.accuracy, "interval": found.interval}
 
 
-def _in_words(facts: dict[str, Any]) -> str:
+def _summary(facts: dict[str, Any]) -> str:
     size = f"{facts['bytes']:,} bytes"
     if facts["accuracy"] is None:
         return size
@@ -163,7 +155,7 @@ def _in_words(facts: dict[str, Any]) -> str:
 
 
 def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
-    """As in training, but that texts of one call are padded to the longest of them."""
+    """Write the tokenizer with padding of the texts of a call to the longest of them."""
     padding = Tokenizer.from_str(tokenizer.to_str())
     number = pad_id(tokenizer)
     padding.enable_padding(pad_id=number, pad_token=tokenizer.id_to_token(number))
@@ -171,7 +163,7 @@ def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
 
 
 def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoint: Path, title: str) -> None:
-    """README.md out of what config.json says, `facts`, and of what is known of the checkpoint's run."""
+    """Write README.md from the content of config.json, `facts`, and from the run of the checkpoint."""
     run, data = checkpoint.parent.parent, data_of_run(checkpoint)
     metrics = json.loads((run / "metrics.json").read_text()) if data and (run / "metrics.json").is_file() else {}
     facts = facts | {
@@ -187,13 +179,13 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
 
 
 def _is_mean(model: nn.Module) -> bool:
-    """Whether the model is no more than the mean of its tokens' vectors and the head."""
+    """Whether the model is only the mean of its tokens' vectors and the head."""
     weights = {"embedding.weight", "head.weight", "head.bias"}
     return isinstance(model, TextClassifier) and model.is_plain_mean and set(model.state_dict()) == weights
 
 
 def _front_matter(facts: dict[str, Any]) -> str:
-    """The card's data as YAML, which the Hub lists a model by."""
+    """The metadata of a model card as YAML, by which the Hub lists a model."""
     from huggingface_hub import EvalResult, ModelCardData
 
     scored = EvalResult(
@@ -214,15 +206,11 @@ def _front_matter(facts: dict[str, Any]) -> str:
 
 
 def push(folder: Path, name: str) -> str:
-    """Send the folder to the repository `name`, a new and public one where there is none; returns its address.
-
-    Raises:
-        UserError: it can't be sent.
-    """
+    """Upload the folder to the repository `name`, which is created as a public one if needed; returns its address."""
     from huggingface_hub import HfApi
 
     advice = (
-        f"; the folder {shown(folder)} is whole, and with network and token (hf auth login) this sends it: "
+        f"; the folder {shown(folder)} is complete: with network and token (hf auth login) upload it with "
         f"hf upload {name} {shown(folder)}"
     )
     with as_user_error(f"hub={name}: not pushed", advice):

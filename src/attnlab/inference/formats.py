@@ -26,12 +26,12 @@ from attnlab.training.saved import Trained, data_of_run
 
 log = logging.getLogger(__name__)
 
-MADE_UP = 64  # documents, where there are none to test on
+NUM_RANDOM = 64  # random documents, if there are no test documents
 Answer = Callable[[Tensor, Tensor], Tensor]  # input_ids [B, T] int64, attention_mask [B, T] bool -> [B, C]
 
 
 class Answers(nn.Module):
-    """What is exported: tokens in, calibrated probabilities out; for documents of up to `max_length` tokens."""
+    """The exported module: from tokens to calibrated probabilities, for documents of up to `max_length` tokens."""
 
     def __init__(self, model: nn.Module, task: Task, max_length: int) -> None:
         super().__init__()
@@ -45,13 +45,13 @@ class Answers(nn.Module):
 
 @dataclass(frozen=True)
 class Format:
-    """One form.
+    """A file format.
 
     Attributes:
-        file: its name in the folder.
-        packages: that writing and opening it takes.
-        write: the model into a file.
-        open: the file again, as a function; what else it takes than the file comes from the model.
+        file: the name of the file.
+        packages: those that writing and opening it require.
+        write: writes the model.
+        open: opens the file as a function; whatever the file does not contain comes from the model.
     """
 
     file: str
@@ -60,20 +60,16 @@ class Format:
     open: Callable[[Path, Answers], Answer]
 
     def check(self) -> None:
-        """Raises `UserError` where a package is not installed."""
+        """Raise `UserError` if a package is not installed."""
         if missing := [package for package in self.packages if find_spec(package) is None]:
             raise UserError(
-                f'{self.file} wants {", ".join(missing)}: .venv/bin/pip install -c constraints.txt -e ".[export]"'
+                f'{self.file} requires {", ".join(missing)}: .venv/bin/pip install -c constraints.txt -e ".[export]"'
             )
 
 
 def traced(answers: Answers) -> ExportedProgram:
-    """The model as one graph for any number of documents of any length up to the longest.
-
-    Raises:
-        UserError: it does what no graph can hold.
-    """
-    # Of no two sizes that are equal, or they would be taken for one.
+    """The model as one graph, for any number of documents of any length up to the longest."""
+    # Two different sizes, or torch.export would take them for one.
     documents, length = 3, 2
     mask = torch.ones(documents, length, dtype=torch.bool)
     sizes = {0: Dim("documents"), 1: Dim("length", max=answers.max_length)}
@@ -101,7 +97,7 @@ def _open_onnx(path: Path, _: Answers) -> Answer:
 
 
 def quantize(path: Path) -> None:
-    """Dynamic quantisation of an ONNX file: weights of eight bits, and activations rounded to eight when they come."""
+    """Quantise an ONNX file dynamically: weights to eight bits now, and activations when they are computed."""
     from onnxruntime.quantization import quantize_dynamic
 
     whole = path.rename(path.with_suffix(".whole"))
@@ -134,7 +130,7 @@ def _open_safetensors(path: Path, answers: Answers) -> Answer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters tell of their progress, of what else could be installed and what they leave as it is."""
+    """Silence the exporters, which report progress, optional packages, and operations that they don't convert."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -155,7 +151,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Documents:
-    """What an exported model is checked on; `labelled`: and scored."""
+    """The documents that an exported model is checked on, and if `labelled` also scored."""
 
     batches: Iterable[Batch]
     name: str
@@ -164,12 +160,12 @@ class Documents:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of an exported model with the trained one, on the same documents.
+    """An exported model compared with the trained one, on the same documents.
 
     Attributes:
-        difference: the largest one of a probability.
-        changed: documents that are answered otherwise.
-        accuracy: of the exported model, with Wilson's interval of 95 %; None where the documents have no labels.
+        difference: the largest difference of a probability.
+        changed: documents with another answer.
+        accuracy, interval: of the exported model, with Wilson's interval of 95 %; None if the documents have no labels.
     """
 
     difference: float
@@ -180,7 +176,7 @@ class Comparison:
 
 @torch.inference_mode()
 def compare(trained: Answer, exported: Answer, documents: Documents, task: Task) -> Comparison:
-    """Ask both; a probability that is no number makes a difference that is none either."""
+    """Compare the answers; a probability of NaN makes the difference NaN."""
     number = changed = right = 0
     difference = torch.zeros(())
     for batch in documents.batches:
@@ -197,32 +193,29 @@ def compare(trained: Answer, exported: Answer, documents: Documents, task: Task)
 
 
 def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -> Documents:
-    """The test documents of `config["data"]`, or of the run that the checkpoint lies in.
+    """The test documents of `config["data"]`, or of the checkpoint's run.
 
-    Where the run's are not to be had, random tokens, which is said.
-
-    Raises:
-        UserError: `config["data"]` can't be used.
+    If those of the run are not available, a warning and documents of random tokens.
     """
     if config.get("data"):
-        from attnlab.training.evaluation import as_trained  # brings Lightning
+        from attnlab.training.evaluation import as_trained  # imports Lightning
 
         return _test_documents(as_trained(config["data"], trained), trained, config)
     try:
         if (data := data_of_run(checkpoint)) is not None:
             return _test_documents(data, trained, config)
-        reason = f"{checkpoint.name} lies in no run's folder"
+        reason = f"{checkpoint.name} is not in the folder of a run"
     except UserError as error:
         reason = f"the run's test documents can't be read ({error})"
     log.warning(
-        "%s, so the exported model is checked on documents of random tokens and not scored; data=... names others",
+        "%s, so the exported model is checked on documents of random tokens and not scored; to score it give data=...",
         reason,
     )
-    return Documents(_made_up(trained), f"{MADE_UP} documents of random tokens", labelled=False)
+    return Documents(_random_documents(trained), f"{NUM_RANDOM} documents of random tokens", labelled=False)
 
 
 def _test_documents(data: dict[str, Any], trained: Trained, config: dict[str, Any]) -> Documents:
-    from attnlab.training.evaluation import test_data  # brings Lightning
+    from attnlab.training.evaluation import test_data  # imports Lightning
 
     data = with_absolute_paths(data)
     datamodule = test_data(instantiate(data), trained, Path(config["paths"]["cache_dir"]))
@@ -230,12 +223,12 @@ def _test_documents(data: dict[str, Any], trained: Trained, config: dict[str, An
     return Documents(loader, f"{len(loader.dataset):,} test documents of {name_of(data)}")  # type: ignore[arg-type]
 
 
-def _made_up(trained: Trained) -> Sequence[Batch]:
-    """Documents of each length up to the longest, in two batches."""
+def _random_documents(trained: Trained) -> Sequence[Batch]:
+    """Documents of random tokens and of all lengths, in two batches."""
     generator = torch.Generator().manual_seed(0)
     longest = max_length(trained.tokenizer)
-    ids = torch.randint(trained.tokenizer.get_vocab_size(), (MADE_UP, longest), generator=generator)
-    lengths = torch.linspace(min(2, longest), longest, MADE_UP).long()
+    ids = torch.randint(trained.tokenizer.get_vocab_size(), (NUM_RANDOM, longest), generator=generator)
+    lengths = torch.linspace(min(2, longest), longest, NUM_RANDOM).long()
     return [
         Batch(
             ids[rows, : lengths[rows].max()],
@@ -243,5 +236,5 @@ def _made_up(trained: Trained) -> Sequence[Batch]:
             torch.zeros(len(rows), dtype=torch.long),
             rows,
         )
-        for rows in torch.arange(MADE_UP).chunk(2)
+        for rows in torch.arange(NUM_RANDOM).chunk(2)
     ]

@@ -1,4 +1,4 @@
-"""What `src/predict.py` does: answers for a text or for the rows of a file."""
+"""`src/predict.py`: answers for a text or for the rows of a file."""
 
 import os
 import sys
@@ -52,12 +52,8 @@ SETTINGS: dict[str, Any] = {
 
 
 def predict(cfg: DictConfig) -> None:
-    """Answer `cfg.text`, or every row of `cfg.input` into `cfg.output`.
-
-    Raises:
-        UserError: the checkpoint or the input can't be used.
-    """
-    # Three question marks are a text, too, but to OmegaConf a missing value.
+    """Answer `cfg.text`, or every row of `cfg.input`, with the results in `cfg.output`."""
+    # "???" may be a text, but for OmegaConf it is a missing value.
     question_marks = {key: "???" for key in ("text", "text_pair") if OmegaConf.is_missing(cfg, key)}
     cfg = cfg.copy()
     cfg.update(dict.fromkeys(question_marks))
@@ -67,14 +63,14 @@ def predict(cfg: DictConfig) -> None:
         raise UserError('give either text="..." or input=<file>, or input=- for standard input')
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     predictor = Predictor.load(checkpoint, config["threads"])
-    if predictor.at_once > 1:  # each block of rows has a thread of its own, and the tokenizer needs no more
+    if predictor.at_once > 1:  # each block of rows has a thread already
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config["text"] is not None:
         if predictor.pairs != (config["text_pair"] is not None):
             raise UserError(
-                "this model is of pairs of texts: give text_pair too"
+                "the model was trained on pairs of texts: give text_pair too"
                 if predictor.pairs
-                else "this model is of single texts: leave out text_pair"
+                else "the model was trained on single texts: leave out text_pair"
             )
         document = config["text"] if not predictor.pairs else (config["text"], config["text_pair"])
         _show(predictor, document)
@@ -84,7 +80,8 @@ def predict(cfg: DictConfig) -> None:
     output = config["output"] or str(make_run_dir(config) / "predictions.csv")
     try:
         _answer_rows(predictor, config, output)
-    except BrokenPipeError:  # as in `| head`; Python would complain once more when it closes the stream
+    except BrokenPipeError:  # as in `| head`
+        # Python would raise it once more when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -113,7 +110,10 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
     def documents() -> Iterator[Documents]:
         for part in read_parts(name, text_format, given):
             if predictor.pairs and part.text_format.text_pair is None:
-                raise UserError(f"input={name} has a text a line, and this model is of pairs: give a table with both")
+                raise UserError(
+                    f"input={name} has one text on each line, and the model was trained on pairs of texts: give a "
+                    "table with both"
+                )
             try:
                 read.append((part, part.text_format.documents(part.rows)))
             except UserError as error:
@@ -128,7 +128,7 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
             part, texts = read.popleft()
             empty += sum(label is None for label in predictions.labels)
             if taken := next((column for row in part.rows for column in added if column in row), None):
-                raise UserError(f"input={name} has a column {taken} already; rename it")
+                raise UserError(f"input={name} has a column {taken} already; rename it, as the answers need this name")
             rows = _with_answers(part.rows, predictor, predictions, top_k, list(answers))
             writer.write(with_words(rows, predictor, texts, predictions) if config["explain"] else rows, part.schema)
             speed = writer.rows / (progress.tasks[bar].elapsed or 1)
@@ -137,16 +137,16 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
     if not writer.rows:
         raise UserError(f"input={name} has no rows")
     if empty:
-        console.print(f"{empty:,} of {writer.rows:,} rows have no text, and no answer", highlight=False)
+        console.print(f"{empty:,} of {writer.rows:,} rows have no text and get no answer", highlight=False)
     if output != STREAM:
         written = f"{writer.rows:,} rows are in {shown(Path(output))}"
         console.print(written, soft_wrap=True, highlight=False, markup=False)
 
 
 def _text_format(predictor: Predictor, given: Mapping[str, Any]) -> TextFormat:
-    """As in training, but for what is `given`; that is reported."""
+    """The text format of training with the settings that are `given`; differences are reported."""
     if changes := predictor.text_format.changes(given):
-        print(f"Texts are assembled otherwise than in training: {changes}", file=sys.stderr)
+        print(f"Texts are assembled differently than in training: {changes}", file=sys.stderr)
     return predictor.text_format.changed(given)
 
 
@@ -157,11 +157,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:
-    """The columns that answers take and what they hold: a label, `top_k` of the most probable, or all probabilities.
-
-    Raises:
-        UserError: there are not so many.
-    """
+    """The types of the columns of answers: a label, the `top_k` most probable ones, or all probabilities."""
     few = "any number of them a document" if predictor.several else len(predictor.label_names)
     if isinstance(top_k, int) and top_k > (1 if predictor.several else len(predictor.label_names)):
         raise UserError(f"top_k={top_k}: the model knows {few}; top_k=all gives each class a column")
@@ -177,7 +173,7 @@ def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:
 def _with_answers(
     rows: list[Row], predictor: Predictor, predictions: Predictions, top_k: int | str, added: list[str]
 ) -> list[Row]:
-    """The rows with the columns `added`, see `_added`, which are None where there is no text."""
+    """The rows with the columns `added`, see `_added`, which are None for an empty text."""
     probabilities = predictions.probabilities
     columns: list[Any] = [predictions.labels]
     if predictor.several or top_k == "all":
@@ -196,5 +192,5 @@ def _with_answers(
 
 
 def _exact(values: npt.NDArray[np.float32]) -> list[float]:
-    """As single precision is written, not with the further digits of the double next to it."""
+    """The numbers with the digits of single precision, without those that a conversion to double would add."""
     return values.astype(str).astype(float).tolist()

@@ -1,4 +1,4 @@
-"""A trained model's answers for new texts, in a few lines of Python.
+"""The answers of a trained model for new texts, in a few lines of Python.
 
 from attnlab.inference import Predictor
 
@@ -30,16 +30,16 @@ from attnlab.tasks import MultiLabel
 from attnlab.training.saved import Trained, find_checkpoint, load_weights
 
 BLOCK = 1024  # documents that a thread tokenises and answers at a time
-TOKENS_AT_ONCE = 1 << 14  # of a batch, padding included: enough to keep the processor busy
+TOKENS_AT_ONCE = 1 << 14  # in a batch, including padding: enough to use the processor well
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N documents.
+    """The answers for N documents.
 
     Attributes:
-        labels: a name each, or a list of names where a document may be of several classes; None of an empty text.
-        probabilities: [N, C] float32, NaN of an empty text.
+        labels: for each a name, or a list of names where a document may have several; None for an empty text.
+        probabilities: [N, C] float32, NaN for an empty text.
     """
 
     labels: list[Any]
@@ -47,35 +47,32 @@ class Predictions:
 
 
 class Predictor:
-    """Answers for texts, out of a checkpoint alone."""
+    """Answers for texts, from nothing but a checkpoint."""
 
     def __init__(self, trained: Trained, at_once: int = 1) -> None:
-        """`at_once` blocks of documents are answered side by side."""
+        """`at_once` blocks of documents are computed at the same time."""
         self.trained, self.at_once = trained.eval(), at_once
-        self.computing = Semaphore(at_once)  # others may tokenise
-        self.answered_in: int | None = None  # the process whose threads have computed
+        self.computing = Semaphore(at_once)  # further threads may tokenise
+        self.answered_in: int | None = None  # the process in which it has started threads
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
         self.text_format = trained.text_format
-        self.several = isinstance(trained.task, MultiLabel)  # classes a document
+        self.several = isinstance(trained.task, MultiLabel)  # whether a document may have several classes
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> "Predictor":
-        """Of a run's folder its best checkpoint, or a .ckpt. It runs no code that the file brings.
+        """The predictor of a .ckpt or of the best checkpoint in a run's folder. No code in the file is executed.
 
         Args:
-            threads: to compute with; None: one a core (see `attnlab.process`).
+            threads: to compute with; None for one on each core (see `attnlab.process`).
 
         Raises:
-            UserError: there is none, or it is no checkpoint of this program.
+            UserError: there is no checkpoint of this program.
         """
         trained = load_weights(find_checkpoint(Path(path)), Trained)
         return cls(trained, use_threads(threads, trained.model))
 
     def __call__(self, documents: Documents | str) -> Predictions:
-        """Texts, or for a model of pairs tuples of two, in any number; memory grows with the answers alone.
-
-        A string by itself is one document.
-        """
+        """Answer any number of texts, or of tuples of two texts; a single string is one document."""
         documents = [documents] if isinstance(documents, str) else documents
         parts = (documents[start : start + BLOCK] for start in range(0, len(documents), BLOCK))
         answers = list(self.stream(parts))
@@ -84,14 +81,16 @@ class Predictor:
         return Predictions(labels, np.concatenate([nothing, *(part.probabilities for part in answers)]))
 
     def stream(self, parts: Iterable[Documents]) -> Iterator[Predictions]:
-        """Of each part in turn, the next ones beside it: neither tokenizer nor model holds Python's lock."""
+        """Answer each part in turn, while threads work on the next ones."""
+        # Threads suffice, because neither the tokenizer nor the model holds Python's lock. A forked child does not have
+        # the threads of torch and would wait for them forever.
         if self.answered_in not in (None, os.getpid()):
             raise UserError(
-                "this predictor has answered before the process forked, and its threads are not in the child: start "
+                "this predictor has answered before the process forked, and the child does not have its threads: start "
                 "processes by multiprocessing.get_context('spawn')"
             )
         self.answered_in = os.getpid()
-        threads = self.at_once + 1  # one waits for Python's lock, or tokenises while the others compute
+        threads = self.at_once + 1  # one more, which tokenises or waits for Python's lock while the others compute
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[Future[Predictions]] = deque()
             for documents in parts:
@@ -113,7 +112,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _answer(self, texts: Any) -> torch.Tensor:
-        """[N, C] probabilities, computed in batches of like length."""
+        """The probabilities, [N, C], computed in batches of similar length."""
         tokenizer, ids, sizes = self.trained.tokenizer, [np.empty(0, dtype=np.int32)], list[int]()
         for some in portions(texts):
             encodings = encode(tokenizer, some)
@@ -132,14 +131,14 @@ class Predictor:
 
 
 def is_text(document: Sequence[str]) -> bool:
-    """Whether there is anything to read; a pair of texts needs both."""
+    """Whether a text is not empty; in a pair, whether both are not."""
     if isinstance(document, str):
         return bool(document) and not document.isspace()
     return all(map(is_text, document))
 
 
 def batches(lengths: npt.NDArray[np.int64]) -> Sequence[list[int]]:
-    """The numbers of documents of like length, so many together that a batch has about `TOKENS_AT_ONCE` tokens."""
+    """Indices of documents of similar length, in batches of about `TOKENS_AT_ONCE` tokens."""
     order = np.argsort(lengths, kind="stable")[::-1]
     found, start = [], 0
     while start < len(order):

@@ -1,4 +1,4 @@
-"""Rows in, the same rows with more columns out, a part at a time."""
+"""The tables of `src/predict.py`: rows are read and written, with more columns, a part at a time."""
 
 import csv
 import json
@@ -20,18 +20,18 @@ Output = Literal["csv", "tsv", "jsonl", "parquet"]
 
 STREAM = "-"  # standard input or output
 OUTPUTS: dict[str, Output] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet"}
-BETWEEN = ";"  # several labels of a document, where a column holds text alone
-NAMES = {"json": "JSON", "lines": "lines of text, a document each", "fasttext": "fastText's lines"}
+LABEL_SEPARATOR = ";"  # between the labels of a document in CSV and TSV
+NAMES = {"json": "JSON", "lines": "lines of text, a document each", "fasttext": "lines of fastText"}
 
 
 class Part(NamedTuple):
     """Some rows of a file.
 
     Attributes:
-        rows: each by the names of its columns.
+        rows: their values by column.
         text_format: how their texts are assembled.
-        schema: of a parquet file, its types.
-        share: of all input, as far as this goes; None where that can't be known.
+        schema: the types of a parquet file.
+        share: of all input that has been read; None where that is unknown.
     """
 
     rows: list[Row]
@@ -44,11 +44,11 @@ def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> It
     """The rows of a file, of all files of a pattern or a folder, or of standard input, as training reads them.
 
     Args:
-        text_format: as in training, but for what is given anew.
-        given: names of those settings, which stand above what the name of a file says.
+        text_format: that of training, with the settings that the user has changed.
+        given: the names of these settings, which take precedence over the suffix of a file.
 
     Raises:
-        UserError: there is no such file, it is damaged, or has no such columns.
+        UserError: a file does not exist, is damaged, or lacks a column.
     """
     if Path(path).is_dir() and text_format.folders:
         yield from _documents(path, files_below(Path(path)), text_format)
@@ -84,9 +84,9 @@ def _opened(file: Path) -> BinaryIO:
 
 
 def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Iterator[Part]:
-    """A row a file."""
+    """A row for each file."""
     if path == STREAM:
-        print("input=- is read as one document; data.format= says otherwise", file=sys.stderr)
+        print("input=- is read as one document; to change this give data.format=", file=sys.stderr)
     for start in range(0, len(files), BLOCK):
         rows = []
         for file in files[start : start + BLOCK]:
@@ -100,7 +100,7 @@ def _columns(text_format: TextFormat) -> list[str]:
 
 
 def _form(file: BufferedReader, path: Path, name: str, text_format: TextFormat, given: Collection[str]) -> Form:
-    """By `data.format`, by the suffix, as in training, or by the first lines; a guess is reported."""
+    """The form by `data.format`, the suffix, the format in training, or the first lines; a guess is reported."""
     known = None if "format" in given else FORMATS.get(plain_suffix(path))
     if known or text_format.format:
         return known or text_format.format  # type: ignore[return-value]
@@ -109,14 +109,14 @@ def _form(file: BufferedReader, path: Path, name: str, text_format: TextFormat, 
     form = guess_form(file, text_format, columns, may_be_table)
     if form != "parquet":
         found = NAMES.get(form, f"a table with the column {', '.join(columns)}")
-        print(f"input={name} is read as {found}; data.format= says otherwise", file=sys.stderr)
+        print(f"input={name} is read as {found}; to change this give data.format=", file=sys.stderr)
     return form
 
 
 def _check_columns(path: str, text_format: TextFormat, rows: list[Row]) -> None:
     present = dict.fromkeys(column for row in rows for column in row)
     for columns, what, setting in (
-        (text_format.text, "texts", "text_column=, or say data.format=lines where each line is a text"),
+        (text_format.text, "texts", "text_column=, or if each line is a text give data.format=lines"),
         ([text_format.text_pair], "second texts", "data.text_pair="),
     ):
         if missing := next((column for column in columns if column not in (None, *present)), None):
@@ -127,34 +127,34 @@ def _check_columns(path: str, text_format: TextFormat, rows: list[Row]) -> None:
 
 
 def _share(raw: BinaryIO, file: Path, share: float | None) -> float | None:
-    """How much of a file has been read, in rows where their number is known, or else in bytes."""
-    if share is not None or not file.is_file() or plain_suffix(file) == ".json":  # read whole before the first row
+    """The share of a file that has been read, in rows if their number is known, otherwise in bytes."""
+    if share is not None or not file.is_file() or plain_suffix(file) == ".json":  # it is read before the first row
         return share
     return 1.0 if raw.closed else raw.tell() / file.stat().st_size
 
 
 class Writer:
-    """A table on disk that is there whole or not at all, or one on standard output.
+    """Writes a table to standard output, or to a file that is complete or does not exist.
 
-    Left by an exception it removes what was written; by Ctrl-C it keeps that under another name, `partial`.
+    If an exception ends the `with` block, what was written is removed; after Ctrl-C it is kept, named `partial`.
 
     Args:
-        path: ends in one of `OUTPUTS`, unless `kind` is given, or is "-".
-        added: the types of the columns that every row has besides those that were read: str, float or list.
-        labels: that may stand together in one column.
+        path: "-", or a path with a suffix in `OUTPUTS` unless `kind` is given.
+        added: the types of the columns that are added to those that were read: str, float or list.
+        labels: the labels that may stand together in one value.
 
     Raises:
-        UserError: it can't be written, or holds what this kind of file can't.
+        UserError: the file can't be written, or a value does not fit into this kind of file.
     """
 
     def __init__(self, path: str, kind: Output | None, added: Mapping[str, type], labels: Sequence[str] = ()) -> None:
         found = kind or OUTPUTS.get(Path(path).suffix.lower())
         if found is None:
-            raise UserError(f"output={path} is of no known form: end it in {', '.join(OUTPUTS)}, or give format=csv")
-        if found in ("csv", "tsv") and (label := next((label for label in labels if BETWEEN in label), None)):
+            raise UserError(f"output={path} has an unknown suffix: use {', '.join(OUTPUTS)}, or give format=csv")
+        if found in ("csv", "tsv") and (label := next((label for label in labels if LABEL_SEPARATOR in label), None)):
             raise UserError(
-                f"output={path}: the class {label!r} holds {BETWEEN!r}, which stands between several labels there; "
-                "format=jsonl and format=parquet have lists"
+                f"output={path}: the class {label!r} contains {LABEL_SEPARATOR!r}, which separates labels there; "
+                "use format=jsonl or format=parquet, which have lists"
             )
         self.path, self.kind, self.added = Path(path), found, added
         self.partial = self.path.with_name(f"{self.path.name}.partial")
@@ -162,13 +162,13 @@ class Writer:
         self.binary: Any = None
         self.parquet: Any = None
         self.columns: list[str] = []
-        self.rows, self.end = 0, 0  # that are written, and where in the file they end
+        self.rows, self.end = 0, 0  # the rows that are written, and the position behind them
 
     def __enter__(self) -> "Writer":
         return self
 
     def write(self, rows: list[Row], schema: Any = None) -> None:
-        """Add rows; `schema` has the types of the parquet file that they came from."""
+        """Add rows; `schema` is that of the parquet file that they come from."""
         try:
             if self.binary is None:
                 self._open(rows, schema)
@@ -179,13 +179,13 @@ class Writer:
                 self.parquet.write_table(self._arrow(rows, self.parquet.schema))
             else:
                 self.end += self.binary.write(self._text(rows).encode())
-        except BrokenPipeError:  # whoever reads standard output has seen enough
+        except BrokenPipeError:  # the reader of standard output has closed it, as `head` does
             raise
         except OSError as error:
             raise UserError(f"output={self.path} can't be written: {error.strerror}") from error
         except (csv.Error, ValueError, TypeError) as error:
             place = f"rows {self.rows:,} to {self.rows + len(rows) - 1:,} do not fit into output={self.path}"
-            advice = "a .jsonl file holds further columns and lists, a .parquet file infinities and bytes"
+            advice = "a .jsonl file can hold further columns and lists, a .parquet file infinities and bytes"
             raise UserError(f"{place} ({first_line(error)}); {advice}") from error
         self.rows += len(rows)
 
@@ -205,9 +205,9 @@ class Writer:
         if self.kind == "jsonl":
             return "".join(_json(row) + "\n" for row in rows)
         lines: list[str] = []
-        # Python before 3.11.9 quotes a bare CR only where it is part of a line's end.
+        # Python before 3.11.9 leaves a bare CR unquoted unless the line terminator contains one.
         target = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
-        # As they are read: quotation marks quote in .csv and are text in .tsv.
+        # In .tsv quotation marks are part of the text, as the reader takes them.
         tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if self.kind == "tsv" else {}
         table = csv.writer(target, lineterminator="\r\n", **tabs)  # type: ignore[arg-type]
         if not self.rows:
@@ -216,7 +216,7 @@ class Writer:
         return "".join(lines)
 
     def _arrow(self, rows: list[Row], schema: Any) -> Any:
-        """As a table with the types of the schema, of `added`, or whatever holds the values."""
+        """A table with the types of the schema and of `added`, other columns with types that pyarrow infers."""
         import pyarrow as pa
 
         types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.string())}
@@ -235,7 +235,7 @@ class Writer:
                 self.binary.flush()
             return
         if kind is KeyboardInterrupt and self.kind != "parquet":
-            self.binary.truncate(self.end)  # no part of rows that were being written
+            self.binary.truncate(self.end)  # removes rows that were partly written
         self.binary.close()
         if kind is None:
             self.partial.replace(self.path)
@@ -246,8 +246,8 @@ class Writer:
 
 
 def _json(value: Any) -> str:
-    """One line; what is no number is null. Raises `ValueError` for infinities and bytes, which JSON does not have."""
-    return json.dumps(_with_nulls(value), ensure_ascii=False, default=_in_words, allow_nan=False)
+    """One line of JSON, with null for NaN. Raises `ValueError` for infinities and bytes, which JSON does not have."""
+    return json.dumps(_with_nulls(value), ensure_ascii=False, default=_as_str, allow_nan=False)
 
 
 def _with_nulls(value: Any) -> Any:
@@ -258,17 +258,17 @@ def _with_nulls(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _in_words(value: Any) -> str:
-    """Dates and the like. Raises `ValueError` for bytes, which no reader would get back."""
+def _as_str(value: Any) -> str:
+    """A date, for instance. Raises `ValueError` for bytes, which could not be read back."""
     if isinstance(value, bytes):
         raise ValueError("bytes are not text")
     return str(value)
 
 
 def _cell(value: Any) -> Any:
-    """As a table of text holds it."""
+    """A value as CSV and TSV hold it."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        if joined := next((part for part in value if BETWEEN in part), None):
-            raise ValueError(f"{joined!r} holds {BETWEEN!r}, which stands between several labels")
-        return BETWEEN.join(value)
-    return _json(value) if isinstance(value, list | dict) else _in_words(value) if isinstance(value, bytes) else value
+        if joined := next((part for part in value if LABEL_SEPARATOR in part), None):
+            raise ValueError(f"{joined!r} contains {LABEL_SEPARATOR!r}, which separates labels")
+        return LABEL_SEPARATOR.join(value)
+    return _json(value) if isinstance(value, list | dict) else _as_str(value) if isinstance(value, bytes) else value

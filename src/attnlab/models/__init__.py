@@ -1,1 +1,1 @@
-"""Batches in, logits out: plain torch, with no knowledge of Lightning, Hydra or where the batches come from."""
+"""Models: from a batch to logits, in plain torch without Lightning or Hydra."""

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from attnlab.errors import UserError
 from attnlab.models.positional import PositionalEncoding
 
-# In the shapes below: B documents of T tokens, width D, H heads. `score_mask` is what `attention_score_mask` returns;
-# `pe` comes with each call, as it belongs to the model and not to any of its layers.
+# In the shapes below: B documents of T tokens, width D, H heads. `score_mask` is the result of `attention_score_mask`.
+# `pe` is an argument of each call, because it belongs to the model and not to any of its layers.
 
 
 def attention_score_mask(mask: Tensor, pe: PositionalEncoding, dtype: torch.dtype) -> Tensor:
-    """Padding, and the positional bias where there is one, in the form of the fused kernel.
+    """The mask for `scaled_dot_product_attention`: padding, and the positional bias if there is one.
 
     mask: [B, T] bool, False on padding -> [B, 1, 1, T] bool or [B, H, T, T] of `dtype`.
     """
@@ -22,11 +22,7 @@ def attention_score_mask(mask: Tensor, pe: PositionalEncoding, dtype: torch.dtyp
 
 
 class SelfAttention(nn.Module):
-    """Multi-head scaled dot-product self-attention (Vaswani et al., 2017); no token attends to padding.
-
-    Raises:
-        UserError: `num_heads` does not divide `embed_dim`.
-    """
+    """Multi-head scaled dot-product self-attention (Vaswani et al., 2017); no token attends to padding."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -44,7 +40,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding, queries: int | None = None) -> Tensor:
-        """x: [B, T, D] -> [B, T, D], or of the first `queries` tokens alone: [B, queries, D]."""
+        """x: [B, T, D] -> [B, T, D], or only for the first `queries` tokens: [B, queries, D]."""
         q, k, v = self._heads(x, pe, queries)
         dropout = self.dropout if self.training else 0.0
         mask = score_mask[:, :, :queries]
@@ -52,13 +48,15 @@ class SelfAttention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding) -> Tensor:
-        """What `forward` weights the tokens with, less dropout: [B, H, T, T], each row summing to 1."""
+        """The weights of tokens in `forward`, without dropout: [B, H, T, T], each row summing to 1."""
+        # The fused kernel does not return its weights, but with an identity matrix as values its output is the weights.
         q, k, _ = self._heads(x, pe)
         identity = torch.eye(x.size(1), dtype=q.dtype, device=q.device).expand(*q.shape[:2], -1, -1)
         return F.scaled_dot_product_attention(q, k, identity, attn_mask=score_mask)
 
     def _heads(self, x: Tensor, pe: PositionalEncoding, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (all or the first ones), keys and values: [B, H, T, D / H] each."""
+        # The second case slices the same weights, so that only the queries that are needed are computed.
         if queries is None:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         else:
@@ -104,7 +102,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, score_mask: Tensor, pe: PositionalEncoding, queries: int | None = None) -> Tensor:
-        """x: [B, T, D] -> [B, T, D], or of the first `queries` tokens alone: [B, queries, D]."""
+        """x: [B, T, D] -> [B, T, D], or only for the first `queries` tokens: [B, queries, D]."""
         x = self._join(x[:, :queries], self.dropout(self.attention(self.norm(x), score_mask, pe, queries)))
         return x if self.feed_forward is None else self._join(x, self.feed_forward(x))
 

@@ -18,23 +18,20 @@ class TextClassifier(nn.Module):
     """A stack of attention blocks over token embeddings; with none of them, a bag of words.
 
     Args:
-        vocab_size, num_classes, pad_id, max_length: what the data says: tokens, classes, the id of padding and the
-            longest document in tokens.
+        vocab_size, num_classes, pad_id, max_length: set by the data: numbers of tokens and classes, the id of padding,
+            and the longest document in tokens.
         embed_dim: width D of every vector between embedding and head.
-        pe: the positional encoding, still to be called with `embed_dim`, `num_heads` and `max_length`.
+        pe: the class of the positional encoding, called with `embed_dim`, `num_heads` and `max_length`.
         pooling: "cls", "max", "mean" or "attention".
         num_layers: number of blocks.
         num_heads: attention heads in each block; divides `embed_dim`.
         feed_forward: hidden width of each block's feed-forward layer; 0 for none.
-        layer_norm: normalise what goes into each layer and, with blocks, what comes out of the last.
-        residual: let each layer add to its input rather than replace it.
+        layer_norm: normalise the input of each layer and, with blocks, the output of the last.
+        residual: each layer adds to its input instead of replacing it.
         dropout: share of values dropped after embedding, in attention, after each layer and before the head.
-        sep_id: of the token that ends each text, where documents are pairs of texts: every block then knows by an added
-            embedding which of the two a token is of (Devlin et al., 2019). None for single texts.
-        count_padding: pad to `max_length` and let pooling count the padding, as the notebook did.
-
-    Raises:
-        UserError: settings that contradict each other.
+        sep_id: the id of the token that ends each text of a pair: an added embedding then says which of the two texts a
+            token belongs to (Devlin et al., 2019). None for single texts.
+        count_padding: pad to `max_length` and count the padding in pooling, as the notebook did.
     """
 
     def __init__(
@@ -82,22 +79,22 @@ class TextClassifier(nn.Module):
             for _ in range(num_layers)
         )
         self.sep_id = sep_id
-        # A bag would add the same to every document.
+        # A bag of words does not need it: it would add the same vector to every document.
         self.segments = nn.Embedding(2, embed_dim) if sep_id is not None and num_layers else None
         self.norm = nn.LayerNorm(embed_dim) if layer_norm else nn.Identity()
         self.pooling = make_pooling(pooling, embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
-        self.threads = None if num_layers else 1  # what a bag computes is too little to be shared
+        self.threads = None if num_layers else 1  # a bag of words computes too little for several threads
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
-        if self._takes_the_short_way and self.is_plain_mean:
+        if self._may_shortcut and self.is_plain_mean:
             return self.head(mean_of_rows(self.embedding.weight, input_ids, attention_mask))
         return self.classify(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
 
     @property
     def is_plain_mean(self) -> bool:
-        """Whether it is no more than the mean of its tokens' vectors and the head, whatever was replaced in it."""
+        """Whether it is only the mean of its tokens' vectors and the head, also if a user has replaced parts of it."""
         return (
             type(self.pooling) is MeanPooling
             and type(self.embedding) is nn.Embedding
@@ -109,12 +106,12 @@ class TextClassifier(nn.Module):
         )
 
     def _is_not_overridden(self, *methods: str) -> bool:
-        """Whether a subclass does nothing of its own there, which a short way would leave out."""
+        """Whether a subclass has none of these methods, which a shortcut would not call."""
         return all(getattr(type(self), method) is getattr(TextClassifier, method) for method in methods)
 
     @property
-    def _takes_the_short_way(self) -> bool:
-        """There are two shorter ways to the same; not under dropout, which would draw other numbers on them."""
+    def _may_shortcut(self) -> bool:
+        """Whether the two shortcuts may be used: not with dropout, which would draw other numbers."""
         return not (self.training and self.dropout.p)
 
     def look_up(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -126,15 +123,16 @@ class TextClassifier(nn.Module):
         input_ids, attention_mask = self._padded(input_ids, attention_mask)
         x = self._place(x, input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
-        of_first = type(self.pooling) is ClsPooling and type(self.norm) in (nn.LayerNorm, nn.Identity)
+        # Of the last block, the pooling of [CLS] uses only the first token.
+        only_first = type(self.pooling) is ClsPooling and type(self.norm) in (nn.LayerNorm, nn.Identity)
         for number, block in enumerate(self.blocks, start=1):
-            first_alone = of_first and self._takes_the_short_way and number == len(self.blocks) and type(block) is Block
-            x = block(x, score_mask, self.pe, 1 if first_alone else None)
+            shortcut = only_first and self._may_shortcut and number == len(self.blocks) and type(block) is Block
+            x = block(x, score_mask, self.pe, 1 if shortcut else None)
         pooled = torch.ones_like(attention_mask) if self.count_padding else attention_mask
         return self.head(self.dropout(self.pooling(self.norm(x), pooled)))
 
     def shares(self, counted: Tensor) -> Tensor:
-        """A token's embedding is its own: [B, T] bool -> [B, N, T]."""
+        """Each embedding belongs to one token: [B, T] bool -> [B, N, T]."""
         return torch.diag_embed(self._padded(counted, counted)[1].float())[..., : counted.size(1)]
 
     def _padded(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,8 +143,8 @@ class TextClassifier(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Who attends to whom in one batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
-        assert len(self.blocks) > 0, "a bag of words attends to nothing"
+        """The attention weights in a batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
+        assert len(self.blocks) > 0, "a bag of words has no attention"
         x = self._place(self.embedding(input_ids), input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         weights = []
@@ -157,7 +155,7 @@ class TextClassifier(nn.Module):
         return torch.stack(weights)
 
     def _place(self, x: Tensor, input_ids: Tensor) -> Tensor:
-        """Embeddings with what is known of each token's place."""
+        """Embeddings with positions, and in pairs with the number of the text."""
         if self.segments is not None:
             assert self.sep_id is not None
             x = x + self.segments(of_second_text(input_ids, self.sep_id))
@@ -165,6 +163,6 @@ class TextClassifier(nn.Module):
 
 
 def of_second_text(input_ids: Tensor, sep_id: int) -> Tensor:
-    """1 of the tokens behind the first end of a text, 0 of those up to it: [B, T] int64 -> [B, T] int64."""
+    """0 for the tokens up to the first `sep_id`, 1 for those behind it: [B, T] int64 -> [B, T] int64."""
     ends = input_ids.eq(sep_id).long()
     return (ends.cumsum(dim=1) > ends).long()

@@ -1,4 +1,4 @@
-"""Integrated gradients: what each token of a document adds to a class's logit."""
+"""Integrated gradients: how much each token of a document adds to the logit of a class."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -7,17 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STEPS = (8, 32, 128, 512)  # the next where the sum is further off than `TOLERANCE`
-TOLERANCE = 0.01  # of the difference that the scores sum to, or of a logit where that is less than one
-VALUES_AT_ONCE = 1 << 22  # of embeddings along the paths: 16 MB
-
+STEPS = (8, 32, 128, 512)  # points on the path; the next number if the error of the sum exceeds `TOLERANCE`
+TOLERANCE = 0.01  # relative to the difference that the scores sum to, absolute if that is less than 1
+VALUES_AT_ONCE = 1 << 22  # in the embeddings of points that are computed together: 16 MB
 
 Evidence = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
 class Attributable(Protocol):
-    """A model whose logits can be asked for between two embeddings of a document.
+    """A model whose logits can be computed from embeddings, as on the path between two documents.
 
     In the shapes below: B documents of T tokens, for which the model looks up N vectors of width D.
     """
@@ -29,7 +28,7 @@ class Attributable(Protocol):
         """The logits for vectors x: [B, N, D] -> [B, num_classes]."""
 
     def shares(self, counted: Tensor) -> Tensor:
-        """What part of each vector's score is each token's, for the tokens `counted`: [B, T] bool -> [B, N, T]."""
+        """The share of each token in the score of each vector, for the tokens `counted`: [B, T] bool -> [B, N, T]."""
 
 
 def logit_of(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,22 +45,22 @@ def integrated_gradients(
     steps: Sequence[int] = STEPS,
     evidence: Evidence = logit_of,
 ) -> tuple[Tensor, Tensor]:
-    """Integrated gradients on the embeddings (Sundararajan, Taly and Yan, 2017) of one number a document.
+    """Integrated gradients on the embeddings (Sundararajan, Taly and Yan, 2017) of one number for each document.
 
-    The path leads from the document whose tokens `counted` have embeddings of zero, as padding has, to the document.
-    Its points are those of Gauss and Legendre, as many as the completeness axiom asks for: the scores' sum is the
-    difference of that number, the logit of the target unless `evidence` says otherwise, between both ends.
+    The path leads to the document from a baseline, in which the tokens `counted` have embeddings of zero, as padding
+    has. By the axiom of completeness the scores sum to the difference of that number between both ends, which decides
+    how many points of Gauss-Legendre quadrature are used.
 
     Args:
         input_ids: [B, T] int64.
         attention_mask: [B, T] bool, False on padding.
-        counted: [B, T] bool, the tokens that get a score; [CLS] and [SEP] stand at both ends of the path.
+        counted: [B, T] bool, the tokens that get a score; others, such as [CLS] and [SEP], are part of the baseline.
         targets: [B] int64, the classes.
         steps: numbers of points to try, from the smallest.
-        evidence: of logits, [B, K], and targets, [B], what is explained: [B].
+        evidence: from logits, [B, K], and targets, [B], to the number that is explained, [B].
 
     Returns:
-        scores, [B, T], and for each document what their sum lacks of that difference, [B].
+        scores, [B, T], and the difference minus the sum of the scores for each document, [B].
     """
     with torch.no_grad():
         x = model.look_up(input_ids, attention_mask)
@@ -92,7 +91,7 @@ def _mean_gradient(
     steps: int,
     evidence: Evidence,
 ) -> Tensor:
-    """Of the targets' evidence by the vectors, over the path from `start` to `start + change`: [B, N, D]."""
+    """The mean over the path from `start` to `start + change` of the gradient of the evidence: [B, N, D]."""
     points, weights = (torch.from_numpy(values).to(start) for values in np.polynomial.legendre.leggauss(steps))
     mean = torch.zeros_like(start)
     at_once = max(1, VALUES_AT_ONCE // start.numel())

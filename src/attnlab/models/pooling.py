@@ -1,4 +1,4 @@
-"""From one vector a token to one a document; padding never counts."""
+"""Pooling: from a vector for each token to one for the document; padding never counts."""
 
 from abc import abstractmethod
 from functools import partial
@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from attnlab.errors import UserError
 
-# Up to about here a product with the whole table is faster than gathering from it, forth and back, on CPU.
+# For tables of up to about this size, multiplying by the whole table is faster on CPU than gathering its rows.
 FEW_ROWS = 2048
 
 
 class Pooling(nn.Module):
-    """Base of all poolings; `embed_dim` is the width D of a token's vector."""
+    """The base class of poolings; `embed_dim` is the width D of a token's vector."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class AttentionPooling(Pooling):
 
 
 def mean_of_vectors(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
-    """x: [B, N, D], mask: [B, N] bool, False on what does not count; `weights`, [B, N], sum to 1 -> [B, D]."""
+    """x: [B, N, D], mask: [B, N] bool, False on padding; `weights`, [B, N], sum to 1 -> [B, D]."""
     if weights is not None:
         return torch.einsum("bnd,bn->bd", x, weights)
     present = mask.to(x.dtype)
@@ -69,18 +69,18 @@ def mean_of_vectors(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> T
 def mean_of_rows(
     table: Tensor, rows: Tensor, mask: Tensor, weights: Tensor | None = None, sparse: bool = False
 ) -> Tensor:
-    """`MeanPooling` of `table[rows]` without making the latter, many times as fast on CPU.
+    """`mean_of_vectors` of `table[rows]` without building the latter, many times as fast on CPU.
 
-    table: [V, D], rows: [B, N] int64, mask: [B, N] bool, False on what does not count -> [B, D]. With
-    `weights`, [B, N], it is the rows' sum so weighted; with `sparse` the table's gradient is sparse.
+    table: [V, D], rows: [B, N] int64, mask: [B, N] bool, False on padding; `weights`, [B, N], sum to 1 -> [B, D]. With
+    `sparse` the gradient of the table is sparse.
     """
-    if torch.compiler.is_exporting():  # in terms that other runtimes have
+    if torch.compiler.is_exporting():  # other runtimes do not have `embedding_bag`
         return mean_of_vectors(F.embedding(rows, table), mask, weights)
     if weights is None and not sparse and len(table) <= FEW_ROWS:  # how often each row occurs, times the table
         present = mask.to(table.dtype)
         occurrences = table.new_zeros(len(rows), len(table)).scatter_add_(1, rows, present)
         return occurrences @ table / present.sum(dim=1, keepdim=True)
-    if weights is not None and not torch.is_grad_enabled():  # 0 on padding, which costs less than leaving it out
+    if weights is not None and not torch.is_grad_enabled():  # adding padding with weight 0 is faster than removing it
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
     counts = mask.sum(dim=1)
     bag = partial(F.embedding_bag, rows[mask], table, counts.cumsum(0) - counts, sparse=sparse)
@@ -96,7 +96,7 @@ POOLINGS: dict[str, type[Pooling]] = {
 
 
 def make_pooling(name: str, embed_dim: int) -> Pooling:
-    """The pooling of this name. Raises `UserError` where there is none."""
+    """The pooling of this name."""
     if name not in POOLINGS:
         raise UserError(f"model.pooling={name} is unknown; choose one of {', '.join(POOLINGS)}")
     return POOLINGS[name](embed_dim)

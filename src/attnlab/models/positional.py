@@ -1,6 +1,6 @@
 """Positional encodings. Each acts in one of three places: on the embeddings, on queries and keys, or on the scores.
 
-A new one is a subclass here and a file in `conf/pe`.
+A new one is a subclass and a file in `conf/pe`.
 """
 
 import math
@@ -14,7 +14,7 @@ from attnlab.errors import UserError
 
 
 class PositionalEncoding(nn.Module):
-    """No encoding (`pe=none`), and the base class of those that are one: each overrides what it changes.
+    """No encoding (`pe=none`), and the base class of encodings, which override the methods that they change.
 
     Args:
         embed_dim: width D of an embedding.
@@ -33,11 +33,11 @@ class PositionalEncoding(nn.Module):
         return x
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Queries or keys x: [B, H, T, D / H], likewise."""
+        """Queries or keys x: [B, H, T, D / H] to those in the scores: [B, H, T, D / H]."""
         return x
 
     def bias(self, length: int) -> Tensor | None:
-        """What is added to the attention scores: [H, T, T], or None for nothing."""
+        """The bias of the attention scores: [H, T, T], or None for none."""
         return None
 
 
@@ -58,15 +58,12 @@ class Sinusoidal(PositionalEncoding):
 
 
 class Learned(PositionalEncoding):
-    """One trained vector a position, added to the embeddings (Gehring et al., 2017).
+    """One trained vector for each position, added to the embeddings (Gehring et al., 2017).
 
     Args:
-        max_len: how many positions have a vector; all of them where None.
-        beyond: "error" refuses a `max_len` below `max_length`, "zero" leaves the tokens after it without a position:
-            what became of the notebook's table of 5 rows on a device that reads zeros out of range.
-
-    Raises:
-        UserError: `max_len` is below `max_length` and `beyond` is not "zero".
+        max_len: the number of positions that have a vector; None for all.
+        beyond: "error" refuses a `max_len` below `max_length`; "zero" adds nothing to the tokens after `max_len`, which
+            is what the notebook's table of 5 rows did on a device that reads zeros out of range.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class Learned(PositionalEncoding):
         if size < 1 or (size < max_length and beyond == "error"):
             raise UserError(
                 f"pe.max_len={max_len} has no vector for every token of documents of up to {max_length}: use "
-                f"pe.max_len=null, a smaller tokenizer.max_length, or pe.beyond=zero to do without after the first ones"
+                f"pe.max_len=null, a smaller tokenizer.max_length, or pe.beyond=zero for no position after them"
             )
         self.table = nn.Parameter(torch.empty(size, embed_dim))
         nn.init.normal_(self.table, std=0.02)
@@ -89,9 +86,9 @@ class Learned(PositionalEncoding):
 
 
 class Rotary(PositionalEncoding):
-    """Queries and keys turned by an angle that grows with their position (Su et al., 2021, RoFormer).
+    """Queries and keys rotated by an angle that grows with their position (Su et al., 2021, RoFormer).
 
-    Neighbouring pairs of a head's dimensions turn together; an odd head width leaves the last dimension unturned.
+    Neighbouring dimensions of a head rotate in pairs; of an odd number, the last one is not rotated.
     """
 
     needs_attention = True
@@ -102,7 +99,7 @@ class Rotary(PositionalEncoding):
         self.pairs = embed_dim // num_heads // 2
         if self.pairs == 0:
             raise UserError(
-                f"pe=rotary turns pairs of dimensions, but model.num_heads={num_heads} leaves one for each head of "
+                f"pe=rotary rotates pairs of dimensions, but model.num_heads={num_heads} leaves one for each head of "
                 f"model.embed_dim={embed_dim}; use at most {embed_dim // 2} heads"
             )
         self.register_buffer("angles", _angles(max_length, self.pairs, 2 * self.pairs), persistent=False)
@@ -117,9 +114,9 @@ class Rotary(PositionalEncoding):
 
 
 class ALiBi(PositionalEncoding):
-    """A penalty on attention scores that grows with distance, at a slope of its own for each head (Press et al., 2022).
+    """A penalty on attention scores that grows with distance, with a slope for each head (Press et al., 2022).
 
-    Both directions count alike, as documents are read whole.
+    It is the same in both directions, as a classifier reads whole documents.
     """
 
     needs_attention = True
@@ -142,7 +139,7 @@ def _angles(max_length: int, pairs: int, width: int) -> Tensor:
 
 
 def _alibi_slopes(num_heads: int) -> list[float]:
-    """The paper's geometric series; between powers of two, every other slope of the next power fills up."""
+    """The geometric series of the paper; between powers of two, every other slope of the next power is added."""
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
     return slopes + ([] if power == num_heads else _alibi_slopes(2 * power)[0::2][: num_heads - power])

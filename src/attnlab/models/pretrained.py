@@ -1,4 +1,4 @@
-"""An encoder that was pretrained elsewhere, under our pooling and head; of transformers, imported where it is used."""
+"""A pretrained encoder of transformers with our pooling and head; transformers is imported only when it is used."""
 
 import json
 from collections.abc import Callable
@@ -13,30 +13,26 @@ from attnlab.models.classifier import of_second_text
 from attnlab.models.pooling import make_pooling
 from attnlab.models.positional import PositionalEncoding
 
-# What a config.json may say that would load more than weights: code, kernels, other ways to keep numbers.
+# Settings in a config.json that would load more than weights: code, kernels, other number formats.
 LEFT_OUT = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "dtype", "torch_dtype")
 
 
 class PretrainedClassifier(nn.Module):
-    """A text encoder such as BERT (Devlin et al., 2019), its tokens' vectors pooled to one a document, and a head.
+    """A text encoder such as BERT (Devlin et al., 2019), pooling of its tokens' vectors, and a head.
 
-    Its weights are not drawn: they come from the encoder's own file, or a checkpoint.
+    Its weights are not initialised: they come from the encoder's own file, or from a checkpoint.
 
     Args:
-        vocab_size, num_classes, pad_id, max_length, sep_id: what the data says, as for every model.
-        encoder: the encoder's config.json.
+        vocab_size, num_classes, pad_id, max_length, sep_id: set by the data, as for every model.
+        encoder: the content of the encoder's config.json.
         pooling: "cls", "max", "mean" or "attention".
         dropout: share of values dropped before the head; the encoder has its own.
-        train: "all" of it, the "head" alone (and pooling), with the "last_n" blocks of the encoder, or with low-rank
-            changes to every linear layer of it ("lora"; Hu et al., 2022).
-        last_n: how many blocks.
-        lora_rank: of the changes; they are doubled, which keeps one learning rate good for all ranks.
-        layer_decay: each block learns at so much of the rate of the one above it (Howard and Ruder, 2018).
-        pe: "none"; the encoder has its own positions.
-
-    Raises:
-        UserError: the encoder is of no kind that is known, settings contradict each other, or `max_length` is beyond
-            its positions.
+        train: "all" of it; or pooling and head, alone ("head"), with the "last_n" blocks of the encoder, or with
+            low-rank changes to each of its linear layers ("lora"; Hu et al., 2022).
+        last_n: the number of blocks.
+        lora_rank: the rank of the changes, whose scale is 2, so that one learning rate suits all ranks.
+        layer_decay: the learning rate of each block is that of the block above times this (Howard and Ruder, 2018).
+        pe: only "none", as the encoder has its own positions.
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class PretrainedClassifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes].
 
-        Or the documents' vectors that `pool` gave, [B, D] float32, as `input_ids`.
+        `input_ids` may be the documents' vectors, [B, D] float32, that `pool` has returned before.
         """
         if input_ids.is_floating_point():
             return self.head(self.dropout(input_ids))
@@ -91,17 +87,17 @@ class PretrainedClassifier(nn.Module):
         return self.head(self.dropout(self.pool(x, input_ids, attention_mask)))
 
     def pool(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Each document's vector, for embeddings x: [B, T, D] -> [B, D]."""
+        """The vector of each document, for embeddings x: [B, T, D] -> [B, D]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.frozen and self.training)):
             y = self.encoder(**self._inputs(x, input_ids, attention_mask)).last_hidden_state
         return self.pooling(y, attention_mask)
 
     @torch.no_grad()
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Who attends to whom in one batch: [layers, B, H, T, T], each row summing to 1."""
+        """The attention weights in a batch: [layers, B, H, T, T], each row summing to 1."""
         inputs = self._inputs(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
         fused = self.encoder.config._attn_implementation
-        self.encoder.set_attn_implementation("eager")  # the only one that tells
+        self.encoder.set_attn_implementation("eager")  # the only one that returns its weights
         try:
             found = self.encoder(**inputs, output_attentions=True)
         finally:
@@ -109,24 +105,24 @@ class PretrainedClassifier(nn.Module):
         return torch.stack(found.attentions)
 
     def _inputs(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """What the encoder is given, whatever is asked of it."""
+        """The arguments of the encoder."""
         inputs = {"inputs_embeds": x, "attention_mask": attention_mask.long()}
         if self.sep_id is not None and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = of_second_text(input_ids, self.sep_id)
         return inputs
 
     def shares(self, counted: Tensor) -> Tensor:
-        """A token's embedding is its own: [B, T] bool -> [B, T, T]."""
+        """Each embedding belongs to one token: [B, T] bool -> [B, T, T]."""
         return torch.diag_embed(counted.float())
 
     def train(self, mode: bool = True) -> "PretrainedClassifier":
-        """Without dropout in an encoder that does not learn."""
+        """As in `nn.Module`, but without dropout in a frozen encoder."""
         super().train(mode)
         self.encoder.train(mode and not self.frozen)
         return self
 
     def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """The parameters that learn, from the head down, each group with its share of the learning rate."""
+        """The trainable parameters in groups, from the head down, each with its share of the learning rate."""
         blocks = self.blocks
         below_head = {id(p): len(blocks) - number for number, block in enumerate(blocks) for p in block.parameters()}
         groups: dict[int, list[nn.Parameter]] = {}
@@ -137,7 +133,7 @@ class PretrainedClassifier(nn.Module):
         return [(self.layer_decay**number, groups[number]) for number in sorted(groups)]
 
     def merge(self) -> None:
-        """Add low-rank changes to the weights that they change: the same answers, without them."""
+        """Add low-rank changes to the weights that they apply to, which leaves the answers as they are."""
         for name, module in list(self.encoder.named_modules()):
             if hasattr(module, "base_layer"):
                 module.merge()
@@ -145,7 +141,7 @@ class PretrainedClassifier(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The encoder's layers, from below."""
+        """The encoder's layers, from the lowest."""
         return next(module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
 
     def _check_sizes(self, vocab_size: int, max_length: int) -> None:
@@ -157,7 +153,7 @@ class PretrainedClassifier(nn.Module):
             )
         named = {name.rpartition(".")[2]: module for name, module in self.encoder.named_modules()}
         table, longest = named.get("position_embeddings"), getattr(config, "max_position_embeddings", None)
-        if isinstance(table, nn.Embedding):  # where RoBERTa's count from behind padding's
+        if isinstance(table, nn.Embedding):  # positions of RoBERTa count from behind that of padding
             longest = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         if longest is not None and max_length > longest:
             raise UserError(
@@ -184,7 +180,7 @@ class PretrainedClassifier(nn.Module):
 
 
 def _make_encoder(text: str) -> Any:
-    """The encoder that a config.json describes, its weights not filled."""
+    """The encoder that a config.json describes, without its weights."""
     with needs_extra("pretrained", "model=pretrained"):
         from transformers import AutoConfig, AutoModel
         from transformers.initialization import no_init_weights
@@ -192,14 +188,14 @@ def _make_encoder(text: str) -> Any:
     settings = {key: value for key, value in json.loads(text).items() if key not in LEFT_OUT}
     if (kind := settings.get("model_type")) not in KINDS or settings.get("is_encoder_decoder"):
         raise UserError(
-            f"the encoder's model_type is {kind}; it should be one of text that transformers has, as bert or roberta"
+            f"the encoder's model_type is {kind}; it should be a text encoder of transformers, such as bert or roberta"
         )
     with as_user_error(f"the encoder's {kind} can't be built from its config.json"), no_init_weights():
         config = AutoConfig.for_model(**settings)
         try:
             encoder = AutoModel.from_config(config, add_pooling_layer=False)
-        except TypeError:  # a kind that has none, or always one
+        except TypeError:  # this kind has no such argument
             encoder = AutoModel.from_config(config)
     if hasattr(encoder, "pooler"):
-        encoder.pooler = None  # of another kind of pretraining, and its weights are often none
+        encoder.pooler = None  # it belongs to another training objective, and files often lack its weights
     return encoder

@@ -1,4 +1,4 @@
-"""What a label is: the loss of a model's logits, their metrics, the answer they stand for, and when it is right."""
+"""Tasks: what a label is, the loss and metrics of logits, the answer for them, and whether it is right."""
 
 from typing import Any
 
@@ -12,10 +12,9 @@ __all__ = ["MultiLabel", "SingleLabel", "Task", "make_task"]
 
 
 def make_task(config: dict[str, Any], label_names: list[str]) -> Task:
-    """The task of a config for these classes, whose names may be any: no config ever holds them.
+    """The task of a config for these classes.
 
-    Raises:
-        UserError: the config names no task, or settings that it does not take.
+    The class names are an argument and not part of the config, because a name may be anything, such as `${x}`.
     """
     with as_user_error(str(config.get("_target_")), only=(TypeError,)):
         return instantiate(config, _partial_=True)(label_names)

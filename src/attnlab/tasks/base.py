@@ -1,8 +1,7 @@
-"""What every task has."""
+"""The base class of tasks."""
 
 import logging
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,8 +12,9 @@ import yaml
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from attnlab.data.corpus import Counts, Labels, count_labels
+from attnlab.data.corpus import Counts, Labels, count_labels, shortened
 from attnlab.errors import UserError
+from attnlab.tasks.calibration import fit_temperature
 
 if TYPE_CHECKING:  # torchmetrics takes a second to import, and answering needs none
     from torchmetrics import MetricCollection
@@ -23,37 +23,30 @@ log = logging.getLogger(__name__)
 
 Weights = npt.NDArray[np.float64]
 
-TEMPERATURES = (0.05, 20.0)  # between which one is looked for
-CANDIDATES = 100_000  # of them, each 0.006 % above the one before
-ROUGHLY = 200  # candidates, each 3 % above the one before
-
 
 class Task(nn.Module, ABC):
-    """One way to label documents with C classes. Of what shape labels and answers are, each task says.
+    """One way to label documents with C classes. Each task defines the shape of its labels and answers.
 
-    What training minimises may weigh, smooth and focus. What is reported as loss never does: it is the cross-entropy of
-    the probabilities, on one scale for all settings, so that runs compare by it and early stopping means the same for
-    all of them. Frequent classes count most in it, so where rare ones are to count as much the epoch is better chosen
-    by `BALANCED`: with class weights on AG News, of 10,000 to 100 documents a class, by 6 points of macro F1 where the
-    model came to learn by heart.
+    The training loss may weight classes, smooth labels and focus on hard documents. The reported loss never does: it is
+    the cross-entropy of the probabilities, on one scale for all settings, so that runs can be compared by it and early
+    stopping means the same in all of them. Frequent classes count most in it, so choose the epoch by `BALANCED` if rare
+    ones matter as much: with class weights on AG News, of 10,000 to 100 documents a class, that gained 6 points of
+    macro F1 where the model overfitted.
 
-    Probabilities are those of logits divided by a `temperature` (Guo et al., 2017), which each validation fits anew
-    where that helps, and a checkpoint keeps. It moves no loss, and no answer but by a threshold that the user gives.
+    Probabilities are computed from logits divided by a `temperature` (Guo et al., 2017). Each validation fits it again,
+    where it helps, and a checkpoint keeps it. It changes no loss, and answers only where the user sets a threshold.
 
     Args:
         label_names: names of the classes, in order.
-        class_weights: what the documents of a class count in training, 1 where a class is not named, or "balanced".
+        class_weights: weights of classes in training, 1 for a class that is not named, or "balanced".
         label_smoothing: the share of each label that is spread over all classes (Szegedy et al., 2016).
-        loss: of training, "cross_entropy" or "focal" (Lin et al., 2017), by which documents that are answered well
-            count less.
+        loss: the training loss, "cross_entropy" or "focal" (Lin et al., 2017), in which documents that are answered
+            well count less.
         gamma: how much less, for the focal loss; 0 is the cross-entropy.
-
-    Raises:
-        UserError: a weight of an unknown class or not above 0, or settings that contradict each other.
     """
 
-    METRICS: ClassVar[tuple[str, ...]]  # names of what `scores` gives
-    BALANCED: ClassVar[str]  # the one of them to choose an epoch by where all classes are to count alike
+    METRICS: ClassVar[tuple[str, ...]]  # the names that `scores` returns
+    BALANCED: ClassVar[str]  # the metric in which all classes count alike
     weights: Tensor | None
 
     def __init__(
@@ -67,31 +60,33 @@ class Task(nn.Module, ABC):
         super().__init__()
         self.label_names, self.class_weights = label_names, class_weights
         self.label_smoothing, self.gamma = label_smoothing, gamma if loss == "focal" else 0.0
-        self.temperature = 1.0  # no buffer: it is of no precision of the weights, and nothing to average with them
+        # Not a buffer: those are cast to the precision of the weights, and weight averaging averages them.
+        self.temperature = 1.0
         if self.gamma and label_smoothing:
-            raise UserError("task.loss=focal takes no task.label_smoothing: leave one of the two out")
+            raise UserError("task.loss=focal does not work with task.label_smoothing: leave one of the two out")
         if isinstance(class_weights, Mapping):
             self.class_weights = _checked(class_weights, label_names)
-        if class_weights is not None:  # in the checkpoint: a run that goes on has the same, whatever is rounded how
-            self.register_buffer("weights", torch.ones(len(label_names)))
-        else:
-            self.weights = None
+        # A buffer, so that a run resumes with the weights of its checkpoint and not with ones that round differently.
+        self.register_buffer("weights", None if class_weights is None else torch.ones(len(label_names)))
 
     @property
     def num_outputs(self) -> int:
-        """How many logits the model gives a document; one a class unless a task says otherwise."""
+        """Logits that the model returns for each document: by default one for each class."""
         return len(self.label_names)
 
     @property
     def is_usual(self) -> bool:
         """Whether probabilities and answers follow from logits as in this program's own tasks.
 
-        A task of another kind is asked itself wherever an answer is explained, counted or exported.
+        If not, the task's own methods are called wherever an answer is explained, counted or exported.
         """
-        return False
+        own = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("attnlab.tasks."))
+        methods = ("uncalibrated", "probabilities", "decide")
+        unchanged = all(getattr(type(self), name) is getattr(own, name) for name in methods)
+        return own is not Task and unchanged and self.num_outputs == len(self.label_names)
 
     def fit(self, labels: Labels) -> None:
-        """Find the class weights for the labels of the training set, or say that they may be wanted."""
+        """Compute the class weights from the labels of the training set, or warn that they may be needed."""
         self.check(labels)
         counts = count_labels(labels, len(self.label_names))
         named = self.class_weights if isinstance(self.class_weights, dict) else {}
@@ -104,73 +99,75 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def check(self, labels: Labels) -> None:
-        """Raises `UserError` for the labels of another task."""
+        """Raise `UserError` for labels that belong to another task."""
 
     @abstractmethod
     def weigh(self, counts: Counts, num_documents: int, given: Weights | None) -> Weights:
-        """The weights that training takes for those that are given by the user, None for balanced ones; all: [C]."""
+        """The weights in training, [C], for those that the user has given, [C], or None for balanced ones."""
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What training minimises, the mean over B documents; logits: [B, C]."""
+        """The training loss, a mean over B documents; logits: [B, C]."""
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is reported as loss of each document: [B]."""
+        """The loss of each document that is reported: [B]."""
 
     @abstractmethod
     def metrics(self) -> "MetricCollection":
-        """What `update` fills over a split and `scores` reads."""
+        """The metrics that `update` accumulates over a split and `scores` computes."""
 
     @abstractmethod
     def uncalibrated(self, logits: Tensor) -> Tensor:
-        """Probabilities at a temperature of 1: [B, C], of the logits [B, C]."""
+        """Probabilities at a temperature of 1: logits [B, C] -> [B, C]."""
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """At the temperature of the last validation, or of the checkpoint: [B, C], of the logits [B, C]."""
+        """Probabilities at the temperature of the last validation, or of the checkpoint: logits [B, C] -> [B, C]."""
         return self.uncalibrated(logits / self.temperature)
 
     @abstractmethod
     def decide(self, probabilities: Tensor) -> Tensor:
-        """The answers: what is predicted from probabilities [B, C]."""
+        """The answers for probabilities [B, C]."""
 
     def leading(self, probabilities: Tensor) -> Tensor:
-        """The class by which an answer is explained: [B] int64, of the probabilities [B, C]."""
+        """The class for which an answer is explained: probabilities [B, C] -> [B] int64."""
         return probabilities.argmax(dim=1)
 
     def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """What an explanation divides among the words: [B]; the more, the more probable the `classes`, [B], are.
+        """The number that an explanation divides among the words, [B]; it grows with the probability of `classes`, [B].
 
-        The log-odds of their probability, unless a task says otherwise.
+        The logit of the class; in a task whose logits mean something else, the log-odds of the class's probability.
         """
+        if self.is_usual:
+            return logits.gather(1, classes[:, None])[:, 0]
         return self.uncalibrated(logits).gather(1, classes[:, None])[:, 0].logit(eps=1e-6)
 
     @abstractmethod
     def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each document the probability of what is wrong if its answer is, and the class that it is of: [B], [B]."""
+        """For each document the probability of the most certain error in its answer, and the class of it: [B], [B]."""
 
     @abstractmethod
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """Whether each document's answer is right: [B] bool. What `test/acc` is the mean of."""
+        """Whether the answer for each document is right: [B] bool, whose mean is `test/acc`."""
 
     @abstractmethod
     def confidence(self, probabilities: Tensor) -> Tensor:
-        """How probable it is of each document that its answer is right: [B], of the probabilities [B, C]."""
+        """The probability that the answer for each document is right: probabilities [B, C] -> [B]."""
 
     @abstractmethod
     def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """By which calibration is judged: the probability of each claim about the documents, and whether it is true.
+        """What calibration is measured on: the probability of each claim about the documents, and whether it is true.
 
-        probabilities: [B, C]; both answers: [M]
+        probabilities: [B, C] -> [M], [M]
         """
 
     @abstractmethod
     def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Of each document the score of Brier (1950): [B], of the probabilities [B, C]."""
+        """The score of Brier (1950) for each document: probabilities [B, C] -> [B]."""
 
     @abstractmethod
     def names(self, answers: Tensor) -> list[Any]:
-        """Answers, or labels, in words: a name or a list of names each."""
+        """Answers, or labels, as the name or the list of names of each document."""
 
     @abstractmethod
     def stat_scores(self, answers: Tensor, labels: Tensor) -> Tensor:
@@ -178,74 +175,37 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def confusion(self, answers: Tensor, labels: Tensor) -> Tensor | None:
-        """[C, C]: documents by class and answer; None where a class is not taken for another."""
+        """Documents by class and answer, [C, C]; None where classes do not exclude each other."""
 
     def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
         """Count a batch."""
         metrics.update(preds=logits, target=labels, value=self.losses(logits, labels))
 
     def scores(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The metrics of all that was counted, by their names; logits: [N, C], of the same documents."""
+        """The metrics of all batches, by name; logits: [N, C], of the same documents."""
         return metrics.compute()
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit the temperature to a validation set, by the least mean of `losses`, where that helps; logits: [N, C].
-
-        It helps where the loss of documents on which it was not fitted falls by more than chance would have it: those
-        of one half are measured at the best temperature of the other, and the mean difference should be above its
-        standard error. Where it does not, the temperature is 1.
-        """
-        logits, labels = logits.cpu().double(), labels.cpu()
-        self.temperature = 1.0
-        if len(labels) < 2:
-            return
-        # Drawn, as files are sorted by class or take turns at it.
-        halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tensor_split(2)
-        gains = []
-        for fitted, held_out in (halves, halves[::-1]):
-            temperature = self._best_temperature(logits[fitted], labels[fitted], ROUGHLY)
-            inputs, targets = logits[held_out], labels[held_out]
-            gains.append(self.losses(inputs, targets) - self.losses(inputs / temperature, targets))
-        gain = torch.cat(gains)
-        if gain.mean() > gain.std() / len(gain) ** 0.5:
-            self.temperature = self._best_temperature(logits, labels)
-
-    def _best_temperature(self, logits: Tensor, labels: Tensor, candidates: int = CANDIDATES) -> float:
-        """The one of the least mean of `losses`; 1 where all is answered right, as then the lowest is the best."""
-        lowest, highest = TEMPERATURES
-
-        def candidate(number: int) -> float:
-            return float(lowest * (highest / lowest) ** (number / (candidates - 1)))
-
-        def rises_from(number: int) -> bool:
-            here, next_ = (self.losses(logits / candidate(i), labels).mean() for i in (number, number + 1))
-            return bool(next_ > here)
-
-        # The loss is convex in the temperature's inverse, so it rises from the best one on.
-        best = bisect_left(range(candidates - 1), True, key=rises_from)
-        separated = not self.losses(1e6 * logits, labels).any()
-        return 1.0 if separated else candidate(best)
-
-
-def follows(kind: type[Task], usual: type[Task]) -> bool:
-    """Whether a subclass of `usual` computes probabilities and answers as that does."""
-    return all(getattr(kind, name) is getattr(usual, name) for name in ("uncalibrated", "probabilities", "decide"))
+        """Fit the temperature to a validation set, where that helps; logits: [N, C]."""
+        self.temperature = fit_temperature(self.losses, logits.cpu().double(), labels.cpu())
 
 
 def _checked(weights: Mapping[Any, Any], label_names: list[str]) -> dict[str, float]:
-    """Raises `UserError` for what is no weight of a class."""
+    """The weights by class name. Raises `UserError` for an unknown class, or a weight that is not above 0."""
     named = {_as_typed(name, label_names): weight for name, weight in weights.items()}
     for name, weight in named.items():
         if name not in label_names:
-            known = ", ".join(label_names[:20]) + (" ..." if len(label_names) > 20 else "")
-            raise UserError(f"task.class_weights names the class {name!r}, which there is not; the classes are {known}")
+            known = shortened(label_names)
+            raise UserError(
+                f"task.class_weights names the class {name!r}, which does not exist; the classes are {known}"
+            )
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
             raise UserError(f"task.class_weights={{{name}: {weight}}} should be a number above 0")
     return named
 
 
 def _as_typed(name: Any, label_names: list[str]) -> str:
-    """The class that a key of a YAML file means which YAML has made something else of: 10 of 1_0, true of yes."""
+    """The class that a key of a YAML file means, which YAML may have converted: 1_0 to 10, yes to true."""
     if isinstance(name, str):
         return name
 

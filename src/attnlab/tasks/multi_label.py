@@ -1,4 +1,4 @@
-"""Any number of classes a document."""
+"""Tasks in which a document has any number of classes."""
 
 import warnings
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -10,26 +10,26 @@ from torch.nn import functional as F
 
 from attnlab.data.corpus import Counts, Labels
 from attnlab.errors import UserError
-from attnlab.tasks.base import Task, Weights, follows
+from attnlab.tasks.base import Task, Weights
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
 class MultiLabel(Task):
-    """Each document is of any number of classes, judged one by one. Labels: [B, C] float32, answers: [B, C] bool.
+    """Each document has any number of classes, decided one by one. Labels: [B, C] float32, answers: [B, C] bool.
 
-    The loss is the mean over classes of the binary cross-entropy. A class is answered where its probability reaches the
-    class's threshold. After each validation that is the one with the best F1 there (Lipton et al., 2014), and a
-    checkpoint keeps it beside the temperature, of whose probabilities it is; scores on validation are a little
-    optimistic for it, those on test are not. `acc` is the share of documents that have all of their classes answered
-    and no other (subset accuracy), `map` the mean over classes of the average precision.
+    The loss is the mean over classes of the binary cross-entropy. A class is predicted where its probability reaches
+    the threshold of the class. Each validation chooses the threshold with the best F1 (Lipton et al., 2014), after the
+    temperature, and a checkpoint keeps both; this makes scores on validation a little optimistic, those on test not.
+    `acc` is the share of documents for which exactly their classes are predicted (subset accuracy), `map` the mean over
+    classes of the average precision.
 
-    Class weights are what the documents of a class count against those that are not of it; "balanced" makes both sides
-    equal.
+    A class weight multiplies the loss of documents that have the class; "balanced" gives them in all the weight of the
+    documents without it.
 
     Args:
-        threshold: of every class, rather than chosen.
+        threshold: one for every class, instead of chosen ones.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "f1_micro", "f1_macro", "map")
@@ -48,10 +48,6 @@ class MultiLabel(Task):
         super().__init__(label_names, class_weights, label_smoothing, loss, gamma)
         self.threshold = threshold
         self.register_buffer("thresholds", torch.full((len(label_names),), threshold or 0.5))
-
-    @property
-    def is_usual(self) -> bool:
-        return follows(type(self), MultiLabel) and self.num_outputs == len(self.label_names)
 
     def check(self, labels: Labels) -> None:
         if labels.ndim == 1:
@@ -87,7 +83,7 @@ class MultiLabel(Task):
         answers, plain = self.decide(self.probabilities(logits)), self.uncalibrated(logits)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Average precision score for one or more classes was `nan`")
-            # Of the order of documents, which is the same at any temperature.
+            # It depends on the order of the documents alone, which is the same at any temperature.
             precision = multilabel_average_precision(plain, labels, size, "macro", validate_args=False)
         return {
             "loss": metrics["loss"].compute(),
@@ -98,7 +94,7 @@ class MultiLabel(Task):
         }
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
-        """And choose thresholds, of the probabilities with the temperature."""
+        """Fit the temperature, then choose thresholds for the probabilities at this temperature."""
         super().calibrate(logits, labels)
         if self.threshold is None:
             self.thresholds.copy_(best_thresholds(self.probabilities(logits), labels.long()))
@@ -112,26 +108,22 @@ class MultiLabel(Task):
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return (answers == labels.bool()).all(dim=1)
 
-    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """The logit of the class."""
-        return logits.gather(1, classes[:, None])[:, 0] if self.is_usual else super().evidence(logits, classes)
-
     def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Among the classes that are answered wrongly."""
+        """The most certain one among the wrong decisions about classes."""
         given = torch.where(answers.bool(), probabilities, 1 - probabilities)
         best = given.masked_fill(answers.bool() == labels.bool(), 0).max(dim=1)
         return best.values, best.indices
 
     def confidence(self, probabilities: Tensor) -> Tensor:
-        """Of all that is said of the document's classes, as if they were independent."""
+        """The probability that all decisions are right, as if classes were independent."""
         return torch.where(self.decide(probabilities), probabilities, 1 - probabilities).prod(dim=1)
 
     def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """That it is of a class, for each class."""
+        """One claim for each class: that the document has it."""
         return probabilities.flatten(), labels.flatten()
 
     def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Their mean over classes: from 0 to 1."""
+        """The mean over classes: from 0 to 1."""
         return (probabilities - labels).square().mean(dim=1)
 
     def names(self, answers: Tensor) -> list[list[str]]:
@@ -147,13 +139,14 @@ class MultiLabel(Task):
 
 
 def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """For each class the probability from which on answering it gives the best F1: [C], 0.5 where no document has it.
+    """The threshold of each class that gives the best F1: [C], 0.5 where no document has the class.
 
     probabilities, labels: [N, C]
     """
     from torchmetrics.functional.classification import multilabel_precision_recall_curve
 
-    probabilities = probabilities.clamp(0, 1)  # where rounding has led one beyond, all would be taken for logits
+    # torchmetrics takes all values for logits if one is outside of 0 and 1, which rounding can cause.
+    probabilities = probabilities.clamp(0, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No positive samples")
         curves = multilabel_precision_recall_curve(probabilities, labels, labels.shape[1], validate_args=False)
@@ -161,5 +154,5 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     for index, (precision, recall, thresholds) in enumerate(zip(*curves, strict=True)):
         if labels[:, index].any():
             f1 = 2 * precision * recall / (precision + recall)
-            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point has no threshold: nothing answered
+            best[index] = thresholds[f1[:-1].nan_to_num().argmax()]  # the last point, without answers, has no threshold
     return best

@@ -1,4 +1,4 @@
-"""One class a document."""
+"""Tasks in which a document has one class."""
 
 import logging
 from typing import TYPE_CHECKING, ClassVar
@@ -9,32 +9,28 @@ from torch.nn import functional as F
 
 from attnlab.data.corpus import Counts, Labels
 from attnlab.errors import UserError
-from attnlab.tasks.base import Task, Weights, follows
+from attnlab.tasks.base import Task, Weights
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 log = logging.getLogger(__name__)
 
-UNEQUAL = 10  # times as many documents in the largest class as in the smallest are worth a warning
+IMBALANCE = 10  # a warning if the largest class has more than so many times the documents of the smallest
 
 
 class SingleLabel(Task):
-    """Each document is of one class. Labels and answers: [B] int64.
+    """Each document has one class. Labels and answers: [B] int64.
 
-    Class weights are scaled so that their mean over the training documents is 1 and the learning rate keeps its
-    meaning; "balanced" gives every class the same weight in all.
+    Class weights are scaled so that their mean over the training documents is 1, which leaves the learning rate its
+    meaning; "balanced" gives every class the same total weight.
     """
 
     METRICS: ClassVar[tuple[str, ...]] = ("loss", "acc", "acc_balanced", "f1", "f1_macro")
     BALANCED = "acc_balanced"
 
-    @property
-    def is_usual(self) -> bool:
-        return follows(type(self), SingleLabel) and self.num_outputs == len(self.label_names)
-
     def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
-        # Of logits torchmetrics takes the largest, which need not be the answer.
+        # torchmetrics takes the largest logit as the answer, which need not be that of a user's own task.
         preds = logits if self.is_usual else self.decide(self.probabilities(logits))
         metrics.update(preds=preds, target=labels, value=self.losses(logits, labels))
 
@@ -44,11 +40,11 @@ class SingleLabel(Task):
 
     def weigh(self, counts: Counts, num_documents: int, given: Weights | None) -> Weights:
         few, many = min(counts[counts > 0]), counts.max()
-        if self.weights is None and many > UNEQUAL * few:
+        if self.weights is None and many > IMBALANCE * few:
             largest, smallest = (self.label_names[int(np.flatnonzero(counts == number)[0])] for number in (many, few))
             log.warning(
                 "Data: the training set has %s documents of %s and %s of %s; task.class_weights=balanced counts them "
-                "alike, and acc_balanced and f1_macro tell how rare classes fare",
+                "alike, and acc_balanced and f1_macro show how rare classes fare",
                 *(f"{many:,}", largest, f"{few:,}", smallest),
             )
         weights = 1 / counts.clip(min=1) if given is None else given
@@ -60,7 +56,7 @@ class SingleLabel(Task):
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         if self.gamma:
             losses = (1 - (-losses).exp()) ** self.gamma * losses
-        # Not torch's own weighted mean, which gives every batch the same weight in all, one of frequent classes too.
+        # Not torch's weighted mean, which divides by the weights in the batch and so undoes them from batch to batch.
         return (losses if self.weights is None else losses * self.weights[labels]).mean()
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -93,23 +89,19 @@ class SingleLabel(Task):
     def leading(self, probabilities: Tensor) -> Tensor:
         return self.decide(probabilities)
 
-    def evidence(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """The logit of the class."""
-        return logits.gather(1, classes[:, None])[:, 0] if self.is_usual else super().evidence(logits, classes)
-
     def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """That of the answer."""
+        """The answer's own probability."""
         return probabilities.gather(1, answers[:, None])[:, 0], answers
 
     def confidence(self, probabilities: Tensor) -> Tensor:
         return probabilities.gather(1, self.decide(probabilities)[:, None])[:, 0]
 
     def claims(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """That it is of the class that was answered."""
+        """One claim: that the document has the predicted class."""
         return self.confidence(probabilities), self.correct(self.decide(probabilities), labels)
 
     def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Their sum over classes: from 0 to 2."""
+        """The sum over classes: from 0 to 2."""
         right = probabilities.gather(1, labels[:, None]).squeeze(1)
         return probabilities.square().sum(dim=1) - 2 * right + 1  # (1 - right)² in place of right²
 

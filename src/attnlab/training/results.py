@@ -20,7 +20,7 @@ from attnlab.paths import shown
 from attnlab.redaction import redact
 from attnlab.runs import CONFIG, whole_file, write_whole
 from attnlab.tasks import Task
-from attnlab.tasks.base import TEMPERATURES
+from attnlab.tasks.calibration import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
 from attnlab.training.headline import accuracy
 from attnlab.training.module import Predictions

@@ -1,4 +1,4 @@
-"""Where documents come from. A source is a dataclass with a `load()`; each file in `conf/data` configures one."""
+"""Sources of documents: a source is a dataclass with a `load()`, and each file in `conf/data` configures one."""
 
 from attnlab.data.corpus import SPLITS, UNLABELLED, Corpus, Split
 from attnlab.data.sources.base import Source, with_absolute_paths

@@ -26,14 +26,15 @@ class Source(ABC):
     """Settings that every data set has.
 
     Args:
-        batch_size: documents a batch and device.
-        validation: the share of train that is set aside for validation, stratified by class, where the set has no
-            validation split of its own; or "test", the notebook's protocol, which makes the test score optimistic.
+        batch_size: documents in a batch on each device.
+        validation: the share of train that is set aside for validation, stratified by class, if the set has no
+            validation split; or "test", as in the notebook, which makes the test score optimistic.
         limit: train on at most this many documents, stratified by class; None for all.
-        split_seed: decides which documents are set aside. Not the run's seed, so that runs with other seeds compare.
-        folds: cross-validation: the training documents are divided into so many parts of like classes, of which `fold`
-            is the test set, and the data's own test set is left alone (see `attnlab.data.splits.cut_fold`).
-        fold: which one, from 0.
+        split_seed: decides which documents are set aside; not the seed of the run, so that runs with different seeds
+            can be compared.
+        folds: for cross-validation, the number of parts into which the training documents are divided, stratified by
+            class; `fold` is the test set, instead of the data's own (see `attnlab.data.splits.cut_fold`).
+        fold: its number, from 0.
         num_workers: processes that build batches; slicing a memory-mapped array needs none.
     """
 
@@ -62,24 +63,20 @@ class Source(ABC):
 
     @property
     def text_format(self) -> TextFormat:
-        """How its texts are assembled."""
+        """How its files are written and its texts assembled."""
         return TextFormat()
 
     @abstractmethod
     def load(self, splits: Collection[str] = SPLITS) -> Corpus:
-        """Read the documents of these splits; a source may read more.
-
-        Raises:
-            UserError: they can't be used as they are.
-        """
+        """Read the documents of these splits; a source may read more. Raises `UserError` if they can't be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled(Source):
-    """Documents that somebody has labelled.
+    """Documents with labels that a user has.
 
     Args:
-        on_empty: rows without a text or a label are named and refused, or dropped and counted.
+        on_empty: whether rows without a text or a label are an error, or are dropped with a warning.
         min_label_count: classes with fewer documents in train are left out of every split.
     """
 
@@ -88,7 +85,7 @@ class Labelled(Source):
 
     @property
     def test_share(self) -> float | None:
-        """The share of train that is cut out of it for the test, None where the test set stands by itself."""
+        """The share of train that becomes the test set; None if `test` names one."""
         test = getattr(self, "test", None)
         return float(test) if isinstance(test, int | float) else None
 
@@ -101,7 +98,7 @@ class Labelled(Source):
         if share is not None and not 0 < share < 1:
             raise UserError(f"data.test={share} is a share of train: give one above 0 and below 1, such as 0.2")
         if share is not None or (self.min_label_count > 1 and getattr(self, "train", None)):
-            splits = {"train", *splits}  # the test set depends on train
+            splits = {"train", *splits}  # because the test set depends on it
         tables, others = self.tables([split for split in SPLITS if split in splits])
         for key, table in tables.items():
             understood = f"Read {key} from {table.name}: {len(table.texts):,} rows{table.description}"
@@ -115,16 +112,15 @@ class Labelled(Source):
 class Columned(Labelled):
     """Documents in the columns of a table.
 
-    None stands for the default: the column `text`, joined by a space if there are several.
-
     Args:
-        text: the column of the texts, or several, joined by `join`.
+        text: the column of the texts, or several, whose texts are joined by `join`; None for "text".
         text_pair: the column of the second texts, where a document is a pair of texts.
-        label: the column of the labels, strings or numbers; of several labels a document a column of lists, or columns
-            of 0 and 1 that are named after them.
-        label_separator: goes between several labels in one column.
-        group: a column; documents with one value there stay on one side of a split that is cut here.
-        id: a column that goes into predictions.parquet and mistakes.csv, to know documents by.
+        label: the column of the labels, strings or numbers; if documents have several labels, a column of lists or
+            columns of 0 and 1 that are named after the labels.
+        label_separator: the separator of several labels in one column.
+        group: a column; documents with the same value stay on one side of any split that is made here.
+        id: a column that identifies documents in predictions.parquet and mistakes.csv.
+        join: goes between the texts of several columns; None for a space.
         quoting: of delimited files, see `attnlab.data.text_format.TextFormat`.
     """
 
@@ -143,7 +139,7 @@ class Columned(Labelled):
 
     @property
     def columns(self) -> Columns:
-        """The columns that these settings name, by strings all of them."""
+        """The columns that these settings name, all as strings."""
         flags = () if isinstance(self.label, str | int) else tuple(map(str, self.label))
         return Columns(
             self.text_format,
@@ -156,12 +152,12 @@ class Columned(Labelled):
 
 
 def _warn_about_quotes(table: Table) -> None:
-    """Warn if quotation marks look as if they were misread: as enclosing texts, or as part of them."""
+    """Warn if quotation marks seem to be misread, as enclosing texts or as part of them."""
     if table.quoted:
         rows = [row for row, text in enumerate(table.texts) if "\n" in text or "\r" in text]
         if rows:
             log.warning(
-                "%s: %s texts hold a line break, the first in %s; if quotation marks are not meant to quote, give "
+                "%s: %s texts hold a line break, the first in %s; if quotation marks are part of the text, give "
                 "data.quoting=none",
                 table.name,
                 f"{len(rows):,}",
@@ -171,15 +167,15 @@ def _warn_about_quotes(table: Table) -> None:
         count = sum(len(text) > 1 and text[0] == text[-1] == '"' for text in table.texts)
         if count:
             log.warning(
-                "%s: %s texts begin and end with a quotation mark, which are part of them; data.quoting=minimal reads "
-                "them as quoted",
+                "%s: %s texts begin and end with a quotation mark, which is read as part of them; if it encloses them, "
+                "give data.quoting=minimal",
                 table.name,
                 f"{count:,}",
             )
 
 
 def warn_about_shared_data(chosen: Mapping[str, object], what: Mapping[str, Set[object]]) -> None:
-    """Warn if settings use the same data for two splits; `what` identifies the data of each, whatever its name."""
+    """Warn if settings use the same data for two splits; `what` identifies the data of each, under any name."""
     for key, other, consequence in (
         ("val", "test", "Validating on the test set (data.val={}): the test score will be optimistic"),
         ("test", "train", "Testing on the training set (data.test={}): the test score will be optimistic"),
@@ -190,19 +186,16 @@ def warn_about_shared_data(chosen: Mapping[str, object], what: Mapping[str, Set[
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a source with absolute paths, so that its files are found from any directory, later too.
+    """The config of a source with absolute paths, so that its files are found later and from any directory.
 
     Settings of the text format that are null get their defaults.
-
-    Raises:
-        UserError: it names a source that configs may not call.
     """
     keys = getattr(find_allowed(config.get("_target_")), "PATHS", ())
     return TextFormat().complete(config) | {key: _absolute(config[key]) for key in keys if key in config}
 
 
 def _absolute(paths: Any) -> Any:
-    """Paths that exist as absolute ones, also in a list or mapping; everything else, such as Hub names, unchanged."""
+    """Paths that exist as absolute ones, also in a list or mapping; anything else, such as Hub names, unchanged."""
     if isinstance(paths, Mapping):
         return {key: _absolute(path) for key, path in paths.items()}
     if isinstance(paths, Sequence) and not isinstance(paths, str):

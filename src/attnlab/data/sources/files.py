@@ -1,4 +1,4 @@
-"""Local files in the forms that people have, and folders of text files, one folder for each class."""
+"""Sources of local data: files of many forms, and folders of text files, one folder for each class."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -20,13 +20,13 @@ from attnlab.paths import shown
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Columned):
-    """Local CSV, TSV, JSON, JSONL, parquet or fastText files, plain or packed, read as they are written.
+    """Local CSV, TSV, JSON, JSONL, parquet or fastText files, plain or compressed.
 
     Args:
-        train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or by column files
-            of lines; a share as `test` cuts it out of train, and a trained model is tested without `train`.
+        train, val, test: for each split a file, a pattern such as "part-*.csv.gz", a list of either, or a file of lines
+            for each column; `test` may be a share of train; a trained model is tested without `train`.
         format, header, delimiter, encoding: see `attnlab.data.text_format.TextFormat`.
-        field: the key under which a JSON file has its documents, or for each split its key.
+        field: the key of the documents in a JSON file, or such a key for each split.
     """
 
     PATHS = SPLITS
@@ -42,7 +42,7 @@ class Files(Columned):
 
     @property
     def text_format(self) -> TextFormat:
-        per_split = isinstance(self.field, Mapping)  # other files have no splits within them
+        per_split = isinstance(self.field, Mapping)  # files to predict have no splits
         return TextFormat().changed(vars(self) | ({"field": None} if per_split else {}))
 
     def tables(self, splits: Collection[str]) -> tuple[dict[str, Table], list[str]]:
@@ -90,7 +90,7 @@ def _read_file(key: str, path: Path, columns: Columns, text_format: TextFormat) 
             # The columns of JSON are known when all of it has been read.
             needed = named if form == "json" else _needed(table, columns, text_format)
             values: dict[str, list[Any]] = {column: [] for column in needed}
-            for part in table.parts(needed):  # not a second copy of all texts at once
+            for part in table.parts(needed):  # in parts, as a second copy of all texts may not fit
                 for column, of_column in values.items():
                     of_column += part[column]
         if not any(values.values()):
@@ -166,12 +166,12 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, text_for
 
 @dataclass(frozen=True, kw_only=True)
 class Folders(Labelled):
-    """Text files, one a document, in folders that bear the names of their classes.
+    """Text files, one for each document, in folders that are named after their classes.
 
     Args:
-        path: the folder that holds those of the splits; or those of the classes, where `test` is a share.
-        train, val, test: names of folders below `path`; a share as `test` cuts it out of train.
-        encoding: as Python names it; None for UTF-8, or what a file's first bytes say.
+        path: the folder with a folder for each split; or for each class, where `test` is a share.
+        train, val, test: names of folders in `path`; `test` may be a share of train.
+        encoding: a name that Python knows; None for UTF-8, or the one that a byte order mark names.
     """
 
     PATHS = ("path",)
@@ -198,8 +198,8 @@ class Folders(Labelled):
             if not folder.is_dir():
                 below = ", ".join(path.name for path in _below(root)[:20]) or "nothing"
                 raise UserError(
-                    f"data.{key}={folder.name} is not a folder in {root}, which holds {below}; name the right one, or "
-                    "where these are the classes cut a test set out of them with data.test=0.2"
+                    f"data.{key}={folder.name} is not a folder in {root}, which holds {below}; name one of these, or "
+                    "if these are the classes cut a test set out of them with data.test=0.2"
                 )
         return {key: self._read(folder) for key, folder in chosen.items()}, []
 

@@ -1,9 +1,9 @@
-"""The built-in corpus: news-like articles written by a grammar, with accuracy ceilings that are known by construction.
+"""The built-in corpus: news-like articles of a grammar, with accuracy ceilings that are known by construction.
 
-Every article is a title that tells of one topic and a body that tells of another or of the same one. Its class is the
-title's topic. Both clauses come from the same grammar and no word of a clause ever changes its form with its place, so
-swapping the two topics of an article gives another one, just as likely, with the same words and the other class: what
-tells them apart is order alone. See `ceilings` for what follows.
+Every article has a title on one topic and a body on another or the same one, and its class is the topic of the title.
+Both clauses come from the same grammar and have the same form in either place, so exchanging the two topics gives
+another article that is just as likely, with the same words and the other class: only their order tells them apart. See
+`ceilings` for the consequences.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ from attnlab.errors import UserError
 Topics = npt.NDArray[np.int64]  # [N], the number of a topic in `TOPICS`
 Words = npt.NDArray[np.object_]
 
-# One topic: who does what to what, and where it happens. "{}" is filled with a made-up name.
+# For each topic: who does what to what, and where. "{}" stands for a made-up name.
 TOPICS: dict[str, dict[str, str]] = {
     "World": {
         "who": "envoys from {}|the foreign ministry of {}|the president of {}|rebel commanders near {}|election monitors"
@@ -77,7 +77,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "|over the mobile network|beneath the seabed|in a peer reviewed journal|at the developer forum in {}|via download",
     },
 }
-# Words that say nothing about the class.
+# Words that are independent of the class.
 KICKERS = "Briefing|Update|Morning report|Late edition|In short|Dispatch|Wire|Roundup|Bulletin|Notebook|Review|Digest"
 OPENERS = (
     "On Monday|On Tuesday|On Wednesday|On Thursday|On Friday|Over the weekend|Late last night|Earlier this week|At noon"
@@ -96,7 +96,7 @@ MANNERS = (
     "quietly|again|at last|in haste|as planned|without comment|for a second time|unexpectedly|on short notice|after delays"
     "|once more|in full view|to general relief|with some reluctance|by a narrow margin|despite earlier doubts"
 )
-# Names are one beginning and one end: thousands of rare words for a tokenizer to break up.
+# A name is one beginning and one end: thousands of rare words, which a tokenizer has to split.
 NAME_HEADS = (
     "Ar Bal Bren Cal Car Dal Dor Dra El Fal Fen Gar Gil Hal Har Ist Jor Kal Kes Kor Lam Lor Mal Mar Mor Nal Nor Ol Or"
     " Pal Per Quil Ral Ros Sal Sel Sor Tal Tam Tor Ul Ur Val Var Vel Wen Wil Yar Yor Zan Zel Zor"
@@ -111,7 +111,7 @@ NAMES: Words = np.array([head + tail for head in NAME_HEADS for tail in NAME_TAI
 
 @dataclass(frozen=True)
 class Articles:
-    """Generated articles with their labels, and the labels before noise was added, and what their bodies tell of."""
+    """Generated articles with their labels, also before noise was added, and the topics of their bodies."""
 
     texts: list[str]
     labels: Topics
@@ -120,12 +120,11 @@ class Articles:
 
 
 def ceilings(noise: float, order_share: float) -> tuple[float, float]:
-    """Expected test accuracy of the best model that sees word order, and of the best one that does not.
+    """Expected test accuracy of the best model that uses word order, and of the best one that does not.
 
-    A share `noise` of labels is drawn anew from all classes, so a right answer is right with probability
-    `1 - noise + noise / len(TOPICS)`. On the share `order_share` of articles whose title and body tell of different
-    topics a model that is blind to order knows the pair but not which comes first: half of its answers are right before
-    noise.
+    A share `noise` of the labels is redrawn from all classes, so the answer of a perfect model agrees with the label
+    with probability `1 - noise + noise / len(TOPICS)`. A share `order_share` of the articles has different topics in
+    title and body; a model without order knows the pair but not which comes first: without noise it is right on half.
     """
     chance = noise / len(TOPICS)
     aware = 1 - noise + chance
@@ -133,7 +132,7 @@ def ceilings(noise: float, order_share: float) -> tuple[float, float]:
 
 
 def generate(size: int, noise: float, order_share: float, rng: np.random.Generator) -> Articles:
-    """Write `size` articles, the same ones for the same state of `rng`; `noise` and `order_share` as in `ceilings`."""
+    """Generate `size` articles from the state of `rng`; for `noise` and `order_share` see `ceilings`."""
     num_classes = len(TOPICS)
     title_topic = rng.permutation(np.arange(size) % num_classes)
     other = (title_topic + rng.integers(1, num_classes, size)) % num_classes
@@ -141,7 +140,7 @@ def generate(size: int, noise: float, order_share: float, rng: np.random.Generat
 
     title, body = _clauses(title_topic, rng), _clauses(body_topic, rng)
     kicker, opener, again = _draw(KICKERS, size, rng), _draw(OPENERS, size, rng), _draw(OPENERS, size, rng)
-    # One to five asides spread the lengths without saying anything about the class.
+    # One to five asides vary the lengths, independently of the class.
     asides = np.stack([_draw(ASIDES, size, rng) for _ in range(5)], axis=1)
     closing = np.array(
         ["; ".join(row[:n]) for row, n in zip(asides, rng.integers(1, 6, size), strict=True)], dtype=object
@@ -158,7 +157,7 @@ class Headlines(Source):
     """The built-in corpus, generated from `corpus_seed` each time; nothing is downloaded.
 
     Args:
-        topics: what a document's labels are: None for the topic of its title, "all" for the one or two topics of its clauses.
+        topics: the labels of a document: None for the topic of its title, "all" for the one or two of its clauses.
     """
 
     train_size: int
@@ -178,7 +177,7 @@ class Headlines(Source):
                 raise UserError(f"data.{key}={getattr(self, key)} must be at least 1")
 
     def load(self, splits: Collection[str] = SPLITS) -> Corpus:
-        del splits  # test is generated after train, from the same random stream: one alone would differ
+        del splits  # both are always generated, as test continues the random stream of train
         rng = np.random.default_rng(self.corpus_seed)
         train, test = (generate(size, self.noise, self.order_share, rng) for size in (self.train_size, self.test_size))
         names = list(TOPICS)
@@ -203,7 +202,7 @@ def _exact_share(size: int, share: float, rng: np.random.Generator) -> npt.NDArr
 
 
 def _clauses(topics: Topics, rng: np.random.Generator) -> Words:
-    """One clause an article on the topic given for it."""
+    """A clause for each article, on its topic."""
     size = len(topics)
     clauses = np.empty(size, dtype=object)
     for topic, parts in enumerate(TOPICS.values()):
@@ -215,7 +214,7 @@ def _clauses(topics: Topics, rng: np.random.Generator) -> Words:
 
 
 def _draw(phrases: str, size: int, rng: np.random.Generator) -> Words:
-    """`size` phrases out of a list written `a|b|c`, each `{}` in them filled with a made-up name."""
+    """`size` phrases from a list `a|b|c`, with a made-up name for each `{}`."""
     drawn = rng.choice(np.array(phrases.split("|"), dtype=object), size)
     names = rng.choice(NAMES, (size, 2))
     return np.array([phrase.format(*pair) for phrase, pair in zip(drawn, names, strict=True)], dtype=object)

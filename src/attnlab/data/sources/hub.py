@@ -23,11 +23,11 @@ class Hub(Columned):
     """A data set of the Hugging Face Hub by name, or a local folder of the same schema.
 
     Args:
-        path: what `datasets.load_dataset` takes, e.g. "stanfordnlp/imdb" or a folder with parquet files; or a folder
-            that `save_to_disk` wrote.
-        name: the set's configuration, where it has several.
-        train, val, test: names of splits; `val=None` takes a split named "validation" where there is one that serves
-            for nothing else, and a share as `test` cuts it out of train.
+        path: an argument of `datasets.load_dataset`, such as "stanfordnlp/imdb" or a folder with parquet files; or a
+            folder that `save_to_disk` wrote.
+        name: the configuration of the data set, if it has several.
+        train, val, test: names of splits; `val=None` uses a split named "validation" if it is not `train` or `test`,
+            and `test` may be a share of train.
     """
 
     PATHS = ("path",)
@@ -60,7 +60,7 @@ class Hub(Columned):
         return tables, [split for split in present if split not in (self.train, self.test)]
 
     def _load(self) -> "tuple[dict[str, datasets.Dataset], bool | None]":
-        """The splits, and whether quotation marks enclosed texts; None unless it is CSV without declared types."""
+        """The splits, and whether quotation marks enclosed texts, which is None unless it is CSV without types."""
         import datasets  # a second to import, so only where it is used
 
         quoted = None
@@ -68,17 +68,17 @@ class Hub(Columned):
             if Path(self.path, datasets.config.DATASETDICT_JSON_FILENAME).is_file():
                 return dict(datasets.DatasetDict.load_from_disk(self.path)), None
             builder = datasets.load_dataset_builder(self.path, self.name)
-            if hasattr(builder.config, "keep_default_na"):  # CSV files, to be read as data=files reads them
+            if hasattr(builder.config, "keep_default_na"):  # CSV files are to be read as by data=files
                 options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
                 if builder.config.features is None:
                     quoted = quotes_enclose(self.quoting, builder.config.sep)
                     options["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-                    # For all columns, by position: `datasets` guesses types by chunk and fails if two differ.
+                    # For all columns, by position: `datasets` guesses types by chunk, and fails if they differ.
                     options["converters"] = dict.fromkeys(range(MAX_COLUMNS), str)
                 builder = datasets.load_dataset_builder(self.path, self.name, **options)
             builder.download_and_prepare()
             return dict(builder.as_dataset()), quoted
-        except Exception as error:  # a set from outside can fail in any way
+        except Exception as error:  # data from outside can fail in any way
             raise UserError(f"can't load data.path={self.path}: {_cause(error, self.path)}") from error
 
 
@@ -88,13 +88,13 @@ def _read(dataset: "datasets.Dataset", name: str, columns: Columns, quoted: bool
         raise UserError(f"{name} has rows with one value more than there are columns; fix its files")
     feature = dataset.features.get(columns.label)
     classes = getattr(getattr(feature, "feature", feature), "names", None)  # of a ClassLabel, or a list of them
-    with as_user_error(f"can't read {name}", ". Fix the data or download it again"):  # some damage shows only here
+    with as_user_error(f"can't read {name}", ". Fix the data or download it again"):  # `datasets` reads only here
         values = {column: dataset[column][:] for column in needed}
     return replace(columns.table(name, values, classes, dataset.column_names), quoted=quoted)
 
 
 def _cause(error: Exception, path: str) -> str:
-    """Why a data set can't be loaded, and what to do about it."""
+    """Why a data set can't be loaded, and what to do."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
