@@ -112,6 +112,7 @@ def make_corpus(
         UserError: a text or a label is missing, a class is unknown, or a split other than test has no labels.
     """
     tables = {key: _without_empty(table, on_empty) for key, table in tables.items()}
+    # Class numbers come from train, so that they do not depend on which other splits are read.
     leading = tables["train" if "train" in tables else "test"]
     classes = leading.find_classes()
     _warn_about_similar_labels(classes)
@@ -216,6 +217,8 @@ def renumber(corpus: Corpus, label_names: list[str]) -> Corpus:
             f"the data has the classes {', '.join(sorted(strange))}, which the model does not know; "
             f"it knows {', '.join(label_names)}"
         )
+    # Labels were numbered by the classes that this data has, which may be fewer or in another order than the outputs of
+    # the model.
     number = np.array([label_names.index(name) for name in corpus.label_names])
 
     def renumbered(split: Split) -> Split:

@@ -135,6 +135,8 @@ class TextDataModule(LightningDataModule):
         self.resume_from = state_dict or None
 
     def _loader(self, split: str, batch_size: int, shuffle: bool = False) -> BucketLoader:
+        # Lightning would replace the sampler by its own in a distributed run, which knows no batches of similar length;
+        # `use_distributed_sampler` is off, and this one divides the batches among ranks.
         dataset = self.datasets[split]
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         processes = torch.distributed.get_world_size() if distributed else 1

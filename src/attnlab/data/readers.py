@@ -95,6 +95,7 @@ def open_table(
     if form in ("csv", "tsv"):
         return _open_delimited(file, name, columns, text_format, "\t" if form == "tsv" else ",", size)
     encoding = text_format.encoding_of(file)
+    # "utf-8-sig" is how Python names UTF-8 with an optional byte order mark, which is no news to a user.
     written = encoding.removesuffix("-sig")
     if form == "json":
         lines = io.TextIOWrapper(file, encoding=encoding)
@@ -150,6 +151,7 @@ def read_lines(file: BufferedReader, encoding: str) -> Iterator[str]:
 def _open_json(rows: Iterator[Row], name: str, size: int, description: str) -> OpenTable:
     present: list[str] = []
 
+    # Kept as rows too: a list of column values can't tell a missing value from null, which predict.py writes back.
     records = iter(lambda: list(islice(rows, size)), [])
 
     def parts(columns: Sequence[str]) -> Iterator[Values]:
@@ -159,6 +161,7 @@ def _open_json(rows: Iterator[Row], name: str, size: int, description: str) -> O
             values: Values = {column: [row.get(column) for row in some] for column in columns}
             for of_column in values.values():
                 for place, value in enumerate(of_column):
+                    # JSON can hold half of a surrogate pair, at which the tokenizer would fail without naming the row.
                     try:
                         str(value).encode()
                     except UnicodeEncodeError as error:
@@ -196,7 +199,8 @@ def _open_delimited(
     encoding = text_format.encoding_of(file)
     delimiter = text_format.delimiter or _find_delimiter(first_lines(file, encoding), wanted, text_format, usual)
     quoted = quotes_enclose(text_format.quoting, delimiter)
-    # The header is read as a row: pandas then renames no column, and takes none for an index in rows too wide.
+    # The header is read as a row, because otherwise pandas renames columns of the same name, and takes the first column
+    # for an index if rows are wider than the header. `na_filter` would turn texts such as NA into missing values.
     reader = pd.read_csv(
         file,
         sep=delimiter,

@@ -165,6 +165,7 @@ class Columns:
             sets = [[part.strip() for part in str(value or "").split(self.separator)] for value in values[self.label]]
         else:
             sets = values[self.label]
+        # One list among the values makes the task one of several labels; until then a document has one.
         if not any(isinstance(value, list) for value in sets):
             return list(self._named(name, sets, classes or [])), False, classes
         rows = (value if isinstance(value, list) else [value] for value in sets)

@@ -94,6 +94,7 @@ class TextFormat:
 
     def complete(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The config of a source in which settings that are null get the values of this format."""
+        # The suffix of a file may contradict `format`; the first file decides, that of the test if there is one.
         paths: Any = data.get("train") if isinstance(data.get("test"), float | int | None) else data.get("test")
         first = paths[0] if isinstance(paths, list) and paths else paths
         own = (self.of_file(Path(first)) if isinstance(first, str) else self).plain()

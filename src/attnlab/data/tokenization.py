@@ -45,12 +45,14 @@ class TokenizerRecipe:
         steps = [normalizers.NFC(), *([normalizers.Lowercase()] if self.lowercase else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
         tokenizer.train_from_iterator(texts, trainer)
+        # Only now, as the ids of the special tokens are known after training.
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{CLS} $A {SEP}",
             pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
             special_tokens=[(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)],
         )
         tokenizer.enable_truncation(self.max_length)
+        # A "[SEP]" in a document must be read as text, or a document could contain special tokens.
         tokenizer.encode_special_tokens = True
         return tokenizer
 
@@ -98,9 +100,10 @@ class Pretrained:
             )
         with as_user_error(f"can't read {file}"):
             tokenizer = read_tokenizer(file.read_text(encoding="utf-8"))
+        # Files often pad to a fixed length, but here a batch is padded to its longest document.
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
-        pad_id(tokenizer)
+        pad_id(tokenizer)  # raises an error now and not in the first batch
         return tokenizer
 
 

@@ -126,6 +126,8 @@ def _read_text(path: Path, words: list[str]) -> Floats:
 
     A word is looked up as it is, then in lower case, capitalised, and in capitals.
     """
+    # The rank of each form and the row of its word; of several forms in a file the one of the lowest rank counts. Keys
+    # are bytes, which saves decoding the lines of other words.
     wanted: dict[bytes, list[tuple[int, int]]] = {}
     for row, word in enumerate(words):
         forms = dict.fromkeys((word, word.lower(), word.capitalize(), word.upper())) if word else ()
@@ -140,6 +142,7 @@ def _read_text(path: Path, words: list[str]) -> Floats:
             if not line or (number == 1 and promised is not None):
                 continue
             found += 1
+            # Values are counted in every line, but parsed only for words of the vocabulary.
             extra = line.count(b" ") - width
             if extra > 0 and any(_floats(part) is None for part in line.split(b" ")[1 : extra + 1]):
                 continue  # a few words of GloVe contain spaces
@@ -202,6 +205,7 @@ def _read_folder(folder: Path, words: list[str]) -> Floats:
     import torch
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # All tokens of each word, without special ones.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     settings = json.loads(tokenizer.to_str())["model"]

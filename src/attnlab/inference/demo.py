@@ -1,4 +1,4 @@
-"""What `src/demo.py` does: a page on this machine where one types a text and sees what trained models make of it."""
+"""`src/demo.py`: a page on this machine that shows the answers of trained models for a text that one types."""
 
 import json
 import logging
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOST = "127.0.0.1"
-LIMIT = 500_000  # characters in one request
-CLASSES = 10  # that are shown, the most probable ones
-ANSWERS = ("label", "predicted")  # columns of mistakes.csv, beside `TEXTS`
-GLIMPSE = 100  # characters of a document in the table of mistakes
+LIMIT = 500_000  # characters in a request
+CLASSES = 10  # on the page, the most probable ones
+ANSWERS = ("label", "predicted")  # columns of mistakes.csv, besides `TEXTS`
+PREVIEW = 100  # characters of a document in the table of mistakes
 # The browser reads the file and puts its text into the box: nothing is uploaded, so no request can name a path here.
 OPEN_FILE = """current => new Promise(resolve => {
   const input = Object.assign(document.createElement("input"), {type: "file", accept: ".txt,.md,text/*"});
@@ -70,10 +70,10 @@ class Model:
     """A model on the page.
 
     Attributes:
-        name: its path as it was given.
-        mistakes: of each the document, which of a pair is two texts, its label and what was predicted.
-        title: what it is, `attnlab.training.headline.title`.
-        accuracy: on the test documents, "" where it is not known.
+        name: its path, as the user gave it.
+        mistakes: rows of its text or two texts, the label and the predicted one.
+        title: see `attnlab.training.headline.title`.
+        accuracy: on the test documents, "" if unknown.
     """
 
     name: str
@@ -84,23 +84,21 @@ class Model:
 
 
 def serve(cfg: DictConfig) -> None:
-    """Show the models of `cfg.ckpt_path` on http://127.0.0.1:<cfg.port> until Ctrl-C.
-
-    Raises:
-        UserError: a checkpoint can't be used, or the page can't be shown.
-    """
+    """Serve a page with the models of `cfg.ckpt_path` on http://127.0.0.1:<cfg.port> until Ctrl-C."""
     config = resolve(cfg)
     check_config(config, SETTINGS)
     paths = config["ckpt_path"] if isinstance(config["ckpt_path"], list) else [config["ckpt_path"]]
     share = config["share"]
     page = build([_load(path, config["threads"], with_documents=not share) for path in paths])
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio sends requests to itself at the start
+    # A proxy could not reach this machine's own address.
     os.environ["no_proxy"] = f"{HOST},{getproxies().get('no', '')}"
     hosts = {HOST, "localhost", "::1"}
 
     @asynccontextmanager
     async def guarded(app: Any) -> AsyncIterator[None]:
-        """Around gradio's own layers, of which one allows other origins; before the first request is taken."""
+        """Run at the start of the app, before the first request."""
+        # Outside of gradio's own middleware, one of which allows any origin.
         app.middleware_stack = OwnHosts(app.middleware_stack, hosts)
         yield
 
@@ -110,8 +108,8 @@ def serve(cfg: DictConfig) -> None:
             server_port=config["port"],
             share=share,
             app_kwargs={"lifespan": guarded},
-            max_threads=1,  # one request after another, with all cores
-            max_file_size=1,  # nothing is uploaded
+            max_threads=1,  # one request after another, each with all cores
+            max_file_size=1,  # a byte: the page has no uploads
             prevent_thread_lock=True,
             quiet=True,
             show_error=True,
@@ -120,9 +118,11 @@ def serve(cfg: DictConfig) -> None:
             css=render("inference/demo_style.html"),
         )
     except OSError as error:
-        raise UserError(f"port={config['port']} can't be opened, or is in use: give another") from error
+        raise UserError(f"port={config['port']} is in use or can't be opened: give another") from error
     if share and not public:
-        raise UserError("share=true: there is no public link, which takes a network and a program that gradio loads")
+        raise UserError(
+            "share=true: gradio has made no public link, which requires a network and a program that it downloads"
+        )
     if public:
         hosts.add(str(urlsplit(public).hostname))
     print(f"The page is on {public or url} until Ctrl-C", flush=True)
@@ -130,7 +130,7 @@ def serve(cfg: DictConfig) -> None:
 
 
 def _load(path: str, threads: int | None, with_documents: bool) -> Model:
-    """`with_documents`: with those that the model got wrong, which a page for everybody does not have."""
+    """`with_documents`: with the mistakes, which a public page must not show."""
     checkpoint = find_checkpoint(Path(path))
     folder, name = checkpoint.parent.parent, str(shown(Path(path)))
     predictor = Predictor.load(checkpoint, threads)
@@ -140,24 +140,24 @@ def _load(path: str, threads: int | None, with_documents: bool) -> Model:
 
 
 def _mistakes(file: Path, pairs: bool) -> list[list[str]]:
-    """The documents and `ANSWERS` of its rows, none where there is no such file. Raises `UserError` for another."""
+    """The texts and `ANSWERS` in the rows of mistakes.csv, if it exists."""
     import pandas as pd
 
     if not file.is_file():
         return []
     columns = [*TEXTS[: 1 + pairs], *ANSWERS]
-    try:  # Python's own reader refuses long texts
+    try:  # not the `csv` module, which refuses fields of more than 131,072 characters
         rows = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=columns)
     except ValueError as error:
-        raise UserError(f"{shown(file)} has no {', '.join(columns)} that can be read: remove it") from error
+        raise UserError(f"can't read the columns {', '.join(columns)} of {shown(file)}: remove the file") from error
     return rows[columns].values.tolist()
 
 
 class OwnHosts:
-    """Answers only what is asked of one of `hosts`, and not on behalf of another site's page.
+    """Middleware that answers only requests to one of `hosts`, and none from the page of another site.
 
-    A site can give its own name the address 127.0.0.1 (DNS rebinding); a browser then takes what is answered there for
-    the site's own. It still says which name was asked for (Host), and which site asks (Origin).
+    A site can give its own name the address 127.0.0.1 (DNS rebinding), and a browser then lets its page read the
+    answers. But the browser still sends the requested name (Host) and the site of the page (Origin).
     """
 
     def __init__(self, app: "ASGIApp", hosts: Collection[str]) -> None:
@@ -170,9 +170,9 @@ class OwnHosts:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
             origin = headers.get("origin")
-            asked = [f"//{headers.get('host', '')}", *([] if origin is None else [origin])]
-            if not all(_host(address) in self.hosts for address in asked):
-                await PlainTextResponse("This page answers its own machine alone", 403)(scope, receive, send)
+            addresses = [f"//{headers.get('host', '')}", *([] if origin is None else [origin])]
+            if not all(_host(address) in self.hosts for address in addresses):
+                await PlainTextResponse("This page answers only requests of its own machine", 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -180,22 +180,19 @@ class OwnHosts:
 def _host(address: str) -> str | None:
     try:
         return urlsplit(address).hostname
-    except ValueError:  # no address
+    except ValueError:  # not an address
         return None
 
 
 def build(models: Sequence[Model]) -> "gr.Blocks":
-    """The page, and its HTTP interface `predict`: a list of documents in, for each model a list of answers out.
-
-    Raises:
-        UserError: gradio is not there, or some models take single texts and others pairs.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # or it calls home when it is imported
+    """The page, with the HTTP interface `predict`: from a list of documents to a list of answers for each model."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # set before the import, which sends analytics
     with needs_extra("demo", "the page"):
         import gradio as gr
     pairs = models[0].predictor.pairs
     if any(model.predictor.pairs != pairs for model in models):
-        raise UserError(f"ckpt_path: {models[0].name} is of {'pairs of' if pairs else 'single'} texts and others not")
+        kind = "pairs of" if pairs else "single"
+        raise UserError(f"ckpt_path: {models[0].name} was trained on {kind} texts and others were not: show them apart")
 
     def predict(documents: list[Any]) -> dict[str, Any]:
         try:
@@ -235,32 +232,32 @@ def build(models: Sequence[Model]) -> "gr.Blocks":
         for model, (_, table) in zip(models, columns, strict=True):
             table.click(_chooser(model), table, boxes, **hidden).then(show, boxes, outputs, **hidden)
             if model.mistakes:
-                page.load(partial(_glimpses, model), None, table, **hidden)
+                page.load(partial(_previews, model), None, table, **hidden)
         gr.events.api(predict, queue=False)
     return page
 
 
 def _chooser(model: Model) -> Callable[[int], list[str] | str]:
-    """Gives the boxes a mistake as it is; the table holds only its beginning."""
+    """The function that puts a mistake into the text boxes, whole, as the table has only its beginning."""
 
     def choose(mistake: int) -> list[str] | str:
         texts = model.mistakes[mistake][: -len(ANSWERS)]
-        return texts if len(texts) > 1 else texts[0]  # of one box gradio takes the value
+        return texts if len(texts) > 1 else texts[0]  # for a single box gradio expects no list
 
     return choose
 
 
-def _glimpses(model: Model) -> "gr.Dataset":
-    """The table of mistakes; it is no part of the page, whose settings anybody who reaches it can read."""
+def _previews(model: Model) -> "gr.Dataset":
+    """The table of mistakes, which is loaded later: anyone who can reach the page can read its settings."""
     import gradio as gr
 
-    texts = [BETWEEN_TEXTS.join(mistake[: -len(ANSWERS)])[:GLIMPSE] for mistake in model.mistakes]
+    texts = [BETWEEN_TEXTS.join(mistake[: -len(ANSWERS)])[:PREVIEW] for mistake in model.mistakes]
     answers = [mistake[-len(ANSWERS) :] for mistake in model.mistakes]
     return gr.Dataset(samples=[[text, *names] for text, names in zip(texts, answers, strict=True)])
 
 
 def _column(model: Model, headed: bool) -> "tuple[list[gr.Component], gr.Dataset]":
-    """What `_results` fills, and the table of mistakes."""
+    """The components that `_results` fills, and the table of mistakes."""
     import gradio as gr
 
     with gr.Column(min_width=320):
@@ -283,7 +280,7 @@ def _column(model: Model, headed: bool) -> "tuple[list[gr.Component], gr.Dataset
 
 
 def _results(predictor: Predictor, documents: Documents) -> list[Any]:
-    """Of one document the classes and the marked words and, of a model that has any, the attention."""
+    """The classes and the marked words for one document, and the attention if the model has any."""
     (answer,), (explanation,) = _answers(predictor, documents), explain(predictor, documents)
     ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:CLASSES]
     html = _html(
@@ -298,18 +295,18 @@ def _results(predictor: Predictor, documents: Documents) -> list[Any]:
 
 
 def _html(**values: Any) -> str:
-    """Of the page's template, without what gradio would take for a template of its own."""
+    """Render the page's template; "{" and "$" are escaped, which gradio would take for its own templates."""
     html = render("inference/demo.html", **{"model": None, **values})
     return html.replace("{", "&#123;").replace("$", "&#36;")
 
 
 def _percent(share: float) -> str:
-    """Never 100 % or 0 %, which no model can be sure of."""
+    """A probability in percent, but never 100 % or 0 %, of which no model can be certain."""
     return "> 99.9 %" if share > 0.999 else "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def _answers(predictor: Predictor, documents: Documents) -> list[dict[str, Any]]:
-    """For each document `label`, a name, a list of names or None of an empty text, and `probabilities` by class."""
+    """For each document its `label`, a name, a list of names or None, and its `probabilities` by class."""
     predictions = predictor(documents)
     return [
         {"label": label, "probabilities": dict(zip(predictor.label_names, row, strict=True))}
@@ -318,12 +315,12 @@ def _answers(predictor: Predictor, documents: Documents) -> list[dict[str, Any]]
 
 
 def _checked(documents: Any, pairs: bool) -> Documents:
-    """The documents as a predictor takes them. Raises `UserError` for what are none, or too long."""
+    """The documents of a request for a predictor. Raises `UserError` if they are too long or no texts."""
     given = json.dumps(documents, ensure_ascii=False)
     if len(given) > LIMIT:
-        raise UserError(f"{len(given):,} characters are too many at once: {LIMIT:,} are the most")
+        raise UserError(f"a request of {len(given):,} characters is too long: {LIMIT:,} are allowed")
     try:
         adapter: TypeAdapter[Documents] = TypeAdapter(list[tuple[str, str]] if pairs else list[str])
         return adapter.validate_json(given)
-    except ValueError as error:  # half of a character, too
+    except ValueError as error:  # also for half of a surrogate pair
         raise UserError(f"documents should be a list of {'lists of two strings' if pairs else 'strings'}") from error

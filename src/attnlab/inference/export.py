@@ -57,6 +57,7 @@ def export(cfg: DictConfig) -> None:
         raise UserError(f"hub={config['hub']} should be <user>/<name>")
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
     trained = load_weights(checkpoint, Trained).eval()
+    # Low-rank changes are merged into the weights, so that the export does not require peft.
     if isinstance(trained.model, PretrainedClassifier):
         trained.model.merge()
         trained.settings["train"] = "all"
@@ -84,6 +85,7 @@ def written_whole(output: Path) -> Iterator[Path]:
         raise UserError(f"output={output} exists already: give another folder, or remove it")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        # In the same parent, as a rename is atomic only within one file system.
         with TemporaryDirectory(prefix=".export-", dir=output.parent) as parent:
             folder = Path(parent, output.name)
             folder.mkdir()
@@ -100,7 +102,7 @@ def _write_model(folder: Path, trained: Trained, documents: Documents, config: d
     file = folder / form.file
     form.write(answers, file)
     found = compare(answers, form.open(file, answers), documents, trained.task)
-    if not found.difference <= ALLOWED:
+    if not found.difference <= ALLOWED:  # also true of NaN
         raise UserError(
             f"format={config['format']} gives other answers than the trained model: on {documents.name} a probability "
             f"differs by {found.difference:.1g}, and {ALLOWED:g} is allowed; nothing was written"
@@ -156,6 +158,7 @@ def _summary(facts: dict[str, Any]) -> str:
 
 def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
     """Write the tokenizer with padding of the texts of a call to the longest of them."""
+    # A copy, as padding would change what the trained model reads.
     padding = Tokenizer.from_str(tokenizer.to_str())
     number = pad_id(tokenizer)
     padding.enable_padding(pad_id=number, pad_token=tokenizer.id_to_token(number))
@@ -174,6 +177,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
         "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},
         "mean": facts["format"] == "safetensors" and facts["task"] is None and _is_mean(model),
     }
+    # Conditions in the template leave several empty lines.
     readme = f"---\n{_front_matter(facts)}\n---\n\n{render('inference/model_card.md', **facts)}"
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
 

@@ -74,6 +74,7 @@ def traced(answers: Answers) -> ExportedProgram:
     mask = torch.ones(documents, length, dtype=torch.bool)
     sizes = {0: Dim("documents"), 1: Dim("length", max=answers.max_length)}
     what = f"{type(answers.model).__name__} can't be exported as a graph"
+    # Any of a model's operations may be unknown to torch.export, which raises errors of many types.
     with as_user_error(what, "; format=safetensors can"), _quiet(), torch.no_grad():
         return torch.export.export(answers, (mask.long(), mask), dynamic_shapes=(sizes, sizes))
 
@@ -123,6 +124,7 @@ def _write_safetensors(answers: Answers, path: Path) -> None:
 def _open_safetensors(path: Path, answers: Answers) -> Answer:
     from safetensors.torch import load_model
 
+    # Into a copy of the model: the file contains nothing but weights, and the original is what it is compared with.
     opened = copy.deepcopy(answers)
     load_model(opened.model, path)
     return opened

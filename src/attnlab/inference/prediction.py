@@ -105,7 +105,8 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
     given = {key: value for key, value in config["data"].items() if value is not None}
     given |= {} if config["text_column"] is None else {"text": config["text_column"]}
     text_format = _text_format(predictor, given)
-    read: deque[tuple[Part, Documents]] = deque()  # and not yet answered
+    # Parts that were read and not yet answered: `stream` reads ahead, and answers come in the order of the parts.
+    read: deque[tuple[Part, Documents]] = deque()
 
     def documents() -> Iterator[Documents]:
         for part in read_parts(name, text_format, given):

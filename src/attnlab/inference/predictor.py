@@ -114,6 +114,7 @@ class Predictor:
     def _answer(self, texts: Any) -> torch.Tensor:
         """The probabilities, [N, C], computed in batches of similar length."""
         tokenizer, ids, sizes = self.trained.tokenizer, [np.empty(0, dtype=np.int32)], list[int]()
+        # Only ids are kept, because encodings take a hundred times their memory.
         for some in portions(texts):
             encodings = encode(tokenizer, some)
             ids.append(ids_of(tokenizer, encodings))
@@ -122,6 +123,7 @@ class Predictor:
         tokens = Tokens(np.concatenate(ids), np.cumsum([0, *lengths]), lengths, self.pairs)
         data = TokenDataset(tokens, np.zeros(len(lengths), dtype=np.int64), pad_id(tokenizer))
         probabilities = torch.empty(len(lengths), len(self.label_names))
+        # The additional thread that tokenises must not compete with the others for cores.
         with self.computing:
             for rows in batches(lengths):
                 batch = data[rows]
@@ -139,6 +141,7 @@ def is_text(document: Sequence[str]) -> bool:
 
 def batches(lengths: npt.NDArray[np.int64]) -> Sequence[list[int]]:
     """Indices of documents of similar length, in batches of about `TOKENS_AT_ONCE` tokens."""
+    # From long to short, so that the largest batch comes first and memory does not grow later.
     order = np.argsort(lengths, kind="stable")[::-1]
     found, start = [], 0
     while start < len(order):

@@ -172,6 +172,7 @@ class Writer:
         try:
             if self.binary is None:
                 self._open(rows, schema)
+            # The first part decides the columns of a table; JSON lines can have further ones.
             new = (column for row in rows for column in row if column not in self.columns)
             if self.kind != "jsonl" and (other := next(new, None)):
                 raise ValueError(f"the first rows have no column {other}")
@@ -222,11 +223,12 @@ class Writer:
         types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.string())}
         known = {field.name: field.type for field in schema} | {name: types[kind] for name, kind in self.added.items()}
         arrays = (pa.array([row.get(name) for row in rows], known.get(name)) for name in self.columns)
+        # A column without values gets a type, because those of later parts would not fit into the type null.
         filled = [array.cast(pa.string()) if pa.types.is_null(array.type) else array for array in arrays]
         return pa.table(dict(zip(self.columns, filled, strict=True)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.binary is None:
+        if self.binary is None:  # nothing was written
             return
         if self.parquet is not None:
             self.parquet.close()

@@ -88,6 +88,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids: [B, T] int64, attention_mask: [B, T] bool, False on padding -> logits: [B, num_classes]."""
+        # A plain mean needs no embedding of each token, which is most of the time of a bag of words.
         if self._may_shortcut and self.is_plain_mean:
             return self.head(mean_of_rows(self.embedding.weight, input_ids, attention_mask))
         return self.classify(self.look_up(input_ids, attention_mask), input_ids, attention_mask)
@@ -95,6 +96,7 @@ class TextClassifier(nn.Module):
     @property
     def is_plain_mean(self) -> bool:
         """Whether it is only the mean of its tokens' vectors and the head, also if a user has replaced parts of it."""
+        # Exact types, because a subclass or a module that a user has put in place may compute something else.
         return (
             type(self.pooling) is MeanPooling
             and type(self.embedding) is nn.Embedding
@@ -145,6 +147,7 @@ class TextClassifier(nn.Module):
     def attention_weights(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The attention weights in a batch: [num_layers, B, num_heads, T, T], each row summing to 1."""
         assert len(self.blocks) > 0, "a bag of words has no attention"
+        # Without shortcuts and `count_padding`: the weights of all tokens are wanted, and of no padding.
         x = self._place(self.embedding(input_ids), input_ids)
         score_mask = attention_score_mask(attention_mask, self.pe, x.dtype)
         weights = []

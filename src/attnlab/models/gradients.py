@@ -64,12 +64,14 @@ def integrated_gradients(
     """
     with torch.no_grad():
         x = model.look_up(input_ids, attention_mask)
+        # A vector without a counted token, such as that of [CLS] or of padding, is the same at both ends.
         shares = model.shares(counted).to(x.dtype)
         change = x * (shares.sum(dim=2) > 0)[..., None]
         ends = (evidence(model.classify(end, input_ids, attention_mask), targets) for end in (x, x - change))
         rise = next(ends) - next(ends)
     by_row, lacking = torch.zeros_like(x[..., 0]), torch.full_like(rise, torch.inf)
     for number in steps:
+        # Few points suffice for most documents; only the others are computed again with more.
         rows = (lacking.abs() > TOLERANCE * rise.abs().clamp(min=1)).nonzero()[:, 0]
         if not len(rows):
             break
@@ -94,6 +96,7 @@ def _mean_gradient(
     """The mean over the path from `start` to `start + change` of the gradient of the evidence: [B, N, D]."""
     points, weights = (torch.from_numpy(values).to(start) for values in np.polynomial.legendre.leggauss(steps))
     mean = torch.zeros_like(start)
+    # Points are a dimension of the batch, as many together as memory allows.
     at_once = max(1, VALUES_AT_ONCE // start.numel())
     for some, weight in zip(((points + 1) / 2).split(at_once), (weights / 2).split(at_once), strict=True):
         x = (start + some[:, None, None, None] * change).flatten(0, 1).requires_grad_()

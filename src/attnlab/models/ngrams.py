@@ -69,6 +69,7 @@ class NgramBag(nn.Module):
             raise UserError("model=ngram_bag sees order in its n-grams and has no positions: use pe=none")
         self.vocab_size, self.ngrams, self.buckets, self.ngram_dropout = vocab_size, ngrams, buckets, ngram_dropout
         self.leads = tuple(leads)
+        # One table for both: rows of tokens first, then those of hashed n-grams and leads.
         rows = vocab_size + (buckets if ngrams > 1 or leads else 0)
         self.embedding = nn.Embedding.from_pretrained(torch.empty(rows, embed_dim), freeze=False, sparse=True)
         nn.init.uniform_(self.embedding.weight, -1 / embed_dim, 1 / embed_dim)
@@ -123,6 +124,7 @@ class NgramBag(nn.Module):
             longest = (0, max(self.ngrams, *self.leads, 1))
             input_ids, attention_mask = F.pad(input_ids, longest), F.pad(attention_mask, longest)
         rows, present = [input_ids], [attention_mask]
+        # `hashed` is of the n-grams that start at each position, `whole` whether all of their tokens are there.
         hashed, whole = input_ids, attention_mask
         for length in range(2, min(self.ngrams, input_ids.size(1)) + 1):
             # A polynomial of the tokens' ids modulo 2^64, whose high bits are well mixed.

@@ -82,6 +82,7 @@ def mean_of_rows(
         return occurrences @ table / present.sum(dim=1, keepdim=True)
     if weights is not None and not torch.is_grad_enabled():  # adding padding with weight 0 is faster than removing it
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+    # Documents of different lengths as one flat list of rows, with the start of each document.
     counts = mask.sum(dim=1)
     bag = partial(F.embedding_bag, rows[mask], table, counts.cumsum(0) - counts, sparse=sparse)
     return bag(mode="mean") if weights is None else bag(mode="sum", per_sample_weights=weights[mask])

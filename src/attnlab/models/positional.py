@@ -105,6 +105,7 @@ class Rotary(PositionalEncoding):
         self.register_buffer("angles", _angles(max_length, self.pairs, 2 * self.pairs), persistent=False)
 
     def rotate(self, x: Tensor) -> Tensor:
+        # Cosines are computed in the full precision of the angles: in half precision large positions would coincide.
         angles = self.angles[: x.size(-2)]
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         turned, rest = x[..., : 2 * self.pairs], x[..., 2 * self.pairs :]

@@ -88,6 +88,7 @@ class PretrainedClassifier(nn.Module):
 
     def pool(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The vector of each document, for embeddings x: [B, T, D] -> [B, D]."""
+        # In training a frozen encoder needs no graph; when it is explained, gradients pass through it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.frozen and self.training)):
             y = self.encoder(**self._inputs(x, input_ids, attention_mask)).last_hidden_state
         return self.pooling(y, attention_mask)
@@ -106,6 +107,7 @@ class PretrainedClassifier(nn.Module):
 
     def _inputs(self, x: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """The arguments of the encoder."""
+        # Embeddings and not ids, so that explanations can move along a path of embeddings.
         inputs = {"inputs_embeds": x, "attention_mask": attention_mask.long()}
         if self.sep_id is not None and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = of_second_text(input_ids, self.sep_id)
@@ -123,6 +125,7 @@ class PretrainedClassifier(nn.Module):
 
     def rates(self) -> list[tuple[float, list[nn.Parameter]]]:
         """The trainable parameters in groups, from the head down, each with its share of the learning rate."""
+        # Embeddings are below all blocks, everything else outside of them belongs to the head.
         blocks = self.blocks
         below_head = {id(p): len(blocks) - number for number, block in enumerate(blocks) for p in block.parameters()}
         groups: dict[int, list[nn.Parameter]] = {}
@@ -185,6 +188,7 @@ def _make_encoder(text: str) -> Any:
         from transformers import AutoConfig, AutoModel
         from transformers.initialization import no_init_weights
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as KINDS
+    # A config.json comes from outside: only kinds that transformers itself has, and none of `LEFT_OUT`.
     settings = {key: value for key, value in json.loads(text).items() if key not in LEFT_OUT}
     if (kind := settings.get("model_type")) not in KINDS or settings.get("is_encoder_decoder"):
         raise UserError(

@@ -105,6 +105,7 @@ class Labelled(Source):
             log.info("%s", fill(understood, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
             _warn_about_quotes(table)
         corpus = make_corpus(tables, self.on_empty, self.min_label_count, others)
+        # Cut by `split_seed` alone, so that all runs with these settings have the same test set.
         return corpus if share is None else cut_test(corpus, share, self.split_seed)
 
 

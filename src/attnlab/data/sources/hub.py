@@ -67,6 +67,7 @@ class Hub(Columned):
         try:
             if Path(self.path, datasets.config.DATASETDICT_JSON_FILENAME).is_file():
                 return dict(datasets.DatasetDict.load_from_disk(self.path)), None
+            # The first builder only tells what kind of files there are; the second one reads CSV with other options.
             builder = datasets.load_dataset_builder(self.path, self.name)
             if hasattr(builder.config, "keep_default_na"):  # CSV files are to be read as by data=files
                 options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
