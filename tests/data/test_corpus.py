@@ -54,7 +54,7 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     files: Content = {"a.csv": separated(rows, header="premise,hypothesis,label\n")}
     corpus = source(tmp_path, files, text="premise", text_pair="hypothesis", test=0.5).load()
     assert sorted(corpus.train.documents + corpus.test.documents) == sorted(row[:2] for row in rows)
-    assert corpus.train.readable[0] == " || ".join(corpus.train.documents[0])
+    assert corpus.train.as_single_texts[0] == " || ".join(corpus.train.documents[0])
     files = {"a.csv": separated([*rows, ("x", "", "sport")], header="premise,hypothesis,label\n")}
     with pytest.raises(UserError, match=r"1 of 13 rows have no second text \(row 12\)"):
         source(tmp_path, files, text="premise", text_pair="hypothesis").load()

@@ -120,7 +120,7 @@ def test_several_texts_at_once(form: str, bag: Path, write: Callable[..., Path])
 def test_weights_of_other_models_are_used_with_attnlab(write: Callable[..., Path], tmp_path: Path) -> None:
     run = trained(tmp_path, "model=transformer", "model.num_heads=2", "pe=alibi")
     folder = write(run, "format=safetensors")
-    assert "these lines want attnlab" in (folder / "README.md").read_text()
+    assert "these lines require attnlab" in (folder / "README.md").read_text()
     assert_answers(use(folder, TEXTS, without=()), run, TEXTS)
 
 

@@ -179,7 +179,7 @@ def _lengths(data: "TextDataModule") -> Table:
 def _show_documents(console: Console, data: "TextDataModule") -> None:
     """Documents from all over train, with their tokens."""
     split, tokens = data.splits["train"], data.datasets["train"].tokens
-    documents = split.readable
+    documents = split.as_single_texts
     for row in np.unique(np.linspace(0, len(split.texts) - 1, DOCUMENTS).astype(int)):
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
         label = split.labels[row]

@@ -52,7 +52,7 @@ class Split:
         return self.texts if self.pairs is None else list(zip(self.texts, self.pairs, strict=True))
 
     @property
-    def readable(self) -> list[str]:
+    def as_single_texts(self) -> list[str]:
         """Each document as one text."""
         return [text if isinstance(text, str) else BETWEEN_TEXTS.join(text) for text in self.documents]
 
@@ -123,14 +123,14 @@ def make_corpus(
         rare = [name for name in classes if counts[name] < min_label_count]
         classes = [name for name in classes if counts[name] >= min_label_count]
         tables = {key: _without_classes(table, rare, min_label_count) for key, table in tables.items()}
-    several = any(table.several for table in tables.values())
-    splits = {key: _numbered(table, classes, several) for key, table in tables.items()}
+    multi_label = any(table.multi_label for table in tables.values())
+    splits = {key: _numbered(table, classes, multi_label) for key, table in tables.items()}
     return Corpus(classes, splits.get("train", NOTHING), splits.get("test", NOTHING), splits.get("val"))
 
 
 def _without_empty(table: Table, on_empty: OnEmpty) -> Table:
     """The rows with a text, and with a label unless no row has one."""
-    labelled = any(table.labels) and not table.several  # a document that may have several labels may have none
+    labelled = any(table.labels) and not table.multi_label  # a document that may have several labels may have none
     texts = [row for row, text in enumerate(table.texts) if not text or text.isspace()]
     pairs = [row for row, text in enumerate(table.pairs or []) if not text or text.isspace()]
     labels = [row for row, label in enumerate(table.labels) if labelled and not label]
@@ -185,7 +185,7 @@ def _warn_about_similar_labels(classes: list[str]) -> None:
         log.warning("Labels that differ only in case or white space are classes of their own: %s", shortened(twins))
 
 
-def _numbered(table: Table, classes: list[str], several: bool) -> Split:
+def _numbered(table: Table, classes: list[str], multi_label: bool) -> Split:
     number = {name: index for index, name in enumerate(classes)}
     sets = table.label_sets()
     for row, names in enumerate(sets):
@@ -196,7 +196,7 @@ def _numbered(table: Table, classes: list[str], several: bool) -> Split:
                     f"one of {shortened(classes)} or remove the row"
                 )
     numbers = ([number[name] for name in names] for names in sets)
-    if several:
+    if multi_label:
         labels: Labels = multi_hot(numbers, len(classes))
     else:
         labels = np.fromiter((row[0] for row in numbers), dtype=np.int64, count=len(sets))

@@ -140,7 +140,7 @@ class Columns:
         texts = [list(self._texts(name, "text", column, values[column])) for column in self.texts]
         rows = zip(*texts, strict=True)
         joined = texts[0] if len(texts) == 1 else list(map(self.text_format.joined, rows))
-        labels, several, classes = self._labels(name, values, classes, len(joined))
+        labels, multi_label, classes = self._labels(name, values, classes, len(joined))
         groups, ids = (
             None if column is None else ["" if v is None or v != v else str(v) for v in values[column]]
             for column in (self.group, self.id)
@@ -149,15 +149,15 @@ class Columns:
         description = (self._describe(present) if present else "") + how
         origin = Origin.of_one(name, len(joined), ids)
         return Table(
-            name, self.label, joined, labels, origin, groups, classes, description, pairs=pairs, several=several
+            name, self.label, joined, labels, origin, groups, classes, description, pairs=pairs, multi_label=multi_label
         )
 
     def _labels(
         self, name: str, values: Mapping[str, Sequence[Any]], classes: list[str] | None, size: int
     ) -> tuple[list[str], bool, list[str] | None]:
-        """`labels`, `several` and `classes` of the `Table`."""
+        """`labels`, `multi_label` and `classes` of the `Table`."""
         if self.flags and all(column in values for column in self.flags):
-            sets: Sequence[Any] = flagged(name, self.flags, [values[column] for column in self.flags])
+            sets: Sequence[Any] = labels_of_flags(name, self.flags, [values[column] for column in self.flags])
             classes = list(self.flags)
         elif self.label not in values:
             return [""] * size, bool(self.flags or self.separator), classes
@@ -220,7 +220,7 @@ class Table:
         groups, pairs: None where the settings name no such column.
         classes: all possible ones, in their order, where the set declares them.
         description: which columns were used and how the files are written.
-        several: whether a document may have any number of labels.
+        multi_label: whether a document may have any number of labels.
         quoted: whether quotation marks enclose texts; None where they can't.
     """
 
@@ -234,7 +234,7 @@ class Table:
     description: str = ""
     quoted: bool | None = None
     pairs: list[str] | None = None
-    several: bool = False
+    multi_label: bool = False
 
     def from_file(self, name: str | Path) -> "Table":
         """The same table with this file as the origin of all rows."""
@@ -242,7 +242,7 @@ class Table:
 
     def label_sets(self) -> list[list[str]]:
         """The labels of each document."""
-        if not self.several:
+        if not self.multi_label:
             return [[label] for label in self.labels]
         return [label.split(LABEL_SEPARATOR) if label else [] for label in self.labels]
 
@@ -271,7 +271,7 @@ class Table:
         present = {label for labels in self.label_sets() for label in labels} - {""}
         if not present:
             raise UserError(f"data.label={self.column} of {self.name} holds no label; name another column")
-        if not self.several and len(present) > 20 and len(present) > len(self.labels) / 2:
+        if not self.multi_label and len(present) > 20 and len(present) > len(self.labels) / 2:
             raise UserError(
                 f"data.label={self.column} of {self.name} holds {len(present):,} different values in "
                 f"{len(self.labels):,} rows; labels repeat, so name another column"
@@ -301,14 +301,14 @@ def concatenate(tables: Sequence[Table], name: str) -> Table:
         name=name,
         texts=[text for table in tables for text in table.texts],
         labels=[label for table in tables for label in table.labels],
-        several=any(table.several for table in tables),
+        multi_label=any(table.multi_label for table in tables),
         groups=None if first.groups is None else [group for table in tables for group in table.groups or []],
         pairs=None if first.pairs is None else [pair for table in tables for pair in table.pairs or []],
         origin=reduce(add, (table.origin for table in tables)),
     )
 
 
-def flagged(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[list[str]]:
+def labels_of_flags(name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[list[str]]:
     """For each row the names of the `columns` that hold 1; `name` is that of the file, in messages."""
     rows: list[list[str]] = [[] for _ in values[0]]
     for column, cells in zip(columns, values, strict=True):

@@ -127,7 +127,7 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     for split, documents in texts.items():
         lengths, full_lengths, unknown = [0], [], 0
         with (folder / f"{split}.ids").open("wb") as ids:
-            for some in portions(documents):
+            for some in encoding_batches(documents):
                 encodings = encode(tokenizer, some)
                 lengths += map(len, encodings)
                 full_lengths += _full_lengths(tokenizer, some, encodings)
@@ -140,8 +140,8 @@ def _fill(folder: Path, texts: Mapping[str, Documents], tokenizer: TokenizerReci
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
-def portions(documents: Documents) -> Iterator[Documents]:
-    """The documents in portions that are small enough to encode."""
+def encoding_batches(documents: Documents) -> Iterator[Documents]:
+    """The documents in parts that are small enough to encode at once."""
     start = characters = 0
     for stop, document in enumerate(documents, start=1):
         characters += _size(document)

@@ -284,8 +284,8 @@ def _results(predictor: Predictor, documents: Documents) -> list[Any]:
     (answer,), (explanation,) = _answers(predictor, documents), explain(predictor, documents)
     ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:CLASSES]
     html = _html(
-        answer=answer["label"] if predictor.several else [answer["label"]],
-        several=predictor.several,
+        answer=answer["label"] if predictor.multi_label else [answer["label"]],
+        multi_label=predictor.multi_label,
         classes=[(name, share, _percent(share)) for name, share in ranked],
         pieces=[(text, score or 0.0) for text, score in explanation.marks()],
         label=explanation.label,

@@ -50,7 +50,7 @@ def explain(
         UserError: a class does not exist, or the model can't be explained.
     """
     if labels is None:
-        targets = leading(predictor, predictor(documents))
+        targets = explained_classes(predictor, predictor(documents))
     elif unknown := set(labels) - set(predictor.label_names):
         raise UserError(f"{unknown.pop()!r} is not one of the classes {', '.join(predictor.label_names)}")
     else:
@@ -58,9 +58,9 @@ def explain(
     return attribute(predictor.trained, documents, targets, attention)
 
 
-def leading(predictor: Predictor, predictions: Predictions) -> list[int]:
+def explained_classes(predictor: Predictor, predictions: Predictions) -> list[int]:
     """The class for which each answer is explained; for an empty text it is arbitrary."""
-    return predictor.trained.task.leading(torch.from_numpy(predictions.probabilities).nan_to_num(0)).tolist()
+    return predictor.trained.task.explained_class(torch.from_numpy(predictions.probabilities).nan_to_num(0)).tolist()
 
 
 def draw_attention(explanation: Explanation) -> "Figure":
@@ -94,7 +94,7 @@ def with_words(
     rows: list[dict[str, Any]], predictor: Predictor, documents: Documents, predictions: Predictions
 ) -> list[dict[str, Any]]:
     """The rows with the strongest words for the predicted class, None for an empty text."""
-    labels = [predictor.label_names[number] for number in leading(predictor, predictions)]
+    labels = [predictor.label_names[number] for number in explained_classes(predictor, predictions)]
     words = [explanation.in_words() or None for explanation in explain(predictor, documents, labels, attention=False)]
     return [row | {SPOKE_FOR: some} for row, some in zip(rows, words, strict=True)]
 
@@ -113,7 +113,7 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
     console.print(table)
     gain = float(explanation.scores.sum())
     # A user's own task may explain something other than a logit.
-    what = "on the logit of" if predictor.trained.task.is_usual else "against"
+    what = "on the logit of" if predictor.trained.task.is_standard else "against"
     console.print(f"All words together: {gain:+.3f}, {what} the same document without its words")
     if abs(explanation.lacking) > TOLERANCE * max(1.0, abs(gain)):
         console.print(f"The scores are approximate: their sum is off by {explanation.lacking:.3f}")

@@ -140,7 +140,7 @@ def _describe(trained: Trained, config: dict[str, Any]) -> dict[str, Any]:
         "pairs": trained.pairs,
         "text_format": trained.text_format.plain(),
         "model": trained.settings if config["format"] == "safetensors" else None,
-        "task": None if task.is_usual else trained.task_settings,
+        "task": None if task.is_standard else trained.task_settings,
         "versions": {name: version(name) for name in ("attnlab", "torch", "tokenizers")},
     }
 

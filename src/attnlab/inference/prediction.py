@@ -122,7 +122,7 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
             yield read[-1][1]
 
     added = answers | ({SPOKE_FOR: str} if config["explain"] else {})
-    together = predictor.label_names if predictor.several else ()
+    together = predictor.label_names if predictor.multi_label else ()
     with Writer(output, config["format"], added, together) as writer, _progress(console) as progress:
         bar = progress.add_task("", total=None, rows=0, speed=0.0)
         for predictions in predictor.stream(documents()):
@@ -159,11 +159,11 @@ def _progress(console: Console) -> Progress:
 
 def _added(predictor: Predictor, top_k: int | str) -> dict[str, type]:
     """The types of the columns of answers: a label, the `top_k` most probable ones, or all probabilities."""
-    few = "any number of them a document" if predictor.several else len(predictor.label_names)
-    if isinstance(top_k, int) and top_k > (1 if predictor.several else len(predictor.label_names)):
+    few = "any number of them a document" if predictor.multi_label else len(predictor.label_names)
+    if isinstance(top_k, int) and top_k > (1 if predictor.multi_label else len(predictor.label_names)):
         raise UserError(f"top_k={top_k}: the model knows {few}; top_k=all gives each class a column")
-    if predictor.several or top_k == "all":
-        predicted = list if predictor.several else str
+    if predictor.multi_label or top_k == "all":
+        predicted = list if predictor.multi_label else str
         return {"predicted": predicted, **{f"p({label})": float for label in predictor.label_names}}
     if top_k == 1:
         return {"predicted": str, "probability": float}
@@ -177,7 +177,7 @@ def _with_answers(
     """The rows with the columns `added`, see `_added`, which are None for an empty text."""
     probabilities = predictions.probabilities
     columns: list[Any] = [predictions.labels]
-    if predictor.several or top_k == "all":
+    if predictor.multi_label or top_k == "all":
         columns += map(_exact, probabilities.T)
     elif top_k == 1:
         columns.append(_exact(predictor.trained.task.confidence(torch.from_numpy(probabilities)).numpy()))

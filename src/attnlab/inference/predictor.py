@@ -23,7 +23,7 @@ import torch
 
 from attnlab.data.batching import TokenDataset
 from attnlab.data.tokenization import pad_id
-from attnlab.data.tokens import Documents, Tokens, encode, ids_of, portions
+from attnlab.data.tokens import Documents, Tokens, encode, encoding_batches, ids_of
 from attnlab.errors import UserError
 from attnlab.process import use_threads
 from attnlab.tasks import MultiLabel
@@ -56,7 +56,7 @@ class Predictor:
         self.answered_in: int | None = None  # the process in which it has started threads
         self.label_names, self.pairs = trained.task.label_names, trained.pairs
         self.text_format = trained.text_format
-        self.several = isinstance(trained.task, MultiLabel)  # whether a document may have several classes
+        self.multi_label = isinstance(trained.task, MultiLabel)  # whether a document may have several classes
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None) -> "Predictor":
@@ -115,7 +115,7 @@ class Predictor:
         """The probabilities, [N, C], computed in batches of similar length."""
         tokenizer, ids, sizes = self.trained.tokenizer, [np.empty(0, dtype=np.int32)], list[int]()
         # Only ids are kept, because encodings take a hundred times their memory.
-        for some in portions(texts):
+        for some in encoding_batches(texts):
             encodings = encode(tokenizer, some)
             ids.append(ids_of(tokenizer, encodings))
             sizes += map(len, encodings)

@@ -75,7 +75,7 @@ class Task(nn.Module, ABC):
         return len(self.label_names)
 
     @property
-    def is_usual(self) -> bool:
+    def is_standard(self) -> bool:
         """Whether probabilities and answers follow from logits as in this program's own tasks.
 
         If not, the task's own methods are called wherever an answer is explained, counted or exported.
@@ -129,7 +129,7 @@ class Task(nn.Module, ABC):
     def decide(self, probabilities: Tensor) -> Tensor:
         """The answers for probabilities [B, C]."""
 
-    def leading(self, probabilities: Tensor) -> Tensor:
+    def explained_class(self, probabilities: Tensor) -> Tensor:
         """The class for which an answer is explained: probabilities [B, C] -> [B] int64."""
         return probabilities.argmax(dim=1)
 
@@ -138,7 +138,7 @@ class Task(nn.Module, ABC):
 
         The logit of the class; in a task whose logits mean something else, the log-odds of the class's probability.
         """
-        if self.is_usual:
+        if self.is_standard:
             return logits.gather(1, classes[:, None])[:, 0]
         return self.uncalibrated(logits).gather(1, classes[:, None])[:, 0].logit(eps=1e-6)
 
@@ -162,7 +162,7 @@ class Task(nn.Module, ABC):
         """
 
     @abstractmethod
-    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+    def brier_scores(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """The score of Brier (1950) for each document: probabilities [B, C] -> [B]."""
 
     @abstractmethod

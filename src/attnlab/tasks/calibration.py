@@ -83,7 +83,7 @@ def _errors(task: "Task", logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     stated, true = _claims(task, probabilities, labels)
     return {
         "ece": binary_calibration_error(stated, true.long(), n_bins=BINS, validate_args=False),
-        "brier": task.squared_errors(probabilities, labels).mean(),
+        "brier": task.brier_scores(probabilities, labels).mean(),
         "log_loss": task.losses(logits, labels).mean(),
     }
 

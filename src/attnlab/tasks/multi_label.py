@@ -122,7 +122,7 @@ class MultiLabel(Task):
         """One claim for each class: that the document has it."""
         return probabilities.flatten(), labels.flatten()
 
-    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+    def brier_scores(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """The mean over classes: from 0 to 1."""
         return (probabilities - labels).square().mean(dim=1)
 

@@ -31,7 +31,7 @@ class SingleLabel(Task):
 
     def update(self, metrics: "MetricCollection", logits: Tensor, labels: Tensor) -> None:
         # torchmetrics takes the largest logit as the answer, which need not be that of a user's own task.
-        preds = logits if self.is_usual else self.decide(self.probabilities(logits))
+        preds = logits if self.is_standard else self.decide(self.probabilities(logits))
         metrics.update(preds=preds, target=labels, value=self.losses(logits, labels))
 
     def check(self, labels: Labels) -> None:
@@ -86,7 +86,7 @@ class SingleLabel(Task):
     def correct(self, answers: Tensor, labels: Tensor) -> Tensor:
         return answers == labels
 
-    def leading(self, probabilities: Tensor) -> Tensor:
+    def explained_class(self, probabilities: Tensor) -> Tensor:
         return self.decide(probabilities)
 
     def surest_errors(self, probabilities: Tensor, answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class SingleLabel(Task):
         """One claim: that the document has the predicted class."""
         return self.confidence(probabilities), self.correct(self.decide(probabilities), labels)
 
-    def squared_errors(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+    def brier_scores(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         """The sum over classes: from 0 to 2."""
         right = probabilities.gather(1, labels[:, None]).squeeze(1)
         return probabilities.square().sum(dim=1) - 2 * right + 1  # (1 - right)² in place of right²
