@@ -1,13 +1,11 @@
-"""`src/predict.py`: rows in, the same rows with answers out."""
+"""`src/predict.py`: rows in, the same rows with answers out. For the reader see tests/data/test_readers.py."""
 
-import bz2
 import contextlib
 import csv
 import datetime
 import gzip
 import io
 import json
-import lzma
 import signal
 import subprocess
 import sys
@@ -103,7 +101,6 @@ def test_every_row_and_column_is_kept_in_order(
 TEXTS = ["oil prices fällt", "the team, won"]
 RECORDS = [{"n": n, "text": text} for n, text in enumerate(TEXTS)]
 TABLE = 'n,text\n0,oil prices fällt\n1,"the team, won"\n'
-TITLED = {"titles": [text.split()[0] for text in TEXTS], "bodies": [" ".join(text.split()[1:]) for text in TEXTS]}
 
 
 def zipped(content: bytes) -> bytes:
@@ -116,22 +113,14 @@ def zipped(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "overrides"),
     [
-        ("new.csv", TABLE.encode("utf-8-sig"), []),
         ("new.csv", TABLE.encode("utf-16"), []),
         ("new.csv", TABLE.encode("latin-1"), ["data.encoding=latin-1"]),
-        ("new.csv", TABLE.replace(",", ";").replace("team;", "team,").encode(), []),
         ("new.csv", TABLE.replace(",", "~").replace("team~", "team,").encode(), ["data.delimiter='~'"]),
         ("new.csv", TABLE.split("\n", 1)[1].encode(), ["data.header=false", "text_column=1"]),
-        ("new.tsv", b"n\ttext\n0\toil prices f\xc3\xa4llt\n1\tthe team, won\n", []),
-        ("new.csv.bz2", bz2.compress(TABLE.encode()), []),
-        ("new.csv.xz", lzma.compress(TABLE.encode()), []),
         ("new.csv.zip", zipped(TABLE.encode()), []),
         ("new.csv.zst", bytes(pa.compress(TABLE.encode(), "zstd", asbytes=True)), []),
-        ("new.json", json.dumps(RECORDS).encode(), []),
         ("new.json", json.dumps(RECORDS, indent=2).encode("utf-16"), []),
         ("new.json", json.dumps({"data": RECORDS}).encode(), ["data.field=data"]),
-        ("new.json", json.dumps({"n": [0, 1], "text": TEXTS}).encode(), []),
-        ("new.json", pd.DataFrame(RECORDS).to_json().encode(), []),
         ("new.json", pd.DataFrame(RECORDS).to_json(orient="split").encode(), []),
         ("new.json", json.dumps([[0, TEXTS[0]], [1, TEXTS[1]]]).encode(), ["text_column=1"]),
         ("new.jsonl", "\n".join(map(json.dumps, RECORDS)).encode(), []),
@@ -494,7 +483,7 @@ def test_what_is_written_reads_back(ask: Callable[..., None], tmp_path: Path) ->
     with (tmp_path / "nested.csv").open(newline="") as file:
         assert [json.loads(row["more"], parse_constant=pytest.fail) for row in csv.DictReader(file)] == [row["more"]]
     (tmp_path / "labels.jsonl").write_text('{"text": "a", "tags": ["R&D; tech", "tech"]}\n')
-    with pytest.raises(UserError, match="holds ';', which stands between several labels"):
+    with pytest.raises(UserError, match="contains ';', which separates labels"):
         ask(f"input={tmp_path}/labels.jsonl", f"output={tmp_path}/labels.csv")
     assert not list(tmp_path.glob("labels.csv*"))
 
@@ -520,7 +509,7 @@ def test_a_class_that_would_run_into_others_is_refused_before_anything_is_writte
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["tech", "R&D; tech"]
-    with pytest.raises(UserError, match="format=jsonl and format=parquet have lists"):
+    with pytest.raises(UserError, match="use format=jsonl or format=parquet"):
         tables.Writer(path, kind, {"predicted": list}, names)
     for other in ("jsonl", "parquet"):
         with tables.Writer(f"out.{other}", None, {"predicted": list}, names) as writer:

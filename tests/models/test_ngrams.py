@@ -117,7 +117,7 @@ def test_gradients_touch_only_what_the_batch_holds_and_dropout_only_training(poo
         ({"ngram_dropout": 1.0}, r"model.ngram_dropout=1.0 is a share: give a number from 0 to below 1"),
         ({"dropout": -0.1}, r"model.dropout=-0.1 is a share"),
         ({"pooling": "max"}, r"model.pooling=max is not for model=ngram_bag; choose one of mean, attention"),
-        ({"pe": Learned}, r"takes no positions: use pe=none"),
+        ({"pe": Learned}, r"has no positions: use pe=none"),
     ],
 )
 def test_what_it_refuses(changes: dict[str, Any], message: str) -> None:
