@@ -37,7 +37,7 @@ study: .venv/.run  ## what each part is worth, with statistics: make study ARGS=
 	@touch $@
 
 dashboard: .venv/.run  ## a view and a report in W&B: make dashboard PROJECT=attnlab
-	@$(BIN)/python -c "from attnlab.training.tracking import has_key; raise SystemExit(not has_key() and 'no key of W&B was found: run .venv/bin/wandb login, or set WANDB_API_KEY')"
+	@$(BIN)/python -c "from attnlab.training.loggers import has_key; raise SystemExit(not has_key() and 'no key of W&B was found: run .venv/bin/wandb login, or set WANDB_API_KEY')"
 	@$(MAKE) --no-print-directory .venv/.dashboard
 	@$(BIN)/python src/dashboard.py project=$(or $(PROJECT),attnlab) $(ARGS)
 

@@ -111,7 +111,7 @@ def ours(config: dict[str, Any], data: TextDataModule, policy: bool) -> float:
 
     from attnlab.process import use_threads
     from attnlab.training.callbacks import Stopwatch
-    from attnlab.training.run import tidy_process
+    from attnlab.training.job import tidy_process
     from attnlab.training.trainer import make_trainer
     from benchmarks.speed import new_module
 

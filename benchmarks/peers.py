@@ -17,7 +17,7 @@ from attnlab.config import instantiate
 from attnlab.data.batching import VectorDataset
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.tokenization import pad_id
-from attnlab.training.encoder import cache_encoder_features, model_settings, place_encoder
+from attnlab.training.encoder import cache_encoder_features, load_encoder, model_settings
 from attnlab.training.trainer import make_trainer
 from benchmarks.common import AG_NEWS, QUIET, ROOT, Row, config_of, data_of, folder, run
 
@@ -136,9 +136,9 @@ def regression(size: int) -> float:
         pad_id=0,
         max_length=config["tokenizer"]["max_length"],
     )
-    place_encoder(config["model"]["path"], model)
+    load_encoder(config["model"]["path"], model)
     with folder() as place:
-        cache_encoder_features(model, data, make_trainer(config, place), data.datasets)
+        cache_encoder_features(model, data, make_trainer(config, place))
     vectors = {split: cast(VectorDataset, data.datasets[split]).vectors for split in ("train", "test")}
     search = LogisticRegressionCV(Cs=10, cv=5, max_iter=1000)
     search.fit(vectors["train"], data.datasets["train"].labels)

@@ -17,8 +17,8 @@ from attnlab.data.batching import Batch
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Split
 from attnlab.training.encoder import model_settings
+from attnlab.training.job import tidy_process
 from attnlab.training.module import TextClassification
-from attnlab.training.run import tidy_process
 from attnlab.training.trainer import make_trainer
 from benchmarks.common import DATA, QUIET, Row, compare, config_of, data_of, folder, in_turn
 

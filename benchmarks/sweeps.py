@@ -101,10 +101,10 @@ def main(cfg: DictConfig) -> float | None:
     """As `src/train.py`, with a training of its own."""
     if os.environ[TASK] == "nothing":
         return 0.0
-    from attnlab.training import run
+    from attnlab.training import train as spine
 
-    setattr(run, "_train", pretend)  # noqa: B010  (a constant name, so that mypy lets it be)
-    return run.train(cfg)["val/loss"]
+    setattr(spine, "_train", pretend)  # noqa: B010  (a constant name, so that mypy lets it be)
+    return spine.train(cfg)["val/loss"]
 
 
 def pretend(_: DictConfig) -> dict[str, float]:

@@ -9,7 +9,7 @@ from attnlab.process import large_imports
 def main(cfg: DictConfig) -> None:
     # Imported here so that --help and mistakes in the config do not wait for torch.
     with large_imports():
-        from attnlab.training.evaluation import evaluate
+        from attnlab.training.evaluate import evaluate
 
     evaluate(cfg)
 

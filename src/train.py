@@ -9,7 +9,7 @@ from attnlab.process import large_imports
 def main(cfg: DictConfig) -> float | None:
     # Imported here so that --help and mistakes in the config do not wait for torch.
     with large_imports():
-        from attnlab.training.run import train
+        from attnlab.training.train import train
 
     return train(cfg).get(cfg.monitor.metric)  # what a sweeper that searches goes by
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from attnlab.arguments import read_arguments
+from attnlab.composing import read_arguments
 from tests.conftest import ROOT, TINY
 
 PAGES = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
@@ -348,7 +348,7 @@ def test_a_mistake_is_one_line_and_status_1(arguments: list[str], message: str, 
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.slow  # in one process: tests/training/test_run.py
+@pytest.mark.slow  # in one process: tests/training/test_train.py
 def test_a_runs_own_config_runs_again(tmp_path: Path) -> None:
     tiny = [*TINY, "trainer.max_epochs=1"]
     assert run("train.py", "hydra.run.dir=first", *tiny, folder=tmp_path).returncode == 0

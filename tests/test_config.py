@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.training.encoder import model_settings
-from attnlab.training.run import train
+from attnlab.training.train import train
 from hydra_plugins.attnlab_sweeper import GRID, Sweeper
 from tests.conftest import ROOT
 
@@ -31,18 +31,18 @@ OPTIONS = {
 # What an option needs before it can run here; None leaves it to the test that is named.
 SPECIAL: dict[str, list[str] | None] = {
     "data=base": None,  # not a choice but what the others share
-    "data=ag_news": None,  # tests/data/test_sources.py, and with real data test_run.py
+    "data=ag_news": None,  # tests/data/test_sources.py, and with real data test_train.py
     "data=hub": None,  # tests/data/test_sources.py
     "data=files": None,  # test_local_files_from_the_command_line
     "data=folders": None,  # tests/data/test_folders.py
     "model=pretrained": None,  # tests/training/test_pretrained.py
     "tokenizer=pretrained": None,
-    "embedding=static": None,  # tests/training/test_embedding.py
+    "embedding=static": None,  # tests/training/test_build.py
     "debug=data": None,  # tests/data/test_preview.py
-    "trainer=gpu": None,  # test_run.py: refused without one
+    "trainer=gpu": None,  # test_train.py: refused without one
     "trainer=mps": None,
     "trainer=ddp": None,  # test_commands.py, in processes of its own
-    "logger=wandb": None,  # tests/training/test_tracking.py
+    "logger=wandb": None,  # tests/training/test_loggers.py
     "task=multi_label": ["data.topics=all"],
     "debug=overfit": ["trainer.max_epochs=1"],
 }

@@ -23,8 +23,8 @@ from attnlab.errors import UserError
 from attnlab.inference.demo import serve
 from attnlab.inference.export import export
 from attnlab.inference.prediction import predict
-from attnlab.training.evaluation import evaluate
-from attnlab.training.run import train
+from attnlab.training.evaluate import evaluate
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]

@@ -81,7 +81,7 @@ def test_in_a_process_of_somebody_else_nothing_is_left_out_of_the_collectors_sig
 
 
 def test_torchmetrics_brings_nothing_that_no_run_uses() -> None:
-    code = "with large_imports(): from attnlab.training.run import train"
+    code = "with large_imports(): from attnlab.training.train import train"
     found = "print([name for name in ('scipy', 'transformers', 'datasets', 'wandb') if name in sys.modules])"
     lines = f"import sys\nfrom attnlab.process import large_imports\n{code}\n{found}"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)

@@ -35,7 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_command_line_means_the_same_without_its_secrets(argument: str, secret: str) -> None:
-    from attnlab.arguments import read_arguments
+    from attnlab.composing import read_arguments
 
     (hidden,) = read_arguments("train", [argument])
     assert secret not in hidden

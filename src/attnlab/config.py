@@ -1,4 +1,4 @@
-"""The one door from configuration to code: only what is listed here is ever called by a config."""
+"""From a config to code: it is resolved to plain data, and only what the whitelist names is imported and called."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from attnlab.errors import UserError, as_user_error, first_line, own_place
 
-# Add your own package here to name its classes in a config. Narrow on purpose: configs also come out of checkpoints
-# that others made, and a package listed whole would let them call anything in it.
+# Add your own package here to name its classes in a config. It is narrow on purpose: configs also come from checkpoints
+# that others made, and a whole package would let them call anything in it.
 EXECUTION_WHITELIST = [
     "attnlab.data.sources.*",
     "attnlab.data.tokenization.*",
@@ -26,13 +26,15 @@ EXECUTION_WHITELIST = [
     "attnlab.tasks.single_label.SingleLabel",
     "attnlab.training.averaging.*",
     "attnlab.training.callbacks.*",
+    "attnlab.training.checkpoints.BestCheckpoint",
     "attnlab.training.pruning.ReportToStudy",
     "attnlab.training.checkpoints.LastCheckpoint",
-    "attnlab.training.curves.CurvesLogger",
-    "attnlab.training.schedules.*",
-    "attnlab.training.selection.BestCheckpoint",
-    "attnlab.training.tracking.TensorBoard",
-    "attnlab.training.tracking.wandb_logger",
+    "attnlab.training.loggers.CurvesLogger",
+    "attnlab.training.loggers.TensorBoard",
+    "attnlab.training.loggers.wandb_logger",
+    "attnlab.training.optimization.constant",
+    "attnlab.training.optimization.cosine",
+    "attnlab.training.optimization.linear",
     "lightning.pytorch.callbacks.*",
     "lightning.pytorch.loggers.*",
     "lightning.pytorch.profilers.*",
@@ -56,15 +58,16 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{error.full_key} is needed and has no default: give {error.full_key}=<value>") from error
     except OmegaConfBaseException as error:
         inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, UserError):  # of one of our own resolvers
+        # An error of one of our own resolvers says more than OmegaConf, which has wrapped it.
+        while inner is not None and not isinstance(inner, UserError):
             inner = inner.__context__
         raise UserError(str(inner) if inner else first_line(error)) from error
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The config.yaml of a run or a record of Hydra's, as it stands: an interpolation in it stays text.
+    """The config.yaml of a run or a record of Hydra's, as it is: an interpolation in it stays text.
 
-    Configs are written resolved, so only one that somebody else has changed would read the environment by it.
+    Configs are written resolved; one that somebody has changed could otherwise read the environment.
 
     Raises:
         UserError: the file can't be read, or holds no settings.
@@ -72,12 +75,12 @@ def read_config(file: Path) -> dict[str, Any]:
     with as_user_error(f"{file} can't be read", only=(OSError, ValueError, yaml.YAMLError, OmegaConfBaseException)):
         config = OmegaConf.load(file)
         if not isinstance(config, DictConfig):
-            raise ValueError("no settings in it")
+            raise ValueError("it has no settings")
         return cast(dict[str, Any], OmegaConf.to_container(config))
 
 
 def _literal(value: Any) -> Any:
-    """Plain data whose every "${" is text to OmegaConf, which would take it for an interpolation."""
+    """Plain data in which OmegaConf reads every "${" as text and not as an interpolation."""
     if isinstance(value, Mapping):
         return {key: _literal(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -86,23 +89,23 @@ def _literal(value: Any) -> Any:
 
 
 def escape(text: str) -> str:
-    """The text so that OmegaConf takes no "${" in it for an interpolation."""
+    """The text, escaped so that OmegaConf reads no "${" in it as an interpolation."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def find_allowed(name: object) -> Any:
-    """The class or function that a config names; a name that is not on the whitelist is not even imported.
+    """The class or function that a config names. A name that is not on the whitelist is not even imported.
 
     Raises:
-        UserError: the name is not on the whitelist, or there is nothing of that name.
+        UserError: the name is not on the whitelist, or does not exist.
     """
     if not isinstance(name, str):
-        raise UserError(f"_target_={name} should be the name of a class, such as attnlab.data.sources.Files")
+        raise UserError(f"_target_={name} must be the name of a class, such as attnlab.data.sources.Files")
     return instantiate({"_target_": name}, _partial_=True).func
 
 
 def instantiate(config: Any, **arguments: Any) -> Any:
-    """Call what `config["_target_"]` names with the config's other entries, which are resolved, and `arguments`.
+    """Call what `config["_target_"]` names with the config's other entries and `arguments`.
 
     Raises:
         UserError: the target is not on the whitelist, or refuses its arguments.
@@ -116,4 +119,5 @@ def instantiate(config: Any, **arguments: Any) -> Any:
             if isinstance(bug, ValueError | OSError | ImportError) or own_place(bug) is None:
                 raise
             failed = bug
-    raise failed  # of the called class itself: with its traceback, which leads to the place
+    # A bug in the called class itself keeps its traceback, which Hydra would hide.
+    raise failed

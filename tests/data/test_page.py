@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.data.sources import Corpus, with_absolute_paths
+from attnlab.validation import validate_values
 from tests.conftest import ROOT
 from tests.data.test_readers import FRAME, LABELS, PARTS, RECORDS, ROWS, TEXTS, separated
 
@@ -67,7 +67,7 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_page_reads_its_data(command: str, compose_config: Callable[..., DictConfig]) -> None:
     config = resolve(compose_config(*shlex.split(command)))
-    check_config(config, {})
+    validate_values(config, {})
     if "stanfordnlp" in command:
         pytest.skip("there is no network in tests")
     corpus: Corpus = instantiate(with_absolute_paths(config["data"])).load()

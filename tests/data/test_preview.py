@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.test_commands import run
 
 Compose = Callable[..., DictConfig]

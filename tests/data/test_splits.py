@@ -12,8 +12,8 @@ from attnlab.data.sources import Corpus, Headlines, Split
 from attnlab.data.splits import cut_fold, fold_numbers, group_mask, split_corpus, split_mask, stratified_mask
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
-from attnlab.training.evaluation import evaluate
-from attnlab.training.run import train
+from attnlab.training.evaluate import evaluate
+from attnlab.training.train import train
 from tests.data.corpora import corpus
 
 

@@ -585,7 +585,7 @@ class FakeEvaluation:
 
 @pytest.mark.slow
 def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate := FakeEvaluation())
+    monkeypatch.setattr("attnlab.training.evaluate.evaluate", evaluate := FakeEvaluation())
     for n_trials in (2, 4):
         fake = make_with_checkpoints(tmp_path, f"hparams_search.n_trials={n_trials}").run()
         tested = yaml.safe_load(Path(fake.config.hydra.sweep.dir, "best", "config.yaml").read_text())
@@ -594,7 +594,7 @@ def test_the_test_of_an_earlier_best_makes_room(tmp_path: Path, monkeypatch: pyt
 
 
 def test_of_two_processes_that_end_together_one_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate := FakeEvaluation())
+    monkeypatch.setattr("attnlab.training.evaluate.evaluate", evaluate := FakeEvaluation())
     fake = make_with_checkpoints(tmp_path, "hparams_search.n_trials=2").run()
     folder = Path(fake.config.hydra.sweep.dir)
     shutil.rmtree(folder / "best")
@@ -611,7 +611,7 @@ def test_a_search_without_test_labels_writes_what_it_found(
     def evaluate(_: DictConfig) -> dict[str, float]:
         raise UserError("data.label=label of test.csv holds no label")
 
-    monkeypatch.setattr("attnlab.training.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("attnlab.training.evaluate.evaluate", evaluate)
     fake = make_with_checkpoints(tmp_path, "hparams_search.n_trials=2").run()
     found = yaml.safe_load(Path(fake.config.hydra.sweep.dir, "optimization_results.yaml").read_text())
     assert found["best_trial"] == 1 and found["test"] == {}

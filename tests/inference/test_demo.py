@@ -29,7 +29,7 @@ from attnlab.errors import UserError
 from attnlab.inference import Explanation, Predictor
 from attnlab.inference.demo import LIMIT, Model, OwnHosts, build, serve
 from attnlab.inference.explaining import MAPS, draw_attention
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY, output_of
 
 Compose = Callable[..., DictConfig]
@@ -330,7 +330,7 @@ def test_a_mistake_is_one_line(compose_config: Compose, tmp_path: Path, monkeypa
         (): "ckpt_path is needed",
         ("ckpt_path=[]",): r"ckpt_path=\[\] should be",
         ("ckpt_path=none",): "ckpt_path=none is neither a checkpoint nor a run's folder",
-        (f"ckpt_path=[{tmp_path}/x.ckpt]",): "x.ckpt is no checkpoint",
+        (f"ckpt_path=[{tmp_path}/x.ckpt]",): "x.ckpt is not a checkpoint",
         ("ckpt_path=a", "port=0"): "port=0 should be greater than or equal to 1",
         ("ckpt_path=a", "share=maybe"): "share=maybe should be a valid boolean",
     }.items():

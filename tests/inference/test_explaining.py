@@ -19,7 +19,7 @@ from attnlab.inference import Explanation, Predictor, explain
 from attnlab.inference.explaining import show_explanation
 from attnlab.inference.prediction import predict
 from attnlab.training.attribution import attribute
-from attnlab.training.run import train
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 

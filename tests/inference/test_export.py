@@ -22,7 +22,7 @@ from attnlab.errors import UserError
 from attnlab.inference import Predictor, formats
 from attnlab.inference.export import export
 from attnlab.inference.formats import FORMATS
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
@@ -223,7 +223,7 @@ def test_other_answers_are_refused_and_leave_nothing(
         (["hub=me"], "hub=me should be <user>/<name>"),
         (["output={full}"], "output=.*full exists already: give another folder, or remove it"),
         (["output=/proc/none/out"], "output=/proc/none/out can't be written"),
-        (["ckpt_path={hostile}"], "is no checkpoint"),
+        (["ckpt_path={hostile}"], "is not a checkpoint"),
         (["ckpt_path=nowhere"], "neither a checkpoint nor a run's folder"),
     ],
 )

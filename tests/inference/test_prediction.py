@@ -28,7 +28,7 @@ from attnlab.errors import UserError
 from attnlab.inference import Predictor, prediction, tables
 from attnlab.inference.prediction import predict
 from attnlab.inference.predictor import BLOCK
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]

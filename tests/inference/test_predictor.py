@@ -17,7 +17,7 @@ from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError
 from attnlab.inference import Predictor
 from attnlab.inference.predictor import TOKENS_AT_ONCE, batches
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
@@ -126,7 +126,7 @@ def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a checkpoint nor a run's folder"):
         Predictor.load(tmp_path)
     torch.save({"state_dict": {}, "hyper_parameters": {"model": {"_target_": "os.system"}}}, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match="is no checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         Predictor.load(tmp_path / "x.ckpt")
 
 

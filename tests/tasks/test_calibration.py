@@ -17,11 +17,11 @@ from attnlab.config import instantiate, resolve
 from attnlab.inference import Predictor
 from attnlab.tasks import MultiLabel, SingleLabel, Task
 from attnlab.tasks.calibration import TEMPERATURES, calibration, reliability
-from attnlab.training.evaluation import evaluate
+from attnlab.training.evaluate import evaluate
 from attnlab.training.module import TextClassification
 from attnlab.training.results import print_summary
-from attnlab.training.run import train
 from attnlab.training.saved import load_weights
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 NAMES = ["a", "b", "c"]

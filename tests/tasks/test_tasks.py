@@ -21,7 +21,7 @@ from attnlab.inference.explaining import show_explanation
 from attnlab.inference.export import export
 from attnlab.tasks import MultiLabel, SingleLabel, make_task
 from attnlab.tasks.multi_label import best_thresholds
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT
 
 NAMES = ["a", "b", "c"]

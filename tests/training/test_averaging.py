@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.training.run import train
-from tests.training.test_selection import evaluate_with
+from attnlab.training.train import train
+from tests.training.test_checkpoints import evaluate_with
 
 Compose = Callable[..., DictConfig]
 SETTINGS = ["optimizer.lr=0.02", "trainer.max_epochs=4", "callbacks.early_stopping=null", "model.dropout=0.2"]

@@ -1,4 +1,4 @@
-"""The pages of W&B: what they show and what is sent to a server; that runs log it, test_tracking.py looks at."""
+"""The pages of W&B: what they show and what is sent to a server; that runs log it, test_loggers.py looks at."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from attnlab.errors import UserError
 from attnlab.training.dashboard import SEARCHED, dashboard
-from attnlab.training.tracking import CONFUSION, MISTAKES
+from attnlab.training.loggers import CONFUSION, MISTAKES
 from tests.conftest import ROOT
-from tests.training.test_tracking import StandIn
+from tests.training.test_loggers import StandIn
 
 pytest.importorskip("wandb_workspaces")
 Compose = Callable[..., DictConfig]

@@ -13,10 +13,9 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Headlines
 from attnlab.data.tokenization import BPE
 from attnlab.errors import UserError
-from attnlab.training.clipping import clip_grad_norm
 from attnlab.training.module import TextClassification
+from attnlab.training.optimization import clip_grad_norm, linear
 from attnlab.training.saved import load_weights
-from attnlab.training.schedules import linear
 
 MODEL = {
     "_target_": "attnlab.models.classifier.TextClassifier",
@@ -29,7 +28,7 @@ MODEL = {
 }
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "lr": 0.01}
 TASK = {"_target_": "attnlab.tasks.single_label.SingleLabel"}
-SCHEDULER = {"_target_": "attnlab.training.schedules.linear", "warmup": 0.1}
+SCHEDULER = {"_target_": "attnlab.training.optimization.linear", "warmup": 0.1}
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     marker = tmp_path / "the-payload-ran"
     torch.save({"state_dict": Payload(marker)}, tmp_path / "payload.ckpt")
     for name in ("text", "other", "payload"):
-        with pytest.raises(UserError, match=rf"{name}\.ckpt is no checkpoint"):
+        with pytest.raises(UserError, match=rf"{name}\.ckpt is not a checkpoint"):
             load_weights(tmp_path / f"{name}.ckpt", TextClassification)
     assert not marker.exists()
 
@@ -243,5 +242,5 @@ def test_a_checkpoint_cannot_ask_for_more_memory_than_it_holds(data: TextDataMod
         checkpoint["state_dict"][name] = torch.zeros(1).expand(*sides)
     torch.save(checkpoint, tmp_path / "weights.ckpt")
     for kind in ("settings", "weights"):
-        with pytest.raises(UserError, match=rf"{kind}\.ckpt holds other weights than its model has"):
+        with pytest.raises(UserError, match=rf"{kind}\.ckpt has other weights than its model"):
             load_weights(tmp_path / f"{kind}.ckpt", TextClassification)

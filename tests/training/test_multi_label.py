@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from attnlab.analysis.comparison import make_study
 from attnlab.errors import UserError
-from attnlab.training.evaluation import evaluate
+from attnlab.training.evaluate import evaluate
 from attnlab.training.module import TextClassification
-from attnlab.training.run import train
 from attnlab.training.saved import load_weights
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 SEVERAL = "task=multi_label", "data.topics=all", "model=bag", "optimizer.lr=0.02"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from attnlab.training.evaluation import evaluate
+from attnlab.training.evaluate import evaluate
 from attnlab.training.module import TextClassification
-from attnlab.training.run import train
 from attnlab.training.saved import load_weights
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 

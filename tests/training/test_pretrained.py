@@ -22,8 +22,8 @@ from attnlab.errors import UserError
 from attnlab.inference import Predictor, explain
 from attnlab.inference.export import export
 from attnlab.models.pretrained import PretrainedClassifier
-from attnlab.training.run import train
 from attnlab.training.saved import Trained, load_weights
+from attnlab.training.train import train
 from tests.conftest import ROOT
 from tests.encoders import save_encoder
 from tests.training.test_resume import assert_same_run, start
@@ -262,11 +262,11 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (pickled, "has pytorch_model.bin, which could run code when it is read, and \\*.safetensors is wanted"),
+        (pickled, "has pytorch_model.bin, which could run code when it is read, and \\*.safetensors is required"),
         (without("model.safetensors"), "has no weights, and"),
-        (without("config.json"), "has no config.json: it is no encoder"),
-        (without("tokenizer.json"), "^tokenizer.path=.* has no tokenizer.json"),
-        (cut, "^can't read model.path=.*; get it again$"),
+        (without("config.json"), "has no config.json: it must be an encoder"),
+        (without("tokenizer.json"), "^tokenizer.path=.* has no tokenizer.json, the form of a fast tokenizer"),
+        (cut, "^can't read model.path=.*; download it again$"),
         (edited(num_hidden_layers=4), "lacks 16 of the weights that its config.json describes, as encoder.layer.3"),
     ],
 )

@@ -83,7 +83,7 @@ def test_what_does_well_or_has_ended_anyway_goes_on(tmp_path: Path) -> None:
 def test_wandb_is_told_the_state_of_a_trial(
     loss: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attnlab.training.tracking import Wandb
+    from attnlab.training.loggers import Wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")  # so that what the logger makes of it does not stay
     study, callback_of = make(tmp_path, "median")

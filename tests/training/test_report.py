@@ -12,10 +12,10 @@ import pytest
 from omegaconf import DictConfig
 from statsmodels.stats.proportion import proportion_confint
 
-from attnlab.training.evaluation import evaluate
-from attnlab.training.mistakes import MARKED, TEXT, Mistake, write_mistakes
+from attnlab.training.evaluate import evaluate
+from attnlab.training.predictions import MAX_TEXT, NUM_EXPLAINED, Mistake, write_mistakes
 from attnlab.training.report import of_counts, report
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import TINY
 
 Compose = Callable[..., DictConfig]
@@ -84,7 +84,7 @@ def test_a_run_and_a_test_of_it_leave_the_same_mistakes_and_a_page(
         assert (row["label"], row["predicted"]) == (answer["label"], answer["predicted"])
         assert float(row["probability"]) == pytest.approx(answer[f"p({row['predicted']})"], abs=1e-4)
     marked = [row for row in mistakes if row["words"]]
-    assert marked == mistakes[:MARKED] and all(row["explained"] == row["predicted"] for row in marked)
+    assert marked == mistakes[:NUM_EXPLAINED] and all(row["explained"] == row["predicted"] for row in marked)
     assert all(word.rsplit(" ", 1)[0] in row["text"] for row in marked for word in row["words"].split("; "))
 
     page = Page((tmp_path / "run" / "report.html").read_text())
@@ -127,15 +127,15 @@ def test_hostile_texts_and_labels_stay_text(compose_config: Compose, tmp_path: P
     assert script in page.text and "<b>a" in page.text and "b&amp;" in page.text
     assert not {"script", "b", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not re.search(r'(?:src|href)="(?!data:image/png;base64,)', html) and "url(" not in html
-    assert f"[... the first {TEXT:,} of" in page.text and "documents truncated" in page.text
+    assert f"[... the first {MAX_TEXT:,} of" in page.text and "documents truncated" in page.text
     written = {row["text"] for row in mistakes_in(tmp_path / "run")}
-    assert written <= set(pd.read_csv(tmp_path / "all.csv")["text"]) and max(map(len, written)) > TEXT
+    assert written <= set(pd.read_csv(tmp_path / "all.csv")["text"]) and max(map(len, written)) > MAX_TEXT
 
 
 def test_of_several_labels_the_surest_error_is_marked(tiny_config: Compose, tmp_path: Path) -> None:
     train(tiny_config("task=multi_label", "data.topics=all", "model=bag", f"paths.run_dir={tmp_path}/run"))
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet").set_index("index")
-    for row in mistakes_in(tmp_path / "run")[:MARKED]:
+    for row in mistakes_in(tmp_path / "run")[:NUM_EXPLAINED]:
         answer = table.loc[int(row["index"])]
         wrong = set(answer["label"]) ^ set(answer["predicted"])
         assert row["explained"] in wrong

@@ -15,22 +15,22 @@ from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.errors import UserError
 from attnlab.tasks import SingleLabel
-from attnlab.training.evaluation import evaluate
+from attnlab.training.evaluate import evaluate
 from attnlab.training.figures import MATRIX_CLASSES, confused_pairs, draw_figures
-from attnlab.training.module import Predictions
+from attnlab.training.predictions import SplitPredictions
 from attnlab.training.results import print_summary, write_results
-from attnlab.training.run import train
+from attnlab.training.train import train
 
 pytestmark = pytest.mark.figures
 Compose = Callable[..., DictConfig]
 
 
-def predictions(num_classes: int, documents: int = 10) -> Predictions:
+def predictions(num_classes: int, documents: int = 10) -> SplitPredictions:
     """Each class with some documents, a third of which are taken for the next class."""
     labels = torch.arange(num_classes).repeat_interleave(documents)
     answers = torch.where(torch.arange(len(labels)) % 3 == 0, (labels + 1) % num_classes, labels)
     probabilities = torch.nn.functional.one_hot(answers, num_classes).float()
-    return Predictions(torch.arange(len(labels)), labels, probabilities, answers, probabilities.log())
+    return SplitPredictions(torch.arange(len(labels)), labels, probabilities, answers, probabilities.log())
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, MATRIX_CLASSES, MATRIX_CLASSES + 1, 400])
@@ -138,10 +138,10 @@ def test_a_finished_run_that_goes_on_has_no_old_results(
     train(tiny_config(f"paths.run_dir={tmp_path}/run"))
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("attnlab.training.run.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("attnlab.training.train.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
         train(resume(tmp_path / "run", "trainer.max_epochs=4"))
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
-    monkeypatch.setattr("attnlab.training.run.Trainer.fit", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("attnlab.training.train.Trainer.fit", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(resume(tmp_path / "run", "trainer.max_epochs=4"))
     left = {path.name for path in (tmp_path / "run").iterdir()}

@@ -30,7 +30,7 @@ from attnlab.runs import RunFolder
 from attnlab.training.checkpoints import LastCheckpoint
 from attnlab.training.results import write_config
 from attnlab.training.resume import resumed_config
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT, TINY
 
 Compose = Callable[..., DictConfig]
@@ -373,7 +373,7 @@ def test_a_checkpoint_of_something_else_is_one_line(tiny_config: Compose, resume
     others += [{k: v for k, v in checkpoint.items() if k != key} for key in ("loops", "random_states", "train_loss")]
     for other in others:
         torch.save(other, file)
-        with pytest.raises(UserError, match=r"is no checkpoint of this run \(|every checkpoint .* is damaged"):
+        with pytest.raises(UserError, match=r"is not a checkpoint of this run \(|every checkpoint .* is damaged"):
             train(resume(tmp_path))
 
 
@@ -554,7 +554,7 @@ def test_a_batch_is_not_halved_on_resume(
     tiny_config: Compose, resume: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tiny_config("halve_batch_on_oom=true", f"paths.run_dir={tmp_path}"))
-    monkeypatch.setattr("attnlab.training.run.Trainer.fit", Mock(side_effect=MemoryError))
+    monkeypatch.setattr("attnlab.training.train.Trainer.fit", Mock(side_effect=MemoryError))
     with pytest.raises(UserError, match=r"data\.batch_size=32, which a resumed run keeps"):
         train(resume(tmp_path, "trainer.max_epochs=3"))
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()

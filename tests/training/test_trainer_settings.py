@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.training.run import train
+from attnlab.training.train import train
 from attnlab.training.trainer import make_trainer
 
 Compose = Callable[..., DictConfig]
@@ -82,7 +82,7 @@ TRAINER: dict[str, list[tuple[Any, str | None]]] = {
     "plugins": [("null", WORKS), ("foo", "should be a valid array")],
     "sync_batchnorm": [("true", WORKS)],
     "reload_dataloaders_every_n_epochs": [("1", WORKS), ("-1", "should be an int >= 0")],
-    "default_root_dir": [("elsewhere", "give paths.run_dir")],
+    "default_root_dir": [("elsewhere", "use paths.run_dir")],
     "enable_autolog_hparams": [("false", WORKS)],
     "model_registry": [("foo", WORKS)],
 }
@@ -124,8 +124,8 @@ def test_an_argument_of_the_trainer(argument: str, value: str, message: str | No
 
 # Every callback that Lightning ships, with its settings and what becomes of it.
 CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
-    "BackboneFinetuning": [({}, "wants a model with a backbone")],
-    "BaseFinetuning": [({}, "wants a model with a backbone")],
+    "BackboneFinetuning": [({}, "requires a model with a backbone")],
+    "BaseFinetuning": [({}, "requires a model with a backbone")],
     "BasePredictionWriter": [({}, WORKS)],
     "BatchSizeFinder": [({}, "search instead")],
     "Callback": [({}, WORKS)],
@@ -146,7 +146,7 @@ CALLBACKS: dict[str, list[tuple[dict[str, Any], str | None]]] = {
         ({"monitor": "val/acc", "save_top_k": 2}, WORKS),
         ({"save_top_k": -5}, "save_top_k"),
     ],
-    "ModelPruning": [({"pruning_fn": "l1_unstructured", "amount": 0.1}, "reads directly"), ({}, "pruning_fn")],
+    "ModelPruning": [({"pruning_fn": "l1_unstructured", "amount": 0.1}, "reads directly"), ({}, "reads directly")],
     "ModelSummary": [({}, WORKS)],
     "OnExceptionCheckpoint": [({"dirpath": "exceptions"}, WORKS)],
     "ProgressBar": [({}, WORKS)],
@@ -227,7 +227,7 @@ def test_accumulated_batches_make_one_row_with_their_mean(tiny_config: Compose, 
         more = [f"+trainer.accumulate_grad_batches={batches}", f"paths.run_dir={tmp_path}/{name}"]
         train(tiny_config("optimizer.lr=0.0", "trainer.log_every_n_steps=1", "trainer.max_epochs=1", *more))
     assert steps(tmp_path / "three") == ["0", "1"] and len(steps(tmp_path / "one")) == 6
-    from tests.training.test_run import curve
+    from tests.training.test_train import curve
 
     one, three = (curve(tmp_path / name, "train/loss_step") for name in ("one", "three"))
     assert three == pytest.approx([sum(one[:3]) / 3, sum(one[3:]) / 3], rel=1e-5)
@@ -257,7 +257,7 @@ def test_a_part_that_every_run_has_is_named(part: str, tiny_config: Compose) -> 
 def test_several_nodes_want_srun(tiny_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_STEP_ID", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="num_nodes=2 wants a process on each node: srun -K -N2"):
+    with pytest.raises(UserError, match="num_nodes=2 requires one process on each node: srun -K -N2"):
         train(tiny_config("trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2"))
 
 

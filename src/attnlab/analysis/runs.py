@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from attnlab.config import read_config
+from attnlab.environment import ENVIRONMENT, LIBRARIES
 from attnlab.errors import UserError
-from attnlab.versions import ENVIRONMENT, LIBRARIES
 
 FREE_OF_DATA = ("num_workers", "batch_size")  # settings of `data` that change no document
 

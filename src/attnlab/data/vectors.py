@@ -56,6 +56,10 @@ class StaticVectors:
     scale: Annotated[float, Gt(0)] | None = None
     freeze: bool = False
 
+    @property
+    def width(self) -> int:
+        return vector_width(self.path)
+
     def load(self, tokenizer: Tokenizer, cache_dir: Path) -> Vectors:
         """The vector of each token, from the cache if this file was read for this vocabulary before."""
         tokens = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]

@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab.checking import PARTS
 from attnlab.errors import UserError
+from attnlab.validation import PARTS
 
 # Parts that every run reads from its config; another one counts where one of these refers to it.
 READ_BY_RUNS = (*PARTS, "callbacks", "embedding", "logger")

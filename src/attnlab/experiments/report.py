@@ -112,7 +112,7 @@ def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
 
 def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     """Read the test set, once, with the best trial's checkpoint."""
-    from attnlab.training.evaluation import evaluate  # imports torch: not before something was searched
+    from attnlab.training.evaluate import evaluate  # imports torch: not before something was searched
 
     tested, trial = folder / "best", folder / str(number)
     with suppress(OSError, UserError):
@@ -212,15 +212,15 @@ def _short(value: Any) -> str:
 
 def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:
     """Log a run in the group of the trials to each logger: the results, a table of trials, the figures."""
-    from attnlab.training.run import tidy_process
-    from attnlab.training.tracking import SEARCH, Exhibits, show
+    from attnlab.training.job import tidy_process
+    from attnlab.training.loggers import SEARCH, RunArtifacts, log_results
 
     trials = study.trials_dataframe(attrs=("number", "state", "value", "duration", "params")).astype(str)
-    exhibits = Exhibits(
+    artifacts = RunArtifacts(
         {f"search/{key}": found[key] for key in ("best_trial", "best_value", "best_params", "test", "importances")},
         {"search/trials": (list(trials), trials.to_numpy().tolist())},
         {f"search/{file.stem}": file for file in sorted((folder / "figures").glob("*.png"))},
     )
     with output_into(folder / OUTPUT), tidy_process():
         parts = filter(None, resolve(config.logger or OmegaConf.create()).values())
-        show([instantiate(part, save_dir=str(folder / SEARCH)) for part in parts], exhibits)
+        log_results([instantiate(part, save_dir=str(folder / SEARCH)) for part in parts], artifacts)

@@ -18,12 +18,12 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from attnlab.checking import check_config
 from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, as_user_error, first_line
 from attnlab.experiments.multirun import check_devices, name_by_settings
 from attnlab.experiments.space import Space
 from attnlab.metrics import Direction
+from attnlab.validation import validate_values
 
 HEARTBEAT_SECONDS = 2
 GRACE_SECONDS = 10  # without a heartbeat for so long, the process of a trial counts as dead
@@ -56,7 +56,7 @@ def prepare(config: DictConfig) -> DictConfig:
         raise UserError("hydra/sweeper=attnlab requires the settings of a search: add hparams_search=optuna")
     check_devices(config, "a search", "trial")
     with open_dict(config):
-        check_config({"hparams_search": resolve(search)}, SETTINGS)
+        validate_values({"hparams_search": resolve(search)}, SETTINGS)
         if search.study_name is None:
             search.study_name = f"search-{name_by_settings(config, 'hparams_search', FREE, {})}"
     # The second is that of the storage, even if the user gave the trials another folder.

@@ -17,7 +17,6 @@ from annotated_types import Ge, Interval, Len
 from omegaconf import DictConfig
 from pydantic import TypeAdapter
 
-from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.data.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
@@ -26,10 +25,11 @@ from attnlab.inference.explaining import draw_attention, explain
 from attnlab.inference.predictor import Predictor, is_text
 from attnlab.paths import shown
 from attnlab.reports.page import render
-from attnlab.training import headline
 from attnlab.training.attribution import attends
-from attnlab.training.mistakes import TEXTS
+from attnlab.training.predictions import TEXTS
+from attnlab.training.results import headline_of_folder
 from attnlab.training.saved import find_checkpoint
+from attnlab.validation import validate_values
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -72,7 +72,7 @@ class Model:
     Attributes:
         name: its path, as the user gave it.
         mistakes: rows of its text or two texts, the label and the predicted one.
-        title: see `attnlab.training.headline.title`.
+        title: see `attnlab.training.results.headline`.
         accuracy: on the test documents, "" if unknown.
     """
 
@@ -86,7 +86,7 @@ class Model:
 def serve(cfg: DictConfig) -> None:
     """Serve a page with the models of `cfg.ckpt_path` on http://127.0.0.1:<cfg.port> until Ctrl-C."""
     config = resolve(cfg)
-    check_config(config, SETTINGS)
+    validate_values(config, SETTINGS)
     paths = config["ckpt_path"] if isinstance(config["ckpt_path"], list) else [config["ckpt_path"]]
     share = config["share"]
     page = build([_load(path, config["threads"], with_documents=not share) for path in paths])
@@ -135,7 +135,7 @@ def _load(path: str, threads: int | None, with_documents: bool) -> Model:
     folder, name = checkpoint.parent.parent, str(shown(Path(path)))
     predictor = Predictor.load(checkpoint, threads)
     mistakes = _mistakes(folder / "mistakes.csv", predictor.pairs) if with_documents else []
-    title, accuracy = headline.of_folder(folder)
+    title, accuracy = headline_of_folder(folder)
     return Model(name, predictor, mistakes, title or name, accuracy)
 
 

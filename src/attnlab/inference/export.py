@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.data.tokenization import max_length, pad_id
 from attnlab.errors import UserError, as_user_error, first_line
@@ -26,8 +25,9 @@ from attnlab.process import use_threads
 from attnlab.reports.page import render
 from attnlab.runs import make_run_dir
 from attnlab.tasks import MultiLabel
-from attnlab.training.headline import name_of
+from attnlab.training.results import data_name
 from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_weights
+from attnlab.validation import validate_values
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def export(cfg: DictConfig) -> None:
             can't be pushed, in which case it is written.
     """
     config = resolve(cfg)
-    check_config(config, SETTINGS)
+    validate_values(config, SETTINGS)
     FORMATS[config["format"]].check()
     if config["quantize"] and config["format"] != "onnx":
         raise UserError(f"quantize={config['quantize']} is only for format=onnx")
@@ -171,7 +171,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
     metrics = json.loads((run / "metrics.json").read_text()) if data and (run / "metrics.json").is_file() else {}
     facts = facts | {
         "title": title,
-        "data": name_of(data) if data else None,
+        "data": data_name(data) if data else None,
         "documents": int(metrics["train/documents"]) if "train/documents" in metrics else None,
         "metrics": {name: value for name, value in metrics.items() if name.startswith("test/")},
         "losses": {name: value for name, value in metrics.items() if name.startswith("data/test_")},

@@ -21,7 +21,7 @@ from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError, as_user_error
 from attnlab.metrics import interval
 from attnlab.tasks import Task
-from attnlab.training.headline import name_of
+from attnlab.training.results import data_name
 from attnlab.training.saved import Trained, data_of_run
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -
     If those of the run are not available, a warning and documents of random tokens.
     """
     if config.get("data"):
-        from attnlab.training.evaluation import as_trained  # imports Lightning
+        from attnlab.training.evaluate import as_trained  # imports Lightning
 
         return _test_documents(as_trained(config["data"], trained), trained, config)
     try:
@@ -217,12 +217,12 @@ def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -
 
 
 def _test_documents(data: dict[str, Any], trained: Trained, config: dict[str, Any]) -> Documents:
-    from attnlab.training.evaluation import test_data  # imports Lightning
+    from attnlab.training.evaluate import test_data  # imports Lightning
 
     data = with_absolute_paths(data)
     datamodule = test_data(instantiate(data), trained, Path(config["paths"]["cache_dir"]))
     loader = datamodule.test_dataloader()
-    return Documents(loader, f"{len(loader.dataset):,} test documents of {name_of(data)}")  # type: ignore[arg-type]
+    return Documents(loader, f"{len(loader.dataset):,} test documents of {data_name(data)}")  # type: ignore[arg-type]
 
 
 def _random_documents(trained: Trained) -> Sequence[Batch]:

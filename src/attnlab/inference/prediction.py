@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.data.readers import Form, Row
 from attnlab.data.text_format import Quoting, TextFormat
@@ -28,6 +27,7 @@ from attnlab.inference.tables import STREAM, Output, Part, Writer, read_parts
 from attnlab.paths import shown
 from attnlab.runs import make_run_dir
 from attnlab.training.saved import find_checkpoint
+from attnlab.validation import validate_values
 
 SETTINGS: dict[str, Any] = {
     "ckpt_path": str,
@@ -58,7 +58,7 @@ def predict(cfg: DictConfig) -> None:
     cfg = cfg.copy()
     cfg.update(dict.fromkeys(question_marks))
     config = resolve(cfg) | question_marks
-    check_config(config, SETTINGS)
+    validate_values(config, SETTINGS)
     if (config["text"] is None) == (config["input"] is None):
         raise UserError('give either text="..." or input=<file>, or input=- for standard input')
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))

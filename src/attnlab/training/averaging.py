@@ -1,7 +1,7 @@
-"""Averages of the weights over training. Each is used wherever the model is judged: validated, chosen, saved, tested.
+"""Averages of the weights over training, used wherever the model is evaluated: validated, chosen, saved and tested.
 
 Lightning's own callbacks save averaged weights and then test raw ones (`WeightAveraging`), or choose among raw ones
-(`StochasticWeightAveraging`), and validate the first weights of all until averaging begins.
+(`StochasticWeightAveraging`), and validate the initial weights until averaging begins.
 """
 
 from typing import Annotated, Any
@@ -15,14 +15,14 @@ from attnlab.errors import UserError
 
 
 class WeightAverage(WeightAveraging):
-    """Lightning's, with the raw weights as the average until it begins, and the average in every test."""
+    """Lightning's, but with the raw weights until averaging begins, and with the average in every test."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What the task chose by validating the average belongs to the average."""
+        """The temperature and thresholds that validating the average has chosen are stored with the average."""
         super().on_validation_end(trainer, pl_module)
         if self._average_model is not None:
             for average, current in zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True):
@@ -37,7 +37,7 @@ class WeightAverage(WeightAveraging):
         super().on_train_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:  # elsewhere the checkpoint's `state_dict`, the average, is wanted
+        if trainer.state.fn == TrainerFn.FITTING:  # a test needs the `state_dict`, which is the average
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _begin(self, pl_module: LightningModule) -> None:
@@ -50,9 +50,9 @@ class EMA(WeightAverage, EMAWeightAveraging):
     """Exponential moving average of the weights (Polyak and Juditsky, 1992; Tarvainen and Valpola, 2017).
 
     Args:
-        decay: share of the average that stays at each update.
-        update_every_n_steps: optimizer steps from one update to the next.
-        update_starting_at_step: optimizer steps before the first; until then the weights are used as they are.
+        decay: share of the average that is kept at each update.
+        update_every_n_steps: optimizer steps between two updates.
+        update_starting_at_step: optimizer steps before the first update; until then the raw weights are used.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class EMA(WeightAverage, EMAWeightAveraging):
 class SWA(WeightAverage):
     """Stochastic weight averaging (Izmailov et al., 2018): the mean of the weights at the ends of the last epochs.
 
-    It wants a learning rate that stays up: `scheduler=none`, which `callbacks=swa` brings.
+    It requires a learning rate that does not decay: `callbacks=swa` sets `scheduler=none`.
 
     Args:
-        swa_epoch_start: the first epoch that counts, as a number from 0 or as a share of `trainer.max_epochs`.
+        swa_epoch_start: the first epoch in the mean, as a number from 0 or as a share of `trainer.max_epochs`.
     """
 
     def __init__(self, swa_epoch_start: Annotated[int, Ge(0)] | Annotated[float, Interval(ge=0, lt=1)] = 0.5) -> None:
@@ -82,16 +82,18 @@ class SWA(WeightAverage):
         self.at_epoch_end = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises `UserError` where the first epoch can't be told, or would not come."""
+        """Raises `UserError` where the first epoch is unknown or never reached."""
         start, last = self.swa_epoch_start, trainer.max_epochs
         if isinstance(start, float) and (last is None or last < 0):
-            raise UserError(f"swa_epoch_start={start} is a share of trainer.max_epochs={last}: give a number of epochs")
+            raise UserError(
+                f"swa_epoch_start={start} is a share of trainer.max_epochs={last}, which has no limit: use a number"
+            )
         self.first = int(start * (last or 0)) if isinstance(start, float) else start
         if last is not None and 0 <= last <= self.first:
             raise UserError(f"swa_epoch_start={start} is never reached: trainer.max_epochs={last}")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """With the last step of an epoch, before the epoch's validation."""
+        """At the last step of an epoch, before the epoch's validation."""
         self.at_epoch_end = trainer.is_last_batch and trainer.current_epoch >= self.first
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 

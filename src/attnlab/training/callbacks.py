@@ -1,32 +1,30 @@
-"""Lightning callbacks of our own, and a profiler."""
+"""Callbacks that every run has: progress on the terminal, the table of the model, and the training time."""
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichProgressBar
-from lightning.pytorch.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-SHOWN = ("train/loss", "val/loss", "val/acc")
+DISPLAYED = ("train/loss", "val/loss", "val/acc")
 
 
 class PlainProgress(ProgressBar):
-    """One line an epoch, for logs and other outputs that are no terminal."""
+    """One line per epoch, for logs and other outputs that are not a terminal."""
 
     enabled = True
 
     def disable(self) -> None:
-        """Lightning does so in all processes of a distributed run but the first."""
+        """Called by Lightning in all processes of a distributed run but the first."""
         self.enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # a run that is resumed in mid-epoch has no other start
+        self.on_train_epoch_start(trainer, pl_module)  # a run that resumes within an epoch has no other start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch_start = time.monotonic()
@@ -35,24 +33,24 @@ class PlainProgress(ProgressBar):
         if not self.enabled:
             return
         metrics, seconds = trainer.callback_metrics, time.monotonic() - self.epoch_start
-        shown = "  ".join(f"{key} {metrics[key]:.4f}" for key in SHOWN if key in metrics)
+        scores = "  ".join(f"{key} {metrics[key]:.4f}" for key in DISPLAYED if key in metrics)
         of = "" if trainer.max_epochs is None or trainer.max_epochs < 0 else f"/{trainer.max_epochs}"
-        print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {shown}", flush=True)
+        print(f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {scores}", flush=True)
 
 
 class Scores(ProgressColumn):
-    """What is known of each epoch, behind its bar; cut where a terminal is too narrow, never on a second line."""
+    """The metrics of each epoch, behind its bar; cut off where a terminal is too narrow, never on a second line."""
 
     def __init__(self) -> None:
         super().__init__(Column(no_wrap=True, overflow="ellipsis"))
-        self.texts: dict[int | None, str] = {}  # by the number of the bar
+        self.texts: dict[int | None, str] = {}  # by the id of the bar
 
     def render(self, task: Task) -> Text:
         return Text(self.texts.get(task.id, ""))
 
 
 class TerminalProgress(RichProgressBar):
-    """Lightning's bar in one line of 80 columns: an epoch from 1 on, steps, time left, and the metrics `SHOWN`."""
+    """Lightning's bar in one line of 80 columns: epoch (from 1), steps, time left, and the metrics `DISPLAYED`."""
 
     def __init__(self) -> None:
         super().__init__(leave=True)
@@ -60,13 +58,13 @@ class TerminalProgress(RichProgressBar):
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-        self.scores = Scores()  # bars of a test are numbered from 0 again
+        self.scores = Scores()  # ids of bars start at 0 again in a test
         return [TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), left, self.scores]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """None for Lightning's own column, which breaks lines."""
+        """None for Lightning's own column, which wraps."""
         metrics = trainer.callback_metrics
-        known = (f"{key.removeprefix('train/')} {float(metrics[key]):.3f}" for key in SHOWN if key in metrics)
+        known = (f"{key.removeprefix('train/')} {float(metrics[key]):.3f}" for key in DISPLAYED if key in metrics)
         self.scores.texts[self.train_progress_bar_id] = " ".join(known)
         return {}
 
@@ -81,7 +79,7 @@ def progress() -> ProgressBar:
 
 
 class ModelTable(ModelSummary):
-    """The parts of the model with their parameters, without what Lightning's table has of tasks, modes and FLOPs."""
+    """The parts of the model and their parameters: Lightning's table without metrics, modes and FLOPs."""
 
     @staticmethod
     def summarize(
@@ -105,14 +103,14 @@ class ModelTable(ModelSummary):
 
 
 class Stopwatch(Callback):
-    """Seconds of training without those of validation, also over interruptions.
+    """Seconds of training, without validation and including the time before an interruption.
 
-    No `Timer`: a Timer of any kind among the callbacks would switch `trainer.max_time` off.
+    Not a `Timer`: a Timer of any kind among the callbacks disables `trainer.max_time`.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.since: float | None = None  # when the clock began to run; None while it stands
+        self.since: float | None = None  # None while it is stopped
         self.began = False
 
     @property
@@ -137,13 +135,3 @@ class Stopwatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict.get("seconds", 0.0)
-
-
-NOTHING = nullcontext()
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's own way to measure nothing makes a new context for each callback's every hook, 50 times a step."""
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return NOTHING

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, as_user_error, needs_extra
-from attnlab.training.tracking import CONFUSION, MISTAKES, SETTING, has_key
+from attnlab.training.loggers import CONFUSION, MISTAKES, SETTING, has_key
 
 SEARCHED = (
     *("optimizer.lr", "data.batch_size", "tokenizer.max_length", "tokenizer.vocab_size"),

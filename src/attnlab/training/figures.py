@@ -14,7 +14,7 @@ from torch import Tensor
 from attnlab.runs import whole_file
 from attnlab.tasks import Task
 from attnlab.tasks.calibration import reliability
-from attnlab.training.module import Predictions
+from attnlab.training.predictions import SplitPredictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ DPI = 100
 def draw_figures(
     folder: Path,
     task: Task,
-    predictions: Predictions | None = None,
+    predictions: SplitPredictions | None = None,
     counts: Counts | None = None,
     scores: Tensor | None = None,
 ) -> None:

@@ -1,10 +1,7 @@
 """The LightningModule: a text classifier with its loss, metrics, optimizer and the tokenizer it was trained with."""
 
-import inspect
 import logging
 import random
-from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -20,38 +17,11 @@ from attnlab.data.batching import Batch
 from attnlab.errors import UserError
 from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.tasks.calibration import calibration
-from attnlab.training.clipping import clip_grad_norm
-from attnlab.training.collected import Collected
+from attnlab.training.optimization import clip_grad_norm, make_optimizer
+from attnlab.training.predictions import LogitBuffer, SplitPredictions
 from attnlab.training.saved import FORMAT, Trained, check_format, temperature_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of N documents and C classes, in the order of the split. Labels and answers: see `Task`."""
-
-    index: Tensor  # [N] int64
-    labels: Tensor
-    probabilities: Tensor  # [N, C] float32
-    answers: Tensor
-    logits: Tensor  # [N, C] float32, before the temperature
-
-
-def make_optimizer(config: dict[str, Any], params: Any) -> Optimizer:
-    """The optimizer of a config; Lightning hands each a closure, so one whose `step` takes none gets such a step."""
-    optimizer: Optimizer = instantiate(config, params=params)
-    taken = inspect.signature(optimizer.step).parameters.values()
-    if not any(parameter.name == "closure" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
-        plain = optimizer.step
-
-        def step(self: Optimizer, closure: Any = None) -> Any:  # noqa: ARG001
-            loss = None if closure is None else closure()
-            plain()
-            return loss
-
-        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
-    return optimizer
 
 
 class TextClassification(LightningModule):
@@ -70,7 +40,7 @@ class TextClassification(LightningModule):
     All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
     """
 
-    collected: Collected  # while a split is being judged
+    buffer: LogitBuffer  # exists only while a split is evaluated
 
     def __init__(
         self,
@@ -96,7 +66,7 @@ class TextClassification(LightningModule):
         self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
         self.seen = (0, 0)
         self.random_states: dict[str, Any] = {}
-        self.predictions: Predictions | None = None  # of the last test run, in every process
+        self.predictions: SplitPredictions | None = None  # of the last test run, in every process
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
@@ -164,7 +134,7 @@ class TextClassification(LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        _, logits, labels = self.collected.gather()
+        _, logits, labels = self.buffer.gather()
         self.task.calibrate(logits, labels)
         self._log_metrics("val", logits, labels)
 
@@ -175,14 +145,14 @@ class TextClassification(LightningModule):
         self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        index, logits, labels = self.collected.gather()
+        index, logits, labels = self.buffer.gather()
         probabilities = self.task.probabilities(logits)
         parts = (index, labels, probabilities, self.task.decide(probabilities), logits)
-        self.predictions = Predictions(*(part.cpu() for part in parts))
+        self.predictions = SplitPredictions(*(part.cpu() for part in parts))
         self._log_metrics("test", logits, labels)
 
     def _begin(self, stage: str, loader: Any) -> None:
-        self.collected = Collected(loader.dataset.labels, self.task.num_outputs, self.device)
+        self.buffer = LogitBuffer(loader.dataset.labels, self.task.num_outputs, self.device)
         # Weights may be of half the usual precision; the mean of a thousand losses should not be.
         self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         for metric in self.metrics[stage].values():  # type: ignore[operator]
@@ -193,7 +163,7 @@ class TextClassification(LightningModule):
         metrics = self.metrics[stage]
         assert isinstance(metrics, MetricCollection)
         self.task.update(metrics, logits, batch.labels)
-        self.collected.add(batch, logits)
+        self.buffer.add(batch, logits)
 
     def _log_metrics(self, stage: str, logits: Tensor, labels: Tensor) -> None:
         """Once an epoch: Lightning's `log` costs more than the forward pass of a small model."""
@@ -203,7 +173,7 @@ class TextClassification(LightningModule):
         if stage == "test":
             scores |= calibration(self.task, logits, labels)
         metrics.reset()
-        del self.collected
+        del self.buffer
         for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
             # Already of all processes: their mean is the same.
             self.log(f"{stage}/{name}", score, prog_bar=name == "loss", batch_size=1, sync_dist=True)

@@ -8,7 +8,7 @@ from optuna.trial import Trial
 from attnlab import progress
 from attnlab.data.datamodule import TextDataModule
 from attnlab.errors import UserError
-from attnlab.training.tracking import note
+from attnlab.training.loggers import log_summary
 
 PRUNED_AFTER = "search/pruned_after"  # attribute of a pruned trial: its last epoch
 DATA = "search/data"  # attribute of a study: the fingerprint of its trials' data
@@ -77,4 +77,4 @@ class ReportToStudy(Callback):
 
     def _show_state(self, trainer: Trainer, state: str) -> None:
         """To the loggers, where runs can be told apart by it."""
-        note(trainer.loggers, {"search/trial": self.trial.number, "search/state": state})
+        log_summary(trainer.loggers, {"search/trial": self.trial.number, "search/state": state})

@@ -18,11 +18,18 @@ from attnlab.paths import shown
 from attnlab.reports.page import embedded, render
 from attnlab.runs import CONFIG, write_whole
 from attnlab.tasks import Task
-from attnlab.training import headline
 from attnlab.training.attribution import Classifier, Explanation
 from attnlab.training.figures import MATRIX_CLASSES, Counts
-from attnlab.training.mistakes import MARKED, MISTAKES, TEXT, Mistake, find_mistakes, write_mistakes
-from attnlab.training.module import Predictions
+from attnlab.training.predictions import (
+    MAX_MISTAKES,
+    MAX_TEXT,
+    NUM_EXPLAINED,
+    Mistake,
+    SplitPredictions,
+    find_mistakes,
+    write_mistakes,
+)
+from attnlab.training.results import accuracy_line, headline
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ def report(
     config: Mapping[str, Any],
     metrics: dict[str, float],
     classifier: Classifier,
-    predictions: Predictions | None,
+    predictions: SplitPredictions | None,
     split: Split | None,
 ) -> list[Mistake]:
     """Of a run that was tested on `split` write mistakes.csv, and of any run report.html, out of what its folder has.
@@ -62,8 +69,8 @@ def report(
         scored = tested is not None and "test/acc" in metrics
         page = render(
             "training/report.html",
-            title=headline.title(config),
-            accuracy=headline.accuracy(metrics, tested) if tested and scored else "",
+            title=headline(config),
+            accuracy=accuracy_line(metrics, tested) if tested and scored else "",
             facts=_facts(folder, metrics, classifier.task.label_names),
             first=FIRST_MISTAKES,
             use=use,
@@ -74,8 +81,8 @@ def report(
             figures=[(name.replace("_", " "), embedded(file)) for name, file in pictures.items() if file.exists()],
             tables=[_table(folder / f"{name}.csv") for name in ("per_class", "confused_pairs")],
             mistakes=[(mistake, mistake.explanation and _marked(mistake.explanation)) for mistake in mistakes],
-            most=MISTAKES,
-            num_marked=MARKED,
+            most=MAX_MISTAKES,
+            num_marked=NUM_EXPLAINED,
             config=(folder / CONFIG).read_text(encoding="utf-8"),
             made=f"{datetime.now():%Y-%m-%d %H:%M}",
         )
@@ -110,7 +117,7 @@ def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, l
     return {group: groups[group] for group in sorted(groups, key=(*FIRST, *groups).index)}
 
 
-def _intervals(predictions: Predictions, task: Task) -> dict[str, str]:
+def _intervals(predictions: SplitPredictions, task: Task) -> dict[str, str]:
     """Of the test scores, over the choice of documents: 95 %.
 
     Wilson's (1927) of the accuracy; of the others a percentile bootstrap (Efron, 1979), where the confusion matrix
@@ -156,7 +163,7 @@ def _marked(explanation: Explanation) -> list[tuple[str, float]]:
     """The text in pieces, each with the strength of its mark from -1 to 1."""
     found, length = list[tuple[str, float]](), 0
     for text, score in explanation.marks():
-        if length < TEXT:
-            found.append((text[: TEXT - length], score or 0.0))
+        if length < MAX_TEXT:
+            found.append((text[: MAX_TEXT - length], score or 0.0))
         length += len(text)
-    return found + [(f" [... the first {TEXT:,} of {length:,} characters]", 0.0)] * (length > TEXT)
+    return found + [(f" [... the first {MAX_TEXT:,} of {length:,} characters]", 0.0)] * (length > MAX_TEXT)

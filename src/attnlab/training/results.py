@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder and on the terminal."""
+"""The results of a run: their files in its folder, their summary on the terminal, and the headline of its pages."""
 
 import csv
 import json
@@ -15,32 +15,33 @@ from torch import Tensor
 
 from attnlab.data.sources import Split
 from attnlab.errors import first_line
-from attnlab.metrics import is_share, written
+from attnlab.metrics import interval, is_share, written
 from attnlab.paths import shown
 from attnlab.redaction import redact
 from attnlab.runs import CONFIG, whole_file, write_whole
 from attnlab.tasks import Task
 from attnlab.tasks.calibration import TEMPERATURES
 from attnlab.training.figures import Counts, confused_pairs, draw_figures
-from attnlab.training.headline import accuracy
-from attnlab.training.module import Predictions
+from attnlab.training.predictions import SplitPredictions
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 SCORED = ("test", "val")  # groups of metrics that are scores
+DISPLAYED_SETTINGS = ("num_layers", "pooling")  # of a model, in its headline
+FEW_DOCUMENTS = 10_000
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """The resolved config, enough to run it again, without secrets: `config.yaml`. A trial's leaves out the search."""
+    """Write config.yaml: resolved, enough to run it again, without secrets and without the search of a trial."""
     kept = {key: value for key, value in config.items() if key not in ("hparams_search", "ablation")}
     if config.get("callbacks"):
         kept["callbacks"] = {key: value for key, value in config["callbacks"].items() if key != "report_to_study"}
     write_whole(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(redact(kept))))
 
 
-def go_on(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run that resumes; of one that had finished, no old result stays beside it."""
+def resume_run(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a run that resumes, and remove the results of one that had finished: they are outdated."""
     tables = ("predictions.parquet", "per_class.csv", "confused_pairs.csv", "mistakes.csv")
     for name in ("metrics.json", *tables, "report.html"):
         (folder / name).unlink(missing_ok=True)
@@ -48,25 +49,25 @@ def go_on(folder: Path, config: Mapping[str, Any]) -> None:
     write_config(folder, config)
 
 
-def begin_again(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the config of a run that starts again from its first step, without anything that it left so far."""
+def restart_run(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a run that starts again at its first step, and remove everything that it has written."""
     for name in ("checkpoints", "tensorboard", "wandb"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "metrics.csv").unlink(missing_ok=True)
-    go_on(folder, config)
+    resume_run(folder, config)
 
 
 def write_results(
     folder: Path,
     metrics: Metrics,
-    predictions: Predictions | None,
+    predictions: SplitPredictions | None,
     task: Task,
     split: Split | None = None,
 ) -> None:
-    """Of a run that was tested, write predictions.parquet, per_class.csv and confused_pairs.csv; then metrics.json.
+    """Write metrics.json, and for a tested run predictions.parquet, per_class.csv and confused_pairs.csv.
 
-    A folder that has metrics.json has all of them. Figures come after, and never in their way. `split`: of the
-    documents that were tested, by which predictions.parquet says where each comes from.
+    metrics.json is the last of them: a folder that has it has all of them. Figures come after it, so that an error in
+    one costs no result. `split`: the tested documents, so that predictions.parquet says where each comes from.
     """
     counts = scores = None
     if predictions is not None:
@@ -80,11 +81,11 @@ def write_results(
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     try:
         draw_figures(folder, task, predictions, counts, scores)
-    except Exception as error:  # whatever a plot can't do, the results are there
+    except Exception as error:  # whatever a plot fails at, the results are written
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
 
-def _write_predictions(path: Path, predictions: Predictions, task: Task, split: Split | None) -> None:
+def _write_predictions(path: Path, predictions: SplitPredictions, task: Task, split: Split | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -120,12 +121,12 @@ def _write_confused_pairs(path: Path, counts: Counts, label_names: list[str]) ->
 
 
 def print_summary(folder: Path, metrics: Metrics, tested: int | None = None) -> None:
-    """What the run has achieved and where to read on; then the scores, and what else was measured, less its zeros.
+    """Print the accuracy and where the run is, then its scores, then all other metrics that are not zero.
 
-    tested: the number of test documents, of a run that was tested.
+    tested: the number of test documents; None without a test.
     """
     console = Console(highlight=False, markup=False)
-    lines = [f"Accuracy {accuracy(metrics, tested)}"] if tested and "test/acc" in metrics else []
+    lines = [f"Accuracy {accuracy_line(metrics, tested)}"] if tested and "test/acc" in metrics else []
     if "train/best_epoch" in metrics:
         lines.append(f"Best epoch: {metrics['train/best_epoch']} of {metrics['train/epochs']}")
     page = "; report.html shows it" if (folder / "report.html").is_file() else ""
@@ -145,7 +146,7 @@ def print_summary(folder: Path, metrics: Metrics, tested: int | None = None) -> 
 
 
 def _scores(metrics: Metrics) -> Table:
-    """A row for each score, accuracies first and losses behind; those before calibration are in the line about it."""
+    """A row for each score, accuracies before losses. Scores before calibration are in the line on calibration."""
     splits = [split for split in SCORED if any(_split(key)[0] == split for key in metrics)]
     names = dict.fromkeys(name for group, name in map(_split, metrics) if group in SCORED)
     table = Table("", *splits)
@@ -164,14 +165,56 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _describe_calibration(metrics: Metrics) -> str:
-    """In one line, of a run that was tested."""
+    """One line on a tested run."""
     temperature, (lowest, highest) = metrics["test/temperature"], TEMPERATURES
     names = {"ECE": "test/ece", "Brier score": "test/brier", "log loss": "test/log_loss"}
     if temperature == 1:
-        # Without a validation the model may be of a version that fitted none, or never have been validated.
         validated = any(_split(key)[0] == "val" for key in metrics)
         why = "it does not help on held-out validation documents" if validated else "the model has none"
         return f"No temperature ({why}): {', '.join(f'{name} {metrics[key]:.3f}' for name, key in names.items())}"
     note = " (the limit)" if not 1.001 * lowest < temperature < 0.999 * highest else ""
     scores = [f"{name} {metrics[f'{key}_uncalibrated']:.3f} -> {metrics[key]:.3f}" for name, key in names.items()]
     return f"Temperature {temperature:.3g}{note}: {', '.join(scores)}"
+
+
+def headline(config: Mapping[str, Any]) -> str:
+    """A headline of model and data: "TextClassifier (num_layers=1, pooling=cls) on Headlines"."""
+    model = config.get("model")
+    if not isinstance(model, Mapping):  # the config of an evaluation, whose model is in the checkpoint
+        name = f"{config.get('ckpt_path', 'A model')}"
+    else:
+        name = str(model.get("_target_", "A model")).rpartition(".")[-1]
+        details = [Path(str(model["path"])).name] if model.get("path") else []
+        details += [f"{key}={model[key]}" for key in DISPLAYED_SETTINGS if isinstance(model.get(key), str | int)]
+        name += f" ({', '.join(details)})" if details else ""
+    return f"{name} on {data_name(config['data'])}" if config.get("data") else name
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """The name of a data set: its place on the Hub or its file, without folders of this machine."""
+    places = [data.get(key) for key in ("path", "test", "train")]
+    named = (place for place in places if place and isinstance(place, str))  # not a number, a share of train
+    name = next(named, str(data["_target_"]).rpartition(".")[-1])
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def accuracy_line(metrics: Mapping[str, float], tested: int) -> str:
+    """ "0.9187 (95 % interval 0.8978 to 0.9357) on 800 test documents"; the interval is Wilson's (1927)."""
+    share = metrics["test/acc"]
+    low, high = interval(round(share * tested), tested)
+    return f"{written(share)} (95 % interval {low:.4f} to {high:.4f}) on {tested:,} test documents"
+
+
+def headline_of_folder(folder: Path) -> tuple[str, str]:
+    """`headline` and `accuracy_line` of the run in `folder`, each "" where its file is missing."""
+    import pyarrow.parquet
+
+    title, accuracy = "", ""
+    if (folder / CONFIG).is_file():
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+        title = headline(config)
+    if (folder / "metrics.json").is_file() and (folder / "predictions.parquet").is_file():
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        tested = pyarrow.parquet.read_metadata(folder / "predictions.parquet").num_rows
+        accuracy = accuracy_line(metrics, tested) if "test/acc" in metrics else ""
+    return title, accuracy

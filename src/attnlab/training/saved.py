@@ -1,4 +1,4 @@
-"""A trained model as its checkpoint keeps it, read without Lightning and without running code that the file brings."""
+"""A trained model from its checkpoint, read without Lightning and without running any code that the file contains."""
 
 import weakref
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from attnlab.tasks import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
 
-SPARE = 1 << 24  # numbers that a model may take while it is made: 64 MB
+SPARE = 1 << 24  # numbers that a model may use temporarily while it is built: 64 MB
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye}
-FORMAT = 5  # of checkpoints; raise it with any change of what they hold
+FORMAT = 5  # of checkpoints: raise it with any change of their content
 
 
 class Trained(nn.Module):
-    """The parts of a classifier that a checkpoint's settings describe: `tokenizer`, `model` (of `settings`) and `task`.
+    """A classifier built from the settings in a checkpoint: `tokenizer`, `model` (from `settings`) and `task`.
 
-    Args: as of `attnlab.training.module.TextClassification`; what only training needs is left aside.
+    Args: those of `attnlab.training.module.TextClassification`; what only training needs is ignored.
     """
 
     def __init__(
@@ -57,27 +57,27 @@ class Trained(nn.Module):
         self.model: nn.Module = instantiate(self.settings)
 
     def _sep_id(self, pretrained: bool) -> int | None:
-        """What ends a text, by which a model tells the texts of a pair apart.
+        """The token that ends a text, by which a model distinguishes the two texts of a pair.
 
-        A pretrained encoder does so only if its own tokenizer does, as BERT's and not RoBERTa's.
+        A pretrained encoder does so only if its own tokenizer does: BERT's does, RoBERTa's does not.
         """
-        told_apart = any(self.tokenizer.encode("", "").type_ids)
-        return token_id(self.tokenizer, SEP) if told_apart or not pretrained else None
+        distinguished = any(self.tokenizer.encode("", "").type_ids)
+        return token_id(self.tokenizer, SEP) if distinguished or not pretrained else None
 
 
 def check_format(checkpoint: dict[str, Any]) -> None:
-    """Raises `UserError` for a checkpoint of another version, which may mean something else by the same names."""
+    """Raises `UserError` for a checkpoint of another version, in which the same names may have another meaning."""
     number = checkpoint.get("format", 1)
     if number != FORMAT:
         advice = "update attnlab" if number > FORMAT else "train it again, or use the version that wrote it"
         raise UserError(f"the checkpoint has format {number}, and this version of attnlab reads {FORMAT}: {advice}")
 
 
-class _Unfilled(TorchFunctionMode):
-    """Within it a model is made without first weights, which take seconds to draw, and in limited memory.
+class _WithoutInit(TorchFunctionMode):
+    """Within it, a model is built without random first weights, which take seconds to draw, and in limited memory.
 
-    A file of a few bytes can describe a model of any size. One that is loaded holds `size` numbers in the end; while it
-    is made, what it replaces and drops again may take as many once more, and `SPARE`.
+    A file of a few bytes can describe a model of any size, and building it must not exhaust the memory. A model that is
+    loaded has `size` numbers in the end; while it is built, what it replaces may take as many again, and `SPARE`.
 
     Raises:
         UserError: `refusal`, where the model takes more.
@@ -93,12 +93,11 @@ class _Unfilled(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func not in FACTORIES:
             return func(*args, **kwargs)
-        if (
-            func is torch.arange and args and all(isinstance(arg, int) for arg in args)
-        ):  # which imports sympy to do it on "meta"
+        # torch.arange imports sympy, which takes half a second, to do this on the device "meta".
+        if func is torch.arange and args and all(isinstance(arg, int) for arg in args):
             numbers = len(range(*args))
         else:
-            numbers = func(*args, **kwargs | {"device": "meta"}).numel()  # before there is any memory for them
+            numbers = func(*args, **kwargs | {"device": "meta"}).numel()  # before any memory is allocated
         if numbers > self.left:
             raise self.refusal
         made = func(*args, **kwargs)
@@ -111,37 +110,33 @@ class _Unfilled(TorchFunctionMode):
 
 
 def temperature_of(checkpoint: dict[str, Any]) -> float:
-    """By which the logits are divided.
-
-    Raises:
-        UserError: by which they can't be.
-    """
+    """The number by which logits are divided. Raises `UserError` where it is not above 0."""
     temperature = float(checkpoint["temperature"])
     if not 0 < temperature < float("inf"):
-        raise UserError(f"the checkpoint's temperature is {temperature}, which should be a number above 0")
+        raise UserError(f"the checkpoint's temperature is {temperature}, it must be above 0")
     return temperature
 
 
 def load_weights(path: Path, make: Callable[..., Module]) -> Module:
-    """What `make` makes of a checkpoint's settings, with the checkpoint's weights.
+    """The module that `make` builds from the settings in a checkpoint, with the weights of the checkpoint.
 
     Raises:
-        UserError: the file is no checkpoint of this program.
+        UserError: the file is not a checkpoint of this program.
     """
-    other = UserError(f"{path} holds other weights than its model has")
+    other = UserError(f"{path} has other weights than its model")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         weights, settings, _ = (checkpoint[key] for key in ("state_dict", "hyper_parameters", "format"))
         check_format(checkpoint)
-        # A few bytes can be stored as a tensor of any shape.
+        # A tensor of any shape can be stored in a few bytes, with strides of 0.
         if sum(value.numel() * value.element_size() for value in weights.values()) > path.stat().st_size:
             raise other
-        with _Unfilled(sum(value.numel() for value in weights.values()), other):
+        with _WithoutInit(sum(value.numel() for value in weights.values()), other):
             module = make(**settings)
         own = module.state_dict()
         if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in weights.items()}:
             raise other
-        # Not copied: what is used of a large table is read from the file when it is.
+        # Not copied: of a large embedding, only the rows that are used are read from the file.
         module.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, assign=True)
         assert isinstance(module.task, Task)
         module.task.temperature = temperature_of(checkpoint)
@@ -149,13 +144,13 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
     except UserError:
         raise
     except UnpicklingError as error:  # torch's message advises to load it unsafely
-        raise UserError(f"{path} is no checkpoint, or holds more than plain data") from error
+        raise UserError(f"{path} is not a checkpoint, or has more than plain data in it") from error
     except Exception as error:  # a file from outside can fail in any way
-        raise UserError(f"{path} is no checkpoint of attnlab: {first_line(error)}") from error
+        raise UserError(f"{path} is not a checkpoint of attnlab: {first_line(error)}") from error
 
 
 def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
-    """The file itself, or of a run's folder what it has tested: its best checkpoint, where none was kept the last.
+    """The file itself, or the checkpoint that a run's folder was tested with: the best, or the last if none was kept.
 
     Raises:
         UserError: there is none.
@@ -168,6 +163,6 @@ def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
 
 
 def data_of_run(checkpoint: Path) -> dict[str, Any] | None:
-    """The data settings of the run that a checkpoint lies in; None where it lies in none."""
+    """The data settings of the run whose folder a checkpoint is in; None where it is in none."""
     file = checkpoint.parent.parent / CONFIG
     return read_config(file).get("data") if file.is_file() else None

@@ -15,7 +15,6 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
 from attnlab.analysis.result import in_points, signed
-from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import FREE, MODEL, Changer, Setting
@@ -36,6 +35,7 @@ from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.multirun import check_devices, name_by_settings, sweeps
 from attnlab.experiments.runner import Planner, execute
 from attnlab.metrics import Direction, direction, is_share
+from attnlab.validation import validate_values
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def prepare(config: DictConfig) -> DictConfig:
     check_devices(config, "an ablation", "run")
     if not config.test:
         raise UserError("test=false: an ablation reports its results on the test set; leave it out")
-    check_config({"ablation": resolve(ablation)}, SETTINGS)
+    validate_values({"ablation": resolve(ablation)}, SETTINGS)
     with open_dict(config):
         if ablation.name is None:
             kind = config.hydra.runtime.choices.get("ablation")

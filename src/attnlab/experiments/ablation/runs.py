@@ -20,12 +20,12 @@ from attnlab.analysis.factors import IGNORED, flat
 from attnlab.analysis.runs import Run, origin
 from attnlab.config import instantiate
 from attnlab.data.sources import with_absolute_paths
+from attnlab.environment import code, libraries
 from attnlab.errors import UserError, first_line
 from attnlab.experiments.ablation.changes import MODEL, Setting
 from attnlab.experiments.live_table import Job
 from attnlab.experiments.runner import launches_at_once
 from attnlab.runs import CONFIG
-from attnlab.versions import code, libraries
 
 log = logging.getLogger(__name__)
 

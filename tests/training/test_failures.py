@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from attnlab.data.batching import TokenDataset
 from attnlab.errors import UserError
 from attnlab.models.classifier import TextClassifier
-from attnlab.training.evaluation import evaluate
-from attnlab.training.faults import OutOfMemory
-from attnlab.training.run import train
+from attnlab.training.evaluate import evaluate
+from attnlab.training.failures import OutOfMemory
+from attnlab.training.train import train
 from tests.conftest import ROOT, output_of
 
 Compose = Callable[..., DictConfig]
@@ -182,7 +182,7 @@ def test_what_differs_from_training_is_said(
     file = run / "environment.json"
     assert '"threads": 1' in file.read_text() and '"torch"' in file.read_text() and '"commit"' in file.read_text()
     evaluate(compose_config("trainer=cpu", f"ckpt_path={run}", name="evaluate"))
-    assert "Not as in training" not in caplog.text
+    assert "Different from training" not in caplog.text
     file.write_text(file.read_text().replace('"threads": 1', '"threads": 7'))
     evaluate(compose_config("trainer=cpu", f"ckpt_path={run}", name="evaluate"))
-    assert "Not as in training, and scores may differ for it: threads 7, now 1" in caplog.text
+    assert "Different from training, which may change scores: threads 7, now 1" in caplog.text

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from attnlab.data import tokens
 from attnlab.errors import UserError
-from attnlab.training.run import train
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 
@@ -129,7 +129,7 @@ def test_a_limit_on_the_test_is_said_and_leaves_no_predictions_of_the_rest(
 ) -> None:
     limit = ["+trainer.limit_test_batches=1", "data.batch_size=4", f"paths.run_dir={tmp_path}"]
     metrics = train(tiny_config(*limit))
-    assert "trainer.limit_test_batches=1: what is said of test is said of a part" in caplog.text
+    assert "trainer.limit_test_batches=1: test metrics cover only a subset" in caplog.text
     rows = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert len(rows) == 15 and [row["index"] for row in rows] == sorted({row["index"] for row in rows})
     assert metrics["test/acc"] == pytest.approx(sum(row["label"] == row["predicted"] for row in rows) / len(rows))

@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from attnlab.checking import check_config
 from attnlab.config import resolve
 from attnlab.errors import UserError
-from attnlab.training.run import train
-from attnlab.training.settings import CHECKED
+from attnlab.training.train import train
+from attnlab.validation import RUN_SETTINGS, validate_values
 from tests.conftest import ROOT
 from tests.experiments.test_study import compose_search
 
@@ -140,7 +139,7 @@ def test_a_flag_that_is_text(key: str) -> None:
 @pytest.mark.parametrize("key", sorted(TEXTS))
 def test_text_that_is_a_list(key: str) -> None:
     with pytest.raises(UserError, match=rf"^{key}=\[1\.5\] should be "):
-        check_config(resolve(changed(key, [1.5])), CHECKED)
+        validate_values(resolve(changed(key, [1.5])), RUN_SETTINGS)
 
 
 @pytest.mark.parametrize("key", sorted(OUT_OF_RANGE))
@@ -151,7 +150,7 @@ def test_a_number_out_of_range(key: str) -> None:
 
 def test_all_that_ships_is_allowed() -> None:
     for config in COMPOSED.values():
-        check_config(config, CHECKED)
+        validate_values(config, RUN_SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +163,9 @@ def test_all_that_ships_is_allowed() -> None:
 )
 def test_settings_of_files(override: str, message: str) -> None:
     files = ("data=files", "data.train=a.csv", "data.test=b.csv")
-    check_config(compose_once(*files, "data.text=0", "data.label=1", "data.quoting=none"), CHECKED)
+    validate_values(compose_once(*files, "data.text=0", "data.label=1", "data.quoting=none"), RUN_SETTINGS)
     with pytest.raises(UserError, match=message):
-        check_config(compose_once(*files, override), CHECKED)
+        validate_values(compose_once(*files, override), RUN_SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +202,6 @@ def test_any_value_of_any_setting_is_allowed_or_refused_in_one_line(key: str, va
         node = node[parent]
     node[name] = value
     try:
-        check_config(config, CHECKED)
+        validate_values(config, RUN_SETTINGS)
     except UserError as error:
         assert str(error).startswith(f"{key}=") and "should be" in str(error)

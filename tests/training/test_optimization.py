@@ -5,7 +5,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from attnlab.errors import UserError
-from attnlab.training.schedules import constant, cosine, linear
+from attnlab.training.optimization import constant, cosine, linear
 
 
 def course(schedule: Callable[..., LambdaLR], total_steps: int, warmup: float) -> list[float]:

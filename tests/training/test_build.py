@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from attnlab.errors import UserError
 from attnlab.inference import Predictor
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import TINY
 from tests.training.test_resume import assert_same_run, start
 
@@ -46,7 +46,7 @@ def test_every_model_begins_with_the_vectors_and_predicts_without_the_file(
     frozen = ["embedding.freeze=true", "embedding.scale=0.5", "trainer.max_epochs=1", f"paths.run_dir={run}"]
     with caplog.at_level(logging.INFO):
         train(static(f"model={model}", *frozen, *small))
-    said = r"8 values each, for [23]\.\d % of the vocabulary and \d+\.\d % of train's tokens; the others are drawn"
+    said = r"8 values each, for [23]\.\d % of the vocabulary and \d+\.\d % of train's tokens; the others are random"
     assert re.search(said, caplog.text)
     table, tokenizer = table_of(run), Tokenizer.from_file(str(run / "tokenizer.json"))
     rows = {line.split()[0]: line.split()[1:] for line in (tmp_path / "glove.txt").read_text().splitlines()}
@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_without_the_file(static: Compose, resume: Compose,
     [
         (["model.embed_dim=100"], "model.embed_dim=100, and the vectors of .* have 8 values: leave it out"),
         (["model.num_heads=3"], "model.num_heads=3 does not divide model.embed_dim=8"),
-        (["embedding.path=null"], "^embedding=static wants embedding.path=<file or folder of vectors>$"),
+        (["embedding.path=null"], "^embedding=static requires embedding.path=<file or folder of vectors>$"),
         (["embedding.path=nowhere"], "^embedding.path=nowhere is neither a file nor a folder$"),
     ],
 )

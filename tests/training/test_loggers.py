@@ -1,4 +1,4 @@
-"""What a W&B run holds, read back from the file that an offline run writes."""
+"""Curves, TensorBoard and W&B; what W&B got is read back from the file that an offline run writes."""
 
 import gzip
 import json
@@ -16,6 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 import wandb
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -23,9 +24,10 @@ from omegaconf import DictConfig
 from wandb.proto.wandb_internal_pb2 import Record
 
 from attnlab.errors import UserError
-from attnlab.training import run, tracking
+from attnlab.training import loggers
+from attnlab.training import train as spine
 from attnlab.training.callbacks import Stopwatch
-from attnlab.training.run import train
+from attnlab.training.train import train
 from tests.conftest import ROOT
 
 
@@ -92,10 +94,10 @@ def test_an_offline_run_holds_everything(tiny_config: Callable[..., DictConfig],
     assert config["model"]["pooling"] == "cls" and config["seed"] == 0 and config["data"]["noise"] == 0.05
 
     values = history(found)
-    assert config[tracking.SETTING] == "default"  # composed in Python, which has no command line
+    assert config[loggers.SETTING] == "default"  # composed in Python, which has no command line
     for curve in ("epoch", "train/loss", "val/loss", "val/acc", "test/acc", "lr"):
         assert values[curve], curve
-    assert any(key.startswith(f"{tracking.CONFUSION}_table") for key in values)
+    assert any(key.startswith(f"{loggers.CONFUSION}_table") for key in values)
     summary = {item.key or "/".join(item.nested_key) for record in found for item in record.summary.update}
     assert {"ceiling/order_blind", "train/samples_per_second"} <= summary
     (table_file,) = folder.glob("wandb/offline-run-*/files/media/table/test/confident_mistakes_*.table.json")
@@ -140,10 +142,10 @@ def test_a_logger_that_takes_numbers_alone_gets_them_and_one_that_fails_ends_not
 ) -> None:
     plain, broken = Mock(spec=Logger), Mock(spec=Logger)
     broken.log_metrics.side_effect = OSError("disk full")
-    tracking.show([broken, plain], tracking.Exhibits({"test/acc": 0.5, "words": "many"}, {}, {}))
+    loggers.log_results([broken, plain], loggers.RunArtifacts({"test/acc": 0.5, "words": "many"}, {}, {}))
     plain.log_metrics.assert_called_once_with({"test/acc": 0.5})
     assert "disk full" in caplog.text
-    tracking.note([plain], {"search/state": "pruned"})
+    loggers.log_summary([plain], {"search/state": "pruned"})
 
 
 @pytest.mark.usefixtures("without_account")
@@ -161,7 +163,7 @@ def test_online_exactly_where_there_is_a_key(
 ) -> None:
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    logger = tracking.wandb_logger(
+    logger = loggers.wandb_logger(
         mode=mode, group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p"
     )
     assert logger._wandb_init["mode"] == expected
@@ -182,13 +184,13 @@ def test_runs_are_grouped_by_sweep_or_experiment(
     in_sweep, experiment = context
     command = Mock(mode="MULTIRUN" if in_sweep else "RUN")
     command.runtime.choices = {"experiment": experiment}
-    monkeypatch.setattr(tracking, "began_by", lambda _: command)
+    monkeypatch.setattr(loggers, "began_by", lambda _: command)
     folder = str(tmp_path / "my-sweep" / "3")
-    chosen = tracking.wandb_logger(
+    chosen = loggers.wandb_logger(
         mode=None, group=None, name=None, finish_timeout=1, save_dir=folder, project="p"
     )._wandb_init
     assert (chosen["group"], chosen["name"]) == (group, name)
-    given = tracking.wandb_logger(
+    given = loggers.wandb_logger(
         mode=None, group="g", name="n", finish_timeout=1, save_dir=folder, project="p"
     )._wandb_init
     assert (given["group"], given["name"]) == ("g", "n")
@@ -281,7 +283,7 @@ def after_the_first_epoch(do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
             if trainer.current_epoch == 0:
                 do()
 
-    monkeypatch.setattr(run, "Stopwatch", Interruption)
+    monkeypatch.setattr(spine, "Stopwatch", Interruption)
 
 
 @pytest.mark.slow
@@ -311,7 +313,7 @@ def test_where_wandb_itself_dies_the_run_can_go_on(
 ) -> None:
     """Its own process beside ours, as by the kernel where memory is short."""
     after_the_first_epoch(lambda: subprocess.run(["pkill", "-9", "wandb-core", "-P", str(os.getpid())]), monkeypatch)
-    with pytest.raises(UserError, match=r"W&B's own process has died .*; resume=latest goes on"):
+    with pytest.raises(UserError, match=r"W&B's own process has died .*; resume=latest resumes"):
         train(tiny_config("logger=wandb", f"paths.run_dir={tmp_path}"))
     command = [sys.executable, str(ROOT / "src/train.py"), f"resume={tmp_path}"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
@@ -331,7 +333,7 @@ def test_a_setting_is_the_command_line_without_the_seed(monkeypatch: pytest.Monk
     hydra = Mock(overrides=Mock(task=given))
     monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    assert tracking.setting(tmp_path) == "pe=none model.pooling=max"
+    assert loggers.setting_of_run(tmp_path) == "pe=none model.pooling=max"
 
 
 @pytest.mark.parametrize("hydra_record", [True, False])
@@ -342,8 +344,8 @@ def test_a_resumed_run_keeps_its_group_and_setting(hydra_record: bool, tmp_path:
         (tmp_path / ".hydra" / "hydra.yaml").write_text(
             "hydra: {mode: RUN, overrides: {task: [pe=none, seed=1]}, runtime: {choices: {experiment: mine}}}"
         )
-    assert tracking.setting(tmp_path) == ("pe=none" if hydra_record else "default")
-    logger = tracking.wandb_logger(
+    assert loggers.setting_of_run(tmp_path) == ("pe=none" if hydra_record else "default")
+    logger = loggers.wandb_logger(
         mode="offline", group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p"
     )
     assert logger._wandb_init["group"] == ("mine" if hydra_record else None)
@@ -352,7 +354,7 @@ def test_a_resumed_run_keeps_its_group_and_setting(hydra_record: bool, tmp_path:
 @pytest.mark.parametrize(("given", "kept"), [({}, "exp-7"), ({"id": "exp-7"}, "exp-7"), ({"id": 7}, "7")])
 def test_a_resumed_run_is_the_same_one_of_wandb(given: dict[str, Any], kept: str, tmp_path: Path) -> None:
     (tmp_path / "wandb" / "offline-run-20261130_101112-exp-7").mkdir(parents=True)
-    logger = tracking.wandb_logger(
+    logger = loggers.wandb_logger(
         mode="offline", group=None, name=None, finish_timeout=1, save_dir=str(tmp_path), project="p", **given
     )
     assert (logger._wandb_init["id"], logger._wandb_init["resume"]) == (kept, "allow")
@@ -362,7 +364,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path: Path) -> No
     """Killed after step 9, with a checkpoint of 6 steps."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for first in (0, 6):
-        logger = tracking.TensorBoard(str(tmp_path), name="tensorboard", version="")
+        logger = loggers.TensorBoard(str(tmp_path), name="tensorboard", version="")
         if first:
             logger.resume_at(first)
         for step in range(first, 10):
@@ -370,3 +372,41 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path: Path) -> No
         logger.experiment.close()
     shown = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in shown] == [(step, 0.0 if step < 6 else 6.0) for step in range(10)]
+
+
+def test_curves_return_to_where_a_checkpoint_was_made(tmp_path: Path) -> None:
+    """Also where a column has come since, and in another process."""
+    logger = loggers.CurvesLogger(str(tmp_path))
+    for step in range(250):  # written in parts of a hundred
+        logger.log_metrics({"loss": step / 10}, step=step)
+    mark, before = logger.position(), (tmp_path / "metrics.csv").read_bytes()
+    assert mark == {"columns": ["loss", "step"], "rows": 250}
+    logger.log_metrics({"accuracy": 0.5}, step=250)
+    assert logger.position() == {"columns": ["accuracy", "loss", "step"], "rows": 251}
+    again = loggers.CurvesLogger(str(tmp_path))
+    again.truncate(mark)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    again.log_metrics({"loss": 99.0}, step=250)
+    assert again.position()["rows"] == 251
+
+
+def test_rows_that_a_crash_has_lost_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = loggers.CurvesLogger(str(tmp_path))
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.position()
+    logger.truncate({"columns": ["loss", "step"], "rows": 3})
+    assert "has lost 2 rows" in caplog.text
+
+
+def test_what_a_checkpoint_holds_does_not_grow_with_the_curves(
+    tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    sizes = []
+    for epochs in (1, 20):
+        run = tmp_path / str(epochs)
+        settings = ["trainer.log_every_n_steps=1", "callbacks.early_stopping=null", f"trainer.max_epochs={epochs}"]
+        train(tiny_config(*settings, f"paths.run_dir={run}"))
+        checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        assert checkpoint["metrics.csv"]["rows"] == 7 * epochs
+        sizes.append((run / "checkpoints" / "last.ckpt").stat().st_size)
+    assert sizes[1] == pytest.approx(sizes[0], abs=512)

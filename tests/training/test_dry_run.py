@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.training.run import train
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 pytestmark = pytest.mark.usefixtures("own_parts")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("own_parts")
         ("model._target_=tests.parts.OneTooMany", r"output of OneTooMany has the shape \[2, 4\], and \[2, 3\]"),
         ("task._target_=tests.parts.Unaveraged", r"loss of Unaveraged has the shape \[2\], and \[\] is required"),
         ("callbacks.progress._target_=lightning.pytorch.callbacks.RichProgresBar", "RichProgresBar"),
-        ("callbacks.best_checkpoint._target_=attnlab.training.selection.BestCheckpiont", "BestCheckpiont"),
+        ("callbacks.best_checkpoint._target_=attnlab.training.checkpoints.BestCheckpiont", "BestCheckpiont"),
     ],
 )
 def test_a_part_that_does_not_fit_is_one_line(

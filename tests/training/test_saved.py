@@ -8,8 +8,8 @@ import torch
 from attnlab import composing
 from attnlab.errors import UserError
 from attnlab.training.module import TextClassification
-from attnlab.training.run import train
 from attnlab.training.saved import FORMAT, load_weights
+from attnlab.training.train import train
 from tests.conftest import TINY
 
 
@@ -42,12 +42,12 @@ def test_a_checkpoint_without_a_number_is_none_of_this_program(checkpoint: Path,
     values = torch.load(checkpoint, weights_only=True)
     del values["format"]
     torch.save(values, tmp_path / "first.ckpt")
-    with pytest.raises(UserError, match="is no checkpoint of attnlab"):
+    with pytest.raises(UserError, match=r"first\.ckpt is not a checkpoint of attnlab"):
         load_weights(tmp_path / "first.ckpt", TextClassification)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "much", [1.0]])
 def test_another_kind_of_temperature_is_one_line(value: object, checkpoint: Path, tmp_path: Path) -> None:
     file = changed(checkpoint, tmp_path / "other.ckpt", temperature=value)
-    with pytest.raises(UserError, match=r"temperature is .* should be a number above 0|is no checkpoint of attnlab"):
+    with pytest.raises(UserError, match=r"temperature is .* must be above 0|is not a checkpoint of attnlab"):
         load_weights(file, TextClassification)

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.training.evaluation import evaluate
-from attnlab.training.run import train
-from tests.training.test_run import curve
+from attnlab.training.evaluate import evaluate
+from attnlab.training.train import train
+from tests.training.test_train import curve
 
 Compose = Callable[..., DictConfig]
 MODEL_CHECKPOINT = "+callbacks.mine._target_=lightning.pytorch.callbacks.ModelCheckpoint"
@@ -64,8 +64,8 @@ def test_a_metric_whose_direction_nobody_says_is_refused(tiny_config: Compose) -
         ([MODEL_CHECKPOINT, "+callbacks.mine.monitor=val/acc", "+callbacks.mine.mode=min"], "callbacks.mine.mode=min"),
         (["callbacks.early_stopping.monitor=val/accuracy"], "val/accuracy is not measured; choose one of val/loss, "),
         (["+trainer.limit_val_batches=0"], "give callbacks.early_stopping=null too"),
-        (["callbacks.best_checkpoint.filename='{epoch}-{val/los}'"], "'val/los' is none of epoch, step, val/loss"),
-        (["callbacks.best_checkpoint.filename=kept/best"], "is no name of a file: leave out the folder"),
+        (["callbacks.best_checkpoint.filename='{epoch}-{val/los}'"], "'val/los' is not one of epoch, step, val/loss"),
+        (["callbacks.best_checkpoint.filename=kept/best"], "must be the name of a file"),
         (["+callbacks.best_checkpoint.dirpath=elsewhere"], "a run keeps its checkpoints in its own folder"),
         (
             ["+callbacks.best_checkpoint.every_n_train_steps=2"],

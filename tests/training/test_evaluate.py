@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig
 
 from attnlab.errors import UserError
-from attnlab.training.evaluation import evaluate
-from attnlab.training.run import train
+from attnlab.training.evaluate import evaluate
+from attnlab.training.train import train
 
 Compose = Callable[..., DictConfig]
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_evaluated_is_named(
     for overrides, message in (
         ((f"ckpt_path={tmp_path}/nowhere",), "neither a checkpoint nor a run's folder"),
         ((f"ckpt_path={lone}",), "say which data to use"),
-        ((f"ckpt_path={tmp_path}/other.ckpt", "data=headlines"), "is no checkpoint"),
+        ((f"ckpt_path={tmp_path}/other.ckpt", "data=headlines"), "is not a checkpoint"),
         ((f"ckpt_path={lone}", "data=files", *chess), "chess, go, which the model does not know; it knows World"),
         ((f"ckpt_path={lone}", "data=files", unlabelled), r"the data has no labels \(all are -1\)"),
         ((f"ckpt_path={lone}", "data=files"), "data.test is needed"),
@@ -165,7 +165,7 @@ def test_texts_of_other_data_are_assembled_as_in_training_and_what_is_otherwise_
     assert "otherwise" not in caplog.text
     expected = evaluate_with(*given, f"data.test={tmp_path}/joined.csv", "data.text=text")
     assert as_trained["test/loss"] == expected["test/loss"]
-    assert "otherwise than in training: text=['text'] (in training ['title', 'body'])" in caplog.text
+    assert "differently than in training: text=['text'] (in training ['title', 'body'])" in caplog.text
     assert (
         evaluate_with(*given, f"data.test={tmp_path}/rows.csv", "data.join=' '")["test/loss"] != expected["test/loss"]
     )

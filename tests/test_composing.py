@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from attnlab.arguments import FOLDERS, read_arguments
+from attnlab.composing import FOLDERS, read_arguments
 from attnlab.config import resolve
 from attnlab.errors import UserError
 
@@ -51,7 +51,7 @@ def test_a_locale_of_ascii_takes_nothing_from_a_text() -> None:
     [
         ("data.train=path (1).csv", "quote the value, once more for the shell: \"data.train='path (1).csv'\""),
         ("data.train=it's.csv", r"data.train='it\'s.csv'"),
-        ("callbacks=null", "callbacks=null: a group takes a name; ~callbacks is for none of it"),
+        ("callbacks=null", "callbacks=null: a group takes the name of a part; ~callbacks removes"),
         *((f"{key}={__file__}/below", "is not a directory; give another") for key in FOLDERS),
         (f"++hydra.run.dir={__file__}", "is not a directory; give another"),
     ],
