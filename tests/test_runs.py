@@ -12,20 +12,9 @@ from typing import Any
 import pytest
 
 from attnlab.errors import UserError
-from attnlab.runs import (
-    CONFIG,
-    LOCK,
-    Lock,
-    Owner,
-    RunFolder,
-    choose_run_dir,
-    hydra_subdir,
-    make_run_dir,
-    remove_if_unused,
-    run_id,
-    whole_file,
-    write_whole,
-)
+from attnlab.folder_lock import LOCK, Lock, Owner
+from attnlab.run_dirs import choose_run_dir, hydra_subdir, make_run_dir, remove_if_unused, run_id
+from attnlab.runs import CONFIG, RunFolder, whole_file, write_whole
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
@@ -105,7 +94,7 @@ def test_the_tasks_of_one_srun_share_a_folder_which_the_job_finds_again(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert choose_run_dir(None, str(tmp_path)) == first
     monkeypatch.setenv("SLURM_PROCID", "1")
-    monkeypatch.setattr("attnlab.runs.PATIENCE", 0.2)
+    monkeypatch.setattr("attnlab.run_dirs.PATIENCE", 0.2)
     with pytest.raises(UserError, match="a file system that all nodes share"):
         choose_run_dir(None, str(tmp_path / "elsewhere"))
 
@@ -165,7 +154,7 @@ def test_a_job_waits_for_the_process_before_it_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beats", [True, False])
 def test_on_another_machine_the_heartbeat_decides(beats: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnlab.runs.STALE", 0.5)
+    monkeypatch.setattr("attnlab.folder_lock.STALE", 0.5)
     file = lock_of_another(tmp_path, machine="another one", host="node7")
     os.utime(file, (2e9, 2e9))  # its clock is ahead by years
     stop = threading.Event()
@@ -190,7 +179,7 @@ def test_on_another_machine_the_heartbeat_decides(beats: bool, tmp_path: Path, m
 
 
 def test_the_heart_of_a_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnlab.runs.HEARTBEAT", 0.01)
+    monkeypatch.setattr("attnlab.folder_lock.HEARTBEAT", 0.01)
     with RunFolder.open(tmp_path, new=True):
         (file,) = tmp_path.iterdir()
         os.utime(file, (0, 0))

@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import attnlab.metrics  # noqa: F401  (registers `direction`)
 from attnlab.config import EXECUTION_WHITELIST, escape
 from attnlab.errors import CONF, UserError, report_in_one_line
-from attnlab.paths import console_level, log_file
+from attnlab.process import rank
 from attnlab.redaction import hide_secrets
-from attnlab.runs import choose_job_dir, choose_run_dir, choose_sweep_dir, hydra_subdir
+from attnlab.run_dirs import choose_job_dir, choose_run_dir, choose_sweep_dir, hydra_subdir
 
 FREE_TEXT = {"predict": ("text", "text_pair")}  # by program: settings in which every character counts
 PART_SETTING = re.compile(r"(?!hydra\.|paths\.)[a-z_]+\.[\w.]+=")  # a setting of a part, not the choice of one
@@ -169,6 +169,16 @@ def config_groups() -> str:
     """The options of each group, in lines of 80 columns: for `--help`, in place of Hydra's $APP_CONFIG_GROUPS."""
     lines = GlobalHydra.instance().hydra.format_config_groups(lambda group: group.split("/")[0] != "hydra")  # type: ignore[union-attr]
     return "\n".join(fill(line, 80, subsequent_indent="  ", break_on_hyphens=False) for line in lines.splitlines())
+
+
+def log_file(file: str) -> str:
+    """The file for log messages, to which rank 0 alone writes."""
+    return os.devnull if rank() else file
+
+
+def console_level() -> str:
+    """The log level of the terminal: other ranks would repeat all that rank 0 says, so they report errors alone."""
+    return "ERROR" if rank() else "NOTSET"
 
 
 HydraOverrideVisitor.visitDictKey = _key_as_typed  # type: ignore[method-assign, assignment]

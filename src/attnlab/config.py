@@ -21,7 +21,7 @@ EXECUTION_WHITELIST = [
     "attnlab.data.vectors.StaticVectors",
     "attnlab.models.*",
     "attnlab.redaction.RedactingFormatter",
-    "attnlab.runs.RemoveUnused",
+    "attnlab.run_dirs.RemoveUnused",
     "attnlab.tasks.multi_label.MultiLabel",
     "attnlab.tasks.single_label.SingleLabel",
     "attnlab.training.averaging.*",

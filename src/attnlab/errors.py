@@ -24,6 +24,12 @@ class UserError(ValueError):
         super().__init__(redact_message(" ".join(message.splitlines())))
 
 
+def relative_to_cwd(path: Path) -> Path:
+    """The path as a user in the working directory would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def first_line(error: BaseException) -> str:
     """The gist of somebody else's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

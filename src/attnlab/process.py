@@ -1,4 +1,4 @@
-"""What this process takes of the machine: threads, how they wait for each other, and memory."""
+"""This process: its rank in a distributed run, and its threads and memory."""
 
 import ctypes
 import gc
@@ -20,6 +20,16 @@ M_MMAP_THRESHOLD = -3  # of malloc.h
 MMAP_THRESHOLD = 16 << 20  # bytes
 FOR_OTHER_METRICS = ("scipy", "transformers")
 DECIDES_NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def rank() -> int:
+    """Of this process in a distributed run started by Slurm, torchrun or Lightning; 0 without one."""
+    return max(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def is_slurm_restart() -> bool:
+    """Whether Slurm has requeued this job, after a preemption or a time limit."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def wait_gently() -> None:

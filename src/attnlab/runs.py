@@ -1,53 +1,41 @@
-"""The folder of a run: its name, who may write in it, and how files get there whole.
+"""The folder of a run: `RunFolder` alone knows which files are in it and what they mean.
 
 One process at a time trains in a folder: `RunFolder.open` locks it. Every result file is written by `whole_file` or
-`write_whole`, which leave the old file or the new one, on disk, whenever the machine stops.
+`write_whole`, so that the old file or the new one is on disk, whenever the machine stops.
 """
 
+import csv
 import json
-import logging
 import os
-import random
-import secrets
-import shutil
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-from hydra.conf import HydraConf
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from attnlab.config import read_config
+from attnlab.errors import UserError, relative_to_cwd
+from attnlab.folder_lock import Lock
+from attnlab.process import rank
 
-from attnlab.errors import UserError
-from attnlab.paths import rank, shown, started_again
+if TYPE_CHECKING:
+    import pandas as pd
 
-log = logging.getLogger(__name__)
-
-SWEEP = "multirun.yaml"  # Hydra's record of a sweep, in its folder
-CONFIG = "config.yaml"  # a run's resolved config, written when its training begins
-LOCK = ".lock-"  # and a number
-NAME_TIME = "%Y-%m-%d_%H-%M-%S"
-BEST, LAST = "best.ckpt", "last.ckpt"  # in the folder checkpoints/ of a run
-PATIENCE = 120.0  # seconds in which a folder shows up on all nodes
-HEARTBEAT, STALE = 5.0, 60.0  # seconds between two heartbeats, and without one until the owner is taken for dead
+CONFIG = "config.yaml"  # the resolved config, written when training begins
+METRICS = "metrics.json"  # written after all other results: a run that has it has finished
+CURVES, PREDICTIONS, ENVIRONMENT = "metrics.csv", "predictions.parquet", "environment.json"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
+LIBRARIES = ("torch", "lightning", "tokenizers", "datasets", "numpy")  # whose versions environment.json has
 
 
 @contextmanager
 def whole_file(path: Path, previous: Path | None = None, sync: bool = True) -> Iterator[Path]:
-    """A file to be written beside `path`, whose place it takes once it is whole and on disk.
+    """A temporary file next to `path`, which replaces `path` once it is complete and on disk.
 
     Args:
-        previous: where the file that was there goes.
-        sync: wait until the disk has it; what only matters while the program runs does without.
+        previous: where to move the file that it replaces.
+        sync: wait until it is on disk; not needed for what only matters while the program runs.
     """
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)  # of a run that was killed; it may be a second name of another file
@@ -59,7 +47,7 @@ def whole_file(path: Path, previous: Path | None = None, sync: bool = True) -> I
             path.replace(previous)
         partial.replace(path)
         if sync:
-            _sync(path.parent)
+            _sync(path.parent)  # or a power failure may undo the renaming
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -76,168 +64,22 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError:
-        if not path.is_dir():  # some file systems can't do it for a folder
+        if not path.is_dir():  # some file systems can't do it for a directory
             raise
     finally:
         os.close(descriptor)
 
 
-@cache
-def _machine() -> str:
-    """Where a process number has one meaning: the host, since it was booted, within a container."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def _start_time(pid: int) -> str:
-    """When a process started, in the system's own words; "" where it has ended or can't be looked at."""
-    if Path("/proc/self/stat").exists():
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
-        return "" if fields[0] in "ZX" else fields[19]  # dead, but its parent has not asked yet
-    return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that has locked a folder, as its lock file names it."""
-
-    host: str = field(default_factory=socket.gethostname)
-    machine: str = field(default_factory=_machine)
-    pid: int = field(default_factory=os.getpid)
-    started: str = field(default_factory=lambda: _start_time(os.getpid()))
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    def runs(self) -> bool:
-        """Whether this process of our own machine still runs; another one may have got its number."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another user's, whose start may be hidden
-            return _start_time(self.pid) in ("", self.started)
-        return _start_time(self.pid) == self.started
-
-
-class Lock:
-    """Held by at most one process on all machines that see the folder.
-
-    A lock file is created exclusively, which is safe on network file systems where flock is not, and names its owner;
-    the time of its last change is the owner's heartbeat. An owner on this machine is looked up by number and start
-    time. One on another machine is taken for dead after `STALE` seconds without a heartbeat, measured by the clock of
-    the process that waits, as clocks of machines differ. Who finds only dead owners creates the lock of the next number
-    and looks again: of two processes that did so, at least the later one sees the other's lock and withdraws.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder
-        self.owner = Owner()
-        self.descriptor = -1
-        self.watched: dict[Path, tuple[Owner | None, int, float]] = {}  # owner, heartbeat, since when
-        self.released, self.heart = threading.Event(), threading.Thread(target=self._beat, daemon=True)
-
-    def acquire(self, patience: float = 0.0) -> None:
-        """Lock the folder; wait up to `patience` seconds for an owner that is about to end.
-
-        Raises:
-            UserError: another process has it, or nothing can be written there.
-        """
-        begin = time.monotonic()
-        while True:
-            found = self._locks()
-            alive = [(owner, self._is_alive(file, owner, beat)) for file, (owner, beat) in found.items()]
-            running = [owner for owner, runs in alive if runs]
-            if running and time.monotonic() - begin >= patience:
-                raise UserError(self._refusal(running[0]))
-            if all(runs is False for _, runs in alive) and self._create(found):
-                break
-            time.sleep(random.uniform(0.05, 0.15))
-        for file in found:
-            file.unlink(missing_ok=True)
-        self.heart.start()
-
-    def release(self) -> None:
-        """Unlock the folder."""
-        self.released.set()
-        self.heart.join()
-        os.close(self.descriptor)
-        self.file.unlink(missing_ok=True)
-
-    def _create(self, dead: dict[Path, tuple[Owner | None, int]]) -> bool:
-        """Whether our lock is the only one beside those that are `dead`."""
-        number = max((int(file.name.removeprefix(LOCK)) for file in dead), default=0) + 1
-        self.file = self.folder / f"{LOCK}{number}"
-        try:
-            self.descriptor = os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise UserError(
-                f"{shown(self.folder)} can't be written to ({error.strerror}), and a run writes into its own folder: "
-                "make it writable or free some space, or copy the run elsewhere"
-            ) from error
-        os.write(self.descriptor, json.dumps(asdict(self.owner)).encode())
-        os.fsync(self.descriptor)
-        others = {(file, owner) for file, (owner, _) in self._locks().items()} - {(self.file, self.owner)}
-        if others <= {(file, owner) for file, (owner, _) in dead.items()}:
-            return True
-        os.close(self.descriptor)
-        self.file.unlink()
-        return False
-
-    def _is_alive(self, file: Path, owner: Owner | None, beat: int) -> bool | None:
-        """Whether the owner of a lock still runs; None while that is not known yet."""
-        if owner is not None and owner.machine == self.owner.machine:
-            return owner.runs()
-        now = time.monotonic()
-        before = self.watched.get(file)
-        if before is None or before[:2] != (owner, beat):
-            self.watched[file] = (owner, beat, now)
-            if before is not None and before[0] == owner:
-                return True
-            if owner is not None:
-                log.info("%s is locked by %s: waiting for its heartbeat, up to %.0f s", *self._named(owner), STALE)
-            return None
-        return False if now - before[2] > STALE else None
-
-    def _beat(self) -> None:
-        while not self.released.wait(HEARTBEAT):
-            with suppress(OSError):
-                os.utime(self.descriptor)
-
-    def _locks(self) -> dict[Path, tuple[Owner | None, int]]:
-        """Each lock's owner, None where it is not yet written down, and the time of its last heartbeat.
-
-        Files are opened each time: NFS answers from its cache otherwise.
-        """
-        found: dict[Path, tuple[Owner | None, int]] = {}
-        for file in self.folder.glob(f"{LOCK}*"):
-            with suppress(FileNotFoundError), file.open(encoding="utf-8") as opened:
-                beat, text = os.fstat(opened.fileno()).st_mtime_ns, opened.read()
-                found[file] = None, beat
-                with suppress(ValueError, TypeError):
-                    found[file] = Owner(**json.loads(text)), beat
-        return found
-
-    def _named(self, owner: Owner | None) -> tuple[Path, str]:
-        return shown(self.folder), "another process" if owner is None else f"process {owner.pid} on {owner.host}"
-
-    def _refusal(self, owner: Owner | None) -> str:
-        folder, process = self._named(owner)
-        return (
-            f"{folder} is in use: {process} is training this run, and a run has one process at a time; wait until it "
-            "has ended, stop it, or resume another run by its folder"
-        )
+def origin(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The code and the libraries in an environment.json: what runs must share to be repeats of each other."""
+    code = {"code": environment.get("code") or environment.get("commit")}
+    known = code | {library: environment.get(library) for library in LIBRARIES}
+    return {key: str(value) for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, which this process alone writes to while it is open."""
+    """The folder of one run. What is read from it is kept: ask a new `RunFolder` for what has changed since."""
 
     path: Path
 
@@ -253,184 +95,146 @@ class RunFolder:
         Raises:
             UserError: another process trains there, or a new run would be in the folder of another.
         """
+        run = cls(path)
         if rank():
-            yield cls(path)
+            yield run
             return
         lock = Lock(path)
         lock.acquire(patience)
         try:
-            if new and holds_a_run(path):
-                raise taken(path)
-            yield cls(path)
+            if new and run.has_begun:
+                folder = relative_to_cwd(path)
+                raise UserError(
+                    f"{folder} holds another run, whose results would be mixed with those of this one: give another "
+                    f"folder with hydra.run.dir=<folder> (-m: hydra.sweep.dir), resume that run with resume={folder}, "
+                    "or remove it"
+                )
+            yield run
         finally:
             lock.release()
 
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> "RunFolder":
+        """The run that a checkpoint was trained in. A file from elsewhere is in none, and the folder has no config."""
+        return cls(checkpoint.parent.parent)
 
-def run_id() -> str:
-    """`<UTC date>_<time>_<short id>`: two runs that start in the same second do not share a folder."""
-    return f"{datetime.now(UTC):{NAME_TIME}}_{secrets.token_hex(2)}"
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has written something here: a folder belongs to one run."""
+        return any((self.path / name).exists() for name in (CONFIG, METRICS, CHECKPOINTS))
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all results are written."""
+        return (self.path / METRICS).exists()
 
-def _newest_first(files: Iterable[Path]) -> list[Path]:
-    """Files of runs or sweeps by the time in the names of their folders; of folders with other names by their own."""
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its settings; of a job that failed before it wrote them, Hydra's copy. {} where there is neither.
 
-    def began(file: Path) -> float:
+        Raises:
+            UserError: the file can't be read.
+        """
+        files = (self.path / CONFIG, self.path / ".hydra" / "config.yaml")
+        return next((read_config(file) for file in files if file.is_file()), {})
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """Which file of each group of `conf/` the settings came from, as far as that is known."""
+        if "choices" in self.config:
+            return dict(self.config["choices"])
+        file = self.path / ".hydra" / "hydra.yaml"
+        choices = read_config(file)["hydra"]["runtime"]["choices"] if file.is_file() else {}
+        return {key: value for key, value in choices.items() if value is not None}
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Its results; {} of a run that has not finished."""
+        return self._read_json(METRICS)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and threads that it was trained with, {} where it has not recorded them."""
+        return self._read_json(ENVIRONMENT)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            return datetime.strptime(file.parent.name[:19], NAME_TIME).replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            return file.stat().st_mtime
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
-    return sorted(files, key=lambda file: (began(file), file.parent.name), reverse=True)
+    def curve(self, key: str, by: str = "step") -> list[tuple[int, float]]:
+        """The values of a metric during training, by step or epoch (from 0); [] where the run has recorded none."""
+        try:
+            with (self.path / CURVES).open(encoding="utf-8", newline="") as file:
+                return [(int(row[by]), float(row[key])) for row in csv.DictReader(file) if row.get(key)]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
+    def predictions(self) -> "pd.DataFrame | None":
+        """`index`, `label` and `correct` of the test documents; None of a run that was not tested."""
+        import pandas as pd
 
-def choose_run_dir(resume: str | None, parent: str) -> str:
-    """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`.
+        try:
+            return pd.read_parquet(self.path / PREDICTIONS, columns=["index", "label", "correct"])
+        except (OSError, ValueError):
+            return None
 
-    The processes of one `srun` have one folder: rank 0 chooses it and leaves a mark there that the others wait for. By
-    that mark a job that Slurm starts again finds its folder.
+    @property
+    def num_tested(self) -> int:
+        """How many test documents have an answer in its predictions; 0 without a test."""
+        import pyarrow.parquet
 
-    Raises:
-        UserError: rank 0 has not shown its folder.
-    """
-    step = os.environ.get("SLURM_STEP_ID")
-    if step is None or resume not in (None, "latest"):
-        return _choose(resume, parent)
-    name = f".slurm-{os.environ['SLURM_JOB_ID']}.{step}"
-    mark = f"{name}-{os.environ.get('SLURM_STEP_LAUNCHER_PORT')}"  # the numbers of jobs come round again
-    if rank() == 0:
-        marked = Path(parent).glob(f"*/{name}-*") if started_again() else ()
-        before = _newest_first(file for file in marked if (file.parent / CONFIG).is_file())
-        folder = before[0].parent if before else Path(_choose(resume, parent))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / mark).touch()
-        return str(folder)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if found := next(Path(parent).glob(f"*/{mark}"), None):
-            return str(found.parent)
-        time.sleep(0.1)
-    raise UserError(
-        f"rank 0 has made no folder in {parent} that this node can see; a distributed run wants paths.log_dir on a "
-        "file system that all nodes share"
-    )
+        file = self.path / PREDICTIONS
+        return int(pyarrow.parquet.read_metadata(file).num_rows) if file.is_file() else 0
 
+    def checkpoint(self) -> Path | None:
+        """The one that the run was tested with: the best, or the last if none was kept; None where it has neither."""
+        files = (self.path / CHECKPOINTS / name for name in (BEST, LAST))
+        return next((file for file in files if file.is_file()), None)
 
-def _choose(resume: str | None, parent: str) -> str:
-    """Where there is no such run, a new one: Hydra has no short way to say so at this point, `resumed_folder` has."""
-    runs = _newest_first(Path(parent).glob(f"*/{CONFIG}")) if resume == "latest" else [Path(resume or "", CONFIG)]
-    if resume is not None and runs and runs[0].is_file():
-        return str(runs[0].parent)
-    return str(Path(parent, run_id()))
+    @property
+    def seconds(self) -> float:
+        """From its first file to its last result."""
+        return (self.path / METRICS).stat().st_mtime - (self.path / CONFIG).stat().st_mtime
 
+    @property
+    def fold(self) -> str:
+        """Which part of the documents it was tested on in cross-validation, "" without one."""
+        data = self.config["data"]
+        return f"{data.get('fold')}/{data['folds']}" if data.get("folds") else ""
 
-def choose_sweep_dir(resume: str | None, parent: str, overrides: Sequence[str]) -> str:
-    """The folder of the sweep to go on with, for "latest" the newest below `parent` of this command; or a new one."""
-    if resume not in (None, "latest"):
-        return str(resume)
-    if resume == "latest":
-        for file in _newest_first(Path(parent).glob(f"*/{SWEEP}")):
-            if _asked(OmegaConf.load(file).hydra.overrides.task) == _asked(overrides):
-                return str(file.parent)
-    return str(Path(parent, run_id()))
+    @property
+    def block(self) -> str:
+        """What it shares with the runs of other settings: the seed, and the fold if there are any."""
+        return f"{self.config['seed']} {self.fold}".strip()
 
+    @property
+    def data_set(self) -> str:
+        """Where its documents come from, however many of them it used."""
+        data = self.config["data"]
+        kind = str(data.get("_target_", "")).rsplit(".", 1)[-1]
+        place = (data.get(key) for key in ("path", "name", "test", "topics"))
+        return " ".join([kind, *(str(value) for value in place if value is not None)])
 
-def choose_job_dir(resume: str | None, sweep_dir: str, number: int, overrides: Sequence[str]) -> str:
-    """The name of a job's folder: its number, or in a sweep that goes on that of the job with the same `overrides`."""
-    records = [] if resume is None else list(Path(sweep_dir).glob("*/.hydra/overrides.yaml"))
-    wanted = _asked(overrides)
-    for record in sorted(records, key=lambda record: record.parts[-3] != str(number)):
-        if _asked_by(record) == wanted:
-            return record.parts[-3]
-    names = (str(number), *(f"{number}.{i}" for i in range(1, len(records) + 1)))
-    return next(name for name in names if name not in {record.parts[-3] for record in records})
+    @property
+    def load(self) -> float:
+        """Processes per core that were ready to run when it started; 0 where that is not known."""
+        return float(self.environment.get("load") or 0.0)
 
-
-@cache  # a job's record stays as it is, and each job of a sweep asks for all of them
-def _asked_by(record: Path) -> list[str]:
-    return _asked(OmegaConf.load(record))
-
-
-def as_given(overrides: Iterable[str]) -> list[str]:
-    """Overrides as they stand: a record of Hydra's names variables of the command that it was made by."""
-    plain = OmegaConf.to_container(overrides) if isinstance(overrides, ListConfig) else overrides
-    return list(map(str, cast(Iterable[str], plain)))
+    @property
+    def devices(self) -> str:
+        """The number of devices it was trained on, each of which takes a batch of its own."""
+        trainer = self.config.get("trainer") or {}
+        asked = trainer.get("devices", 1)
+        number = len(asked) if isinstance(asked, list) else asked
+        nodes = trainer.get("num_nodes") or 1
+        return str(self.environment.get("devices", number * nodes if isinstance(number, int) else number))
 
 
-def _asked(overrides: Iterable[str]) -> list[str]:
-    """What a command wants to be trained, but not how it is to be run."""
-    return sorted(text for text in as_given(overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
-
-
-def make_run_dir(config: Mapping[str, Any]) -> Path:
-    """Make the folder of this run: `paths.run_dir`, or that of Hydra's job, or where there is none a new one.
-
-    Raises:
-        UserError: none can be made there.
-    """
-    if config["paths"]["run_dir"]:
-        folder = Path(config["paths"]["run_dir"])
-    elif HydraConfig.initialized():
-        folder = Path(HydraConfig.get().runtime.output_dir)
-    else:
-        folder = Path(config["paths"]["log_dir"], config["task_name"], "runs", run_id())
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"paths.run_dir={folder}: no folder can be made there ({error.strerror})") from error
-    return folder
-
-
-def began_by(folder: Path) -> DictConfig | HydraConf | None:
-    """Hydra's settings of the command that began the run, also where another one resumes it; None from Python."""
-    if (record := folder / ".hydra" / "hydra.yaml").is_file():
-        return cast(DictConfig, OmegaConf.load(record).hydra)
-    return HydraConfig.get() if HydraConfig.initialized() else None
-
-
-def holds_a_run(folder: Path) -> bool:
-    """Whether a run has begun there; a folder belongs to one run."""
-    return any((folder / name).exists() for name in (CONFIG, "metrics.json", "checkpoints"))
-
-
-def remove_if_unused(folder: Path, log_file: str, log_dir: Path) -> None:
-    """Remove what Hydra left for a command that has written nothing, and folders below `log_dir` that became empty.
-
-    Args:
-        log_file: the name of the log that Hydra began for the command; other files are not ours to remove.
-    """
-    if rank() or not folder.is_dir():
-        return
-    if any(path.name not in (".hydra", log_file) for path in folder.iterdir()):
-        return
-    shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / log_file).unlink(missing_ok=True)
-    folder, log_dir = folder.absolute(), log_dir.absolute()
-    with suppress(OSError):  # another run is there
-        while folder.is_relative_to(log_dir) and folder != log_dir:
-            folder.rmdir()
-            folder = folder.parent
-
-
-class RemoveUnused(Callback):
-    """Called by Hydra at the end of a command, also of one that failed."""
-
-    def on_run_end(self, config: DictConfig, **_: Any) -> None:
-        folder, log_file = Path(config.hydra.runtime.output_dir), f"{config.hydra.job.name}.log"
-        remove_if_unused(folder, log_file, Path(config.paths.log_dir))
-
-
-def taken(folder: Path) -> UserError:
-    """For a new run in the folder of another."""
-    return UserError(
-        f"{shown(folder)} holds another run, whose results would stand beside this one's config: give another folder "
-        f"with hydra.run.dir=<folder> (-m: hydra.sweep.dir), go on with that run with resume={shown(folder)}, or "
-        "remove it"
-    )
-
-
-def hydra_subdir(output_dir: str) -> str | None:
-    """Where Hydra writes its record of a job: nowhere in a folder that holds a run, whose own record stays.
-
-    Of a distributed run rank 0 alone writes.
-    """
-    return None if rank() or holds_a_run(Path(output_dir)) else ".hydra"
+def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
+    """The file itself, or `RunFolder.checkpoint` of a folder. Raises `UserError`: there is none."""
+    found = RunFolder(path).checkpoint() if path.is_dir() else path
+    if found is None or not found.is_file():
+        raise UserError(f"{setting}={path} is neither a checkpoint nor a run's folder with {CHECKPOINTS}/{BEST}")
+    return found

@@ -18,7 +18,7 @@ from attnlab.config import resolve
 from attnlab.data.audit import audit_warnings
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, is_share
-from attnlab.runs import make_run_dir
+from attnlab.run_dirs import make_run_dir
 
 if TYPE_CHECKING:
     from attnlab.analysis.ranks import Ranks

@@ -23,9 +23,8 @@ from statsmodels.stats.multitest import multipletests
 
 from attnlab.analysis.factors import as_text, find_factors, short_name
 from attnlab.analysis.runs import Run
-from attnlab.errors import UserError
+from attnlab.errors import UserError, relative_to_cwd
 from attnlab.metrics import Direction, direction
-from attnlab.paths import shown
 from attnlab.runs import whole_file, write_whole
 
 FEWEST = 3  # data sets
@@ -150,7 +149,7 @@ def write_ranks(folder: Path, ranks: Ranks, metric: str, warnings: Sequence[str]
         p = "" if np.isnan(row["p"]) else f"{row['p']:.3f}"
         shown_table.add_row(escape(str(name)), f"{row['rank']:.2f}", p, row["verdict"])
     console.print(shown_table)
-    console.print(f"Everything is in {shown(folder)}: ranks.csv, ranks.png", soft_wrap=True, highlight=False)
+    console.print(f"Everything is in {relative_to_cwd(folder)}: ranks.csv, ranks.png", soft_wrap=True, highlight=False)
 
 
 def draw_ranks(ranks: Ranks) -> Figure:

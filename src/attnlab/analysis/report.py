@@ -13,8 +13,8 @@ from attnlab.analysis.figures import draw_figures
 from attnlab.analysis.interactive import figures_of
 from attnlab.analysis.result import METRICS, PLAN, Comparison, Study, in_points, signed
 from attnlab.analysis.statistics import MANY_RUNS
+from attnlab.errors import relative_to_cwd
 from attnlab.metrics import is_share
-from attnlab.paths import shown
 from attnlab.reports.interactive import PROGRAM, interactive
 from attnlab.reports.page import embedded, render
 from attnlab.runs import write_whole
@@ -130,7 +130,9 @@ def print_report(folder: Path, study: Study) -> None:
         if planned := [column for column in lines[0] if column.startswith(PLAN)]:
             console.print(_table(lines[1:], ["setting", *planned]))
     console.print(
-        f"Everything is in {shown(folder)}; comparison.html is the page to read", soft_wrap=True, highlight=False
+        f"Everything is in {relative_to_cwd(folder)}; comparison.html is the page to read",
+        soft_wrap=True,
+        highlight=False,
     )
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnlab.data.text_format import TextFormat
-from attnlab.errors import UserError
-from attnlab.paths import shown
+from attnlab.errors import UserError, relative_to_cwd
 
 Value = TypeVar("Value")
 
@@ -63,7 +62,7 @@ class Origin:
         (name,), (number,) = self.take([row]).files()
         if len(self.parts) < 2:
             return f"row {number}"
-        file = str(shown(Path(name)))
+        file = str(relative_to_cwd(Path(name)))
         return file if dict(self.parts)[name] == 1 else f"{file} row {number}"
 
 

@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab import progress
+from attnlab.errors import relative_to_cwd
 from attnlab.metrics import direction
-from attnlab.paths import shown
-from attnlab.runs import choose_job_dir
+from attnlab.run_dirs import choose_job_dir
 
 WAITING, DIED, NOT_BEGUN = "waiting", "died", "not begun"
 GONE = "its process has ended, perhaps for lack of memory; the same command with resume=latest resumes it"
@@ -242,16 +242,19 @@ class LiveTable:
             _lay_out(table, right=(0, 1, *range(3, 4 + len(keys))))
             for rank, job in enumerate(ended[:RANKED], start=1):
                 scores = [_number(job.report["metrics"].get(key)) for key in keys]
-                name = escape(self.label(job)) or shown(job.folder).name
+                name = escape(self.label(job)) or relative_to_cwd(job.folder).name
                 table.add_row(str(rank), str(job.number), name, *scores, _clock(job.report.get("seconds")))
             console.print(table)
         for job in self.failed():
-            line = f"#{job.number} {self.label(job)}: {self._result(job)} ({shown(job.folder) / progress.OUTPUT})"
+            line = f"#{job.number} {self.label(job)}: {self._result(job)} ({relative_to_cwd(job.folder) / progress.OUTPUT})"
             console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
         hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
-        lines = [f"Everything is in {shown(self.folder)}{hidden}"]
+        lines = [f"Everything is in {relative_to_cwd(self.folder)}{hidden}"]
         if len(ended) > 1:
-            lines += ["Whether a difference is more than chance:", f"  python src/compare.py runs={shown(self.folder)}"]
+            lines += [
+                "Whether a difference is more than chance:",
+                f"  python src/compare.py runs={relative_to_cwd(self.folder)}",
+            ]
         console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
     def _folder(self, job: Job) -> Path:

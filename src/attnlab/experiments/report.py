@@ -21,12 +21,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from attnlab.config import instantiate, read_config, resolve
-from attnlab.errors import UserError
+from attnlab.errors import UserError, relative_to_cwd
 from attnlab.experiments.figures import ENOUGH, SLICE, TITLES, draw_figures, movable_figures
 from attnlab.experiments.multirun import parse
 from attnlab.experiments.space import settings_of
 from attnlab.experiments.study import OVERRIDES, REASON, SAME_AS, counted
-from attnlab.paths import shown
 from attnlab.progress import OUTPUT, output_into
 from attnlab.reports.interactive import PROGRAM, interactive
 from attnlab.reports.page import embedded, render
@@ -83,7 +82,9 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
     _log(config, folder, study, found)
     if scores:
         first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
-        console.print(f"Best: #{best.number} {first}; more of it in {shown(folder / 'best')}", highlight=False)
+        console.print(
+            f"Best: #{best.number} {first}; more of it in {relative_to_cwd(folder / 'best')}", highlight=False
+        )
     for line in (f"Train it again: python src/train.py {again}", f"Everything is in {folder}; search.html shows it"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 

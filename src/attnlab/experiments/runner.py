@@ -14,10 +14,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, first_line, relative_to_cwd
 from attnlab.experiments.live_table import GONE, Job, LiveTable
 from attnlab.experiments.pool import Died, wait_for_all
-from attnlab.paths import shown
 from attnlab.process import available
 
 TRIES = 3  # of a job whose process dies: one that dies each time must not keep the others from finishing
@@ -168,7 +167,7 @@ def run_grid(
         UserError: jobs have failed.
     """
     number = sum(map(len, batches))
-    print(f"{number} jobs in {shown(Path(config.hydra.sweep.dir))}", flush=True)
+    print(f"{number} jobs in {relative_to_cwd(Path(config.hydra.sweep.dir))}", flush=True)
     table = LiveTable(config, loader, number)
     try:
         execute(_Grid(batches, table), launcher, table)

@@ -20,10 +20,9 @@ from pydantic import TypeAdapter
 from attnlab.config import resolve
 from attnlab.data.corpus import BETWEEN_TEXTS
 from attnlab.data.tokens import Documents
-from attnlab.errors import UserError, needs_extra
+from attnlab.errors import UserError, needs_extra, relative_to_cwd
 from attnlab.inference.explaining import draw_attention, explain
 from attnlab.inference.predictor import Predictor, is_text
-from attnlab.paths import shown
 from attnlab.reports.page import render
 from attnlab.training.attribution import attends
 from attnlab.training.predictions import TEXTS
@@ -132,7 +131,7 @@ def serve(cfg: DictConfig) -> None:
 def _load(path: str, threads: int | None, with_documents: bool) -> Model:
     """`with_documents`: with the mistakes, which a public page must not show."""
     checkpoint = find_checkpoint(Path(path))
-    folder, name = checkpoint.parent.parent, str(shown(Path(path)))
+    folder, name = checkpoint.parent.parent, str(relative_to_cwd(Path(path)))
     predictor = Predictor.load(checkpoint, threads)
     mistakes = _mistakes(folder / "mistakes.csv", predictor.pairs) if with_documents else []
     title, accuracy = headline_of_folder(folder)
@@ -149,7 +148,7 @@ def _mistakes(file: Path, pairs: bool) -> list[list[str]]:
     try:  # not the `csv` module, which refuses fields of more than 131,072 characters
         rows = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=columns)
     except ValueError as error:
-        raise UserError(f"can't read the columns {', '.join(columns)} of {shown(file)}: remove the file") from error
+        raise UserError(f"can't read the columns {', '.join(columns)} of {relative_to_cwd(file)}: remove the file") from error
     return rows[columns].values.tolist()
 
 

@@ -16,10 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attnlab.data.tokens import Documents
-from attnlab.errors import UserError
+from attnlab.errors import UserError, relative_to_cwd
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.models.gradients import TOLERANCE
-from attnlab.paths import shown
 from attnlab.training.attribution import Explanation, attribute
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
     draw_attention(explanation).savefig(folder / "attention.png", bbox_inches="tight")
     layers, heads = explanation.attention.shape[:2]
     number = f"the first {MAPS} of {layers * heads} heads" if layers * heads > MAPS else "every head"
-    place = f"{shown(folder / 'attention.png')} shows what attends to what in {number}; it is not an explanation"
+    place = f"{relative_to_cwd(folder / 'attention.png')} shows what attends to what in {number}; it is not an explanation"
     console.print(place, soft_wrap=True, markup=False)
 
 

@@ -16,14 +16,13 @@ from torch import nn
 
 from attnlab.config import resolve
 from attnlab.data.tokenization import max_length, pad_id
-from attnlab.errors import UserError, as_user_error, first_line
+from attnlab.errors import UserError, as_user_error, first_line, relative_to_cwd
 from attnlab.inference.formats import FORMATS, Answers, Comparison, Documents, compare, find_documents, quantize
 from attnlab.models.classifier import TextClassifier
 from attnlab.models.pretrained import PretrainedClassifier
-from attnlab.paths import shown
 from attnlab.process import use_threads
 from attnlab.reports.page import render
-from attnlab.runs import make_run_dir
+from attnlab.run_dirs import make_run_dir
 from attnlab.tasks import MultiLabel
 from attnlab.training.results import data_name
 from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_weights
@@ -73,7 +72,7 @@ def export(cfg: DictConfig) -> None:
         for file in folder.iterdir():
             file.chmod(0o644)  # safetensors makes its file readable only by the owner
         write_readme(folder, facts, trained.model, checkpoint, config["hub"] or output.name)
-    log.info("The export is in %s; its README.md says how to use it", shown(output))
+    log.info("The export is in %s; its README.md says how to use it", relative_to_cwd(output))
     if config["hub"]:
         log.info("Pushed to %s", push(output, config["hub"]))
 
@@ -214,8 +213,8 @@ def push(folder: Path, name: str) -> str:
     from huggingface_hub import HfApi
 
     advice = (
-        f"; the folder {shown(folder)} is complete: with network and token (hf auth login) upload it with "
-        f"hf upload {name} {shown(folder)}"
+        f"; the folder {relative_to_cwd(folder)} is complete: with network and token (hf auth login) upload it with "
+        f"hf upload {name} {relative_to_cwd(folder)}"
     )
     with as_user_error(f"hub={name}: not pushed", advice):
         address = HfApi().create_repo(name, exist_ok=True)

@@ -20,12 +20,11 @@ from attnlab.config import resolve
 from attnlab.data.readers import Form, Row
 from attnlab.data.text_format import Quoting, TextFormat
 from attnlab.data.tokens import Documents
-from attnlab.errors import UserError
+from attnlab.errors import UserError, relative_to_cwd
 from attnlab.inference.explaining import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Output, Part, Writer, read_parts
-from attnlab.paths import shown
-from attnlab.runs import make_run_dir
+from attnlab.run_dirs import make_run_dir
 from attnlab.training.saved import find_checkpoint
 from attnlab.validation import validate_values
 
@@ -140,7 +139,7 @@ def _answer_rows(predictor: Predictor, config: Mapping[str, Any], output: str) -
     if empty:
         console.print(f"{empty:,} of {writer.rows:,} rows have no text and get no answer", highlight=False)
     if output != STREAM:
-        written = f"{writer.rows:,} rows are in {shown(Path(output))}"
+        written = f"{writer.rows:,} rows are in {relative_to_cwd(Path(output))}"
         console.print(written, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -12,9 +12,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from attnlab.data.file_access import expand_pattern, files_below, plain_suffix, unpacked
 from attnlab.data.readers import Form, Row, guess_form, open_table, read_document, reading_errors
 from attnlab.data.text_format import FORMATS, TextFormat
-from attnlab.errors import UserError, first_line
+from attnlab.errors import UserError, first_line, relative_to_cwd
 from attnlab.inference.predictor import BLOCK
-from attnlab.paths import shown
 
 Output = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -62,7 +61,7 @@ def read_parts(path: str, text_format: TextFormat, given: Collection[str]) -> It
         yield from _documents(path, files, text_format)
         return
     for number, file in enumerate(files):
-        name = STREAM if path == STREAM else str(shown(file))
+        name = STREAM if path == STREAM else str(relative_to_cwd(file))
         with reading_errors(f"input={name}", text_format), _opened(file) as raw:
             content = unpacked(raw, file)
             form = _form(content, file, name, text_format, given)
@@ -90,8 +89,10 @@ def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Ite
     for start in range(0, len(files), BLOCK):
         rows = []
         for file in files[start : start + BLOCK]:
-            with reading_errors(f"input={shown(file)}", text_format), _opened(file) as raw:
-                rows.append({"file": str(shown(file)), "text": read_document(BufferedReader(raw), text_format)})  # type: ignore[arg-type]
+            with reading_errors(f"input={relative_to_cwd(file)}", text_format), _opened(file) as raw:
+                rows.append(
+                    {"file": str(relative_to_cwd(file)), "text": read_document(BufferedReader(raw), text_format)}
+                )  # type: ignore[arg-type]
         yield Part(rows, TextFormat(), None, min(1.0, (start + BLOCK) / len(files)))
 
 
@@ -242,7 +243,7 @@ class Writer:
         if kind is None:
             self.partial.replace(self.path)
         elif kind is KeyboardInterrupt:
-            print(f"interrupted: {self.rows:,} rows are in {shown(self.partial)}", file=sys.stderr)
+            print(f"interrupted: {self.rows:,} rows are in {relative_to_cwd(self.partial)}", file=sys.stderr)
         else:
             self.partial.unlink()
 

@@ -19,9 +19,8 @@ from attnlab.data.datamodule import TextDataModule
 from attnlab.data.file_access import TOKENIZER
 from attnlab.data.tokenization import SPECIAL_TOKENS, UNK, Pretrained
 from attnlab.data.vectors import StaticVectors, Vectors
-from attnlab.errors import UserError
+from attnlab.errors import UserError, relative_to_cwd
 from attnlab.models.pretrained import PretrainedClassifier
-from attnlab.paths import shown
 from attnlab.process import use_threads
 from attnlab.training.encoder import SCRATCH, load_encoder, model_settings, plain_name
 from attnlab.training.module import TextClassification
@@ -174,7 +173,9 @@ def _copy_from_run(run: Path, module: TextClassification) -> None:
                 else:
                     own.copy_(value)
     if len(skipped) == number:
-        raise UserError(f"model.init_from={shown(run)}: nothing in it fits this model; use a run of the same model")
+        raise UserError(
+            f"model.init_from={relative_to_cwd(run)}: nothing in it fits this model; use a run of the same model"
+        )
     known = ""
     if rows is not None:
         lacking = module.tokenizer.get_vocab_size() - rows.shape[1]
@@ -183,7 +184,7 @@ def _copy_from_run(run: Path, module: TextClassification) -> None:
         "%d of %d weights are those of %s%s; not copied: %s",
         number - len(skipped),
         number,
-        shown(run),
+        relative_to_cwd(run),
         known,
         ", ".join([f"{name} ({why})" for name, why in skipped.items()][:5] + ["..."] * (len(skipped) > 5)) or "none",
     )

@@ -18,8 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from attnlab.errors import UserError, first_line
-from attnlab.paths import shown
+from attnlab.errors import UserError, first_line, relative_to_cwd
 from attnlab.runs import BEST, LAST, whole_file
 from attnlab.tasks import Task
 from attnlab.training.loggers import CurvesLogger
@@ -79,8 +78,8 @@ def _replacing(path: Path) -> Iterator[Path]:
             yield partial
     except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
         raise UserError(
-            f"can't write {shown(path)}: {first_line(error.__context__ or error)}. The checkpoint before it is intact: "
-            f"free some space, then resume with resume={shown(path.parent.parent)}"
+            f"can't write {relative_to_cwd(path)}: {first_line(error.__context__ or error)}. The checkpoint before it "
+            f"is intact: free some space, then resume with resume={relative_to_cwd(path.parent.parent)}"
         ) from error
 
 
@@ -251,7 +250,7 @@ class LastCheckpoint(Checkpoint):
                 signal.raise_signal(signal.SIGUSR2)  # submitit ends the process
             raise Stopped(
                 EXIT_STATUS[signal.Signals(self.signal)],
-                f"Stopped after step {trainer.global_step}. Resume with\nresume={shown(folder)}",
+                f"Stopped after step {trainer.global_step}. Resume with\nresume={relative_to_cwd(folder)}",
             )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -295,11 +294,12 @@ def find_last(run_dir: Path) -> Path | None:
         try:
             torch.load(file, map_location="cpu", weights_only=True)["loops"]  # without it Lightning starts at step 0
         except Exception as error:  # a damaged file can fail in any way
-            log.warning("%s is damaged (%s); trying the one before it", shown(file), first_line(error))
+            log.warning("%s is damaged (%s); trying the one before it", relative_to_cwd(file), first_line(error))
         else:
             return file
     if files:
         raise UserError(
-            f"every checkpoint in {shown(run_dir / 'checkpoints')} is damaged: remove that folder to train from scratch"
+            f"every checkpoint in {relative_to_cwd(run_dir / 'checkpoints')} is damaged: remove that folder to train "
+            "from scratch"
         )
     return None

@@ -15,7 +15,8 @@ from attnlab.data.sources import Source, with_absolute_paths
 from attnlab.environment import ENVIRONMENT, differences, environment
 from attnlab.errors import UserError
 from attnlab.process import give_memory_back, use_threads
-from attnlab.runs import RunFolder, make_run_dir
+from attnlab.run_dirs import make_run_dir
+from attnlab.runs import RunFolder
 from attnlab.training.checkpoints import link_best_checkpoint, store_calibration
 from attnlab.training.failures import as_user_errors
 from attnlab.training.job import tidy_process

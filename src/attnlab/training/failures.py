@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from attnlab.errors import UserError, first_line
-from attnlab.paths import shown
+from attnlab.errors import UserError, first_line, relative_to_cwd
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.loggers import finish_wandb, wandb_advice
 from attnlab.training.results import Metrics, restart_run
@@ -81,8 +80,8 @@ def checkpoint_errors(checkpoint: Path | None, stopwatch: Stopwatch) -> Iterator
         if checkpoint is None or stopwatch.began or isinstance(error, torch.OutOfMemoryError):
             raise
         raise UserError(
-            f"{shown(checkpoint)} is not a checkpoint of this run ({type(error).__name__}: {first_line(error)}); "
-            "put the run's own there, or remove it to resume from an older one"
+            f"{relative_to_cwd(checkpoint)} is not a checkpoint of this run ({type(error).__name__}: "
+            f"{first_line(error)}); put the run's own there, or remove it to resume from an older one"
         ) from error
 
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from attnlab import progress
 from attnlab.errors import UserError, first_line
-from attnlab.paths import rank
+from attnlab.process import rank
 from attnlab.redaction import redact, redact_message
 from attnlab.training.checkpoints import Stopped
 from attnlab.training.loggers import finish_wandb

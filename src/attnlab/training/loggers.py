@@ -22,7 +22,8 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from attnlab.errors import first_line
-from attnlab.runs import as_given, began_by, whole_file
+from attnlab.run_dirs import as_given, hydra_settings_of
+from attnlab.runs import whole_file
 from attnlab.tasks import Task
 from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.predictions import Mistake, SplitPredictions
@@ -257,7 +258,7 @@ def wandb_logger(
     """
     chosen = mode or os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     folder = Path(save_dir)
-    command = began_by(folder)
+    command = hydra_settings_of(folder)
     experiment = command.runtime.choices.get("experiment") if command else None
     # The run of a search as a whole is in the group of its trials.
     in_sweep = folder.name == SEARCH or (command is not None and command.mode in (RunMode.MULTIRUN, "MULTIRUN"))
@@ -289,7 +290,7 @@ def has_key() -> bool:
 
 def setting_of_run(folder: Path) -> str:
     """The overrides of the command that started a run, without the seed and others that are no part of the model."""
-    given = as_given(command.overrides.task) if (command := began_by(folder)) else []
+    given = as_given(command.overrides.task) if (command := hydra_settings_of(folder)) else []
     return " ".join(override for override in given if not override.startswith(NOT_IN_SETTING)) or "default"
 
 

@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from attnlab.data.audit import audit_summary, audit_warnings
 from attnlab.data.sources import Split
-from attnlab.errors import first_line
+from attnlab.errors import first_line, relative_to_cwd
 from attnlab.metrics import interval, is_share, written
-from attnlab.paths import shown
 from attnlab.reports.page import embedded, render
 from attnlab.runs import CONFIG, write_whole
 from attnlab.tasks import Task
@@ -62,7 +61,7 @@ def report(
             mistakes = find_mistakes(classifier, predictions, split)
             write_mistakes(folder / "mistakes.csv", mistakes, classifier.pairs)
         # A run's own folder has the checkpoint, that of a test names it.
-        use = {"model": config.get("ckpt_path") or str(shown(folder)), "pairs": classifier.pairs}
+        use = {"model": config.get("ckpt_path") or str(relative_to_cwd(folder)), "pairs": classifier.pairs}
         tested = None if predictions is None else len(predictions.index)
         intervals = {} if predictions is None else _intervals(predictions, classifier.task)
         pictures = {name: folder / "figures" / f"{name}.png" for name in FIGURES}
@@ -95,7 +94,7 @@ def report(
 def _facts(folder: Path, metrics: dict[str, float], label_names: list[str]) -> list[str]:
     """What stands under the headline: how the run went, and on which data."""
     names = ", ".join(label_names[:CLASSES]) + (" ..." if len(label_names) > CLASSES else "")
-    facts = [f"{len(label_names):,} classes: {names}", f"Folder {shown(folder)}"]
+    facts = [f"{len(label_names):,} classes: {names}", f"Folder {relative_to_cwd(folder)}"]
     if "train/documents" in metrics:
         facts.insert(0, f"Trained on {metrics['train/documents']:,} documents")
     if "train/best_epoch" in metrics:

@@ -14,9 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from attnlab.data.sources import Split
-from attnlab.errors import first_line
+from attnlab.errors import first_line, relative_to_cwd
 from attnlab.metrics import interval, is_share, written
-from attnlab.paths import shown
 from attnlab.redaction import redact
 from attnlab.runs import CONFIG, whole_file, write_whole
 from attnlab.tasks import Task
@@ -130,7 +129,7 @@ def print_summary(folder: Path, metrics: Metrics, tested: int | None = None) -> 
     if "train/best_epoch" in metrics:
         lines.append(f"Best epoch: {metrics['train/best_epoch']} of {metrics['train/epochs']}")
     page = "; report.html shows it" if (folder / "report.html").is_file() else ""
-    for line in (*lines, f"Everything is in {shown(folder)}{page}"):
+    for line in (*lines, f"Everything is in {relative_to_cwd(folder)}{page}"):
         console.print(line, soft_wrap=True)
     if any(_split(key)[0] in SCORED for key in metrics):
         console.print(_scores(metrics))

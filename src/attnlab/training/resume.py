@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from attnlab.config import read_config, resolve
 from attnlab.data.sources import with_absolute_paths
-from attnlab.errors import UserError
-from attnlab.paths import rank, shown, started_again
+from attnlab.errors import UserError, relative_to_cwd
+from attnlab.process import is_slurm_restart, rank
 from attnlab.progress import in_multirun
 from attnlab.redaction import HIDDEN, redact
-from attnlab.runs import CONFIG, choose_run_dir
+from attnlab.run_dirs import choose_run_dir
+from attnlab.runs import CONFIG
 from attnlab.training.checkpoints import find_last
 from attnlab.training.encoder import with_absolute_weight_paths
 from attnlab.training.loggers import TensorBoard
@@ -63,7 +64,7 @@ def resumed_folder(config: DictConfig) -> Path | None:
     """
     here = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
     asked = config.get("resume") or OmegaConf.select(config, "hparams_search.trial") is not None
-    if here and (here / CONFIG).is_file() and (started_again() or (in_multirun() and asked)):
+    if here and (here / CONFIG).is_file() and (is_slurm_restart() or (in_multirun() and asked)):
         return here.absolute()
     if in_multirun() or not config.get("resume"):
         return None
@@ -95,7 +96,7 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
     """
     stored = read_config(folder / CONFIG)
     config = OmegaConf.create(stored)
-    overrides = [] if started_again() else _overrides(given, config)  # of a requeued job, they are in the config
+    overrides = [] if is_slurm_restart() else _overrides(given, config)  # of a requeued job, they are in the config
     changes: Changes = {}
     with open_dict(config):
         for key, value in overrides:
@@ -107,7 +108,8 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
                 OmegaConf.update(config, key, value)
     if (folder / "metrics.json").exists() and not overrides:
         raise UserError(
-            f"the run in {shown(folder)} has finished; to train it further raise the limit, as in trainer.max_epochs=20"
+            f"the run in {relative_to_cwd(folder)} has finished; to train it further raise the limit, as in "
+            "trainer.max_epochs=20"
         )
     return cast(dict[str, Any], OmegaConf.to_container(config)), changes
 
@@ -154,7 +156,7 @@ def make_paths_absolute(config: Settings) -> None:
 
 def seconds_to_wait() -> float:
     """How long to wait for the lock of a folder: a previous attempt of this job may still be writing its checkpoint."""
-    return MAX_WAIT if in_multirun() or started_again() else 0.0
+    return MAX_WAIT if in_multirun() or is_slurm_restart() else 0.0
 
 
 def checkpoint_to_resume(folder: Path, config: Settings) -> Path | None:
@@ -188,7 +190,7 @@ def announce_resume(checkpoint: Path, folder: Path, changes: Changes, trainer: T
                 f"the run has stopped early, after {state['wait_count']} validations without a better one, so it would "
                 f"not train further; give callbacks.early_stopping.patience={state['wait_count'] + 3} too"
             )
-    log.info("Resuming %s after step %d (epoch %d)", shown(folder), step, epochs)
+    log.info("Resuming %s after step %d (epoch %d)", relative_to_cwd(folder), step, epochs)
     for key, values in changes.items():
         before, now = (redact({key: value})[key] for value in values)
         log.info("Changed: %s=%s (was %s)", key, now, before)

@@ -8,7 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from attnlab.data.audit import print_preview
-from attnlab.runs import RunFolder, make_run_dir
+from attnlab.run_dirs import make_run_dir
+from attnlab.runs import RunFolder
 from attnlab.training.build import make_datamodule, make_module
 from attnlab.training.callbacks import Stopwatch
 from attnlab.training.dry_run import dry_run_step

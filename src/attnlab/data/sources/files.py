@@ -14,8 +14,7 @@ from attnlab.data.readers import FASTTEXT_LABEL, OpenTable, open_table, read_doc
 from attnlab.data.sources.base import Columned, Labelled, warn_about_shared_data
 from attnlab.data.tables import Columns, Origin, Table, concatenate
 from attnlab.data.text_format import FORMATS, Format, TextFormat
-from attnlab.errors import UserError
-from attnlab.paths import shown
+from attnlab.errors import UserError, relative_to_cwd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +65,15 @@ def _read_split(key: str, paths: Paths, columns: Columns, text_format: TextForma
     if isinstance(paths, Mapping):
         return _read_columns(key, paths, columns, text_format)
     files = find_files(key, paths)
-    given = shown(Path(paths)) if isinstance(paths, str) else f"data.{key}"
-    name = str(shown(files[0])) if len(files) == 1 else f"{given} ({len(files)} files)"
+    given = relative_to_cwd(Path(paths)) if isinstance(paths, str) else f"data.{key}"
+    name = str(relative_to_cwd(files[0])) if len(files) == 1 else f"{given} ({len(files)} files)"
     tables = [_read_file(key, file, columns, text_format).from_file(file.resolve()) for file in files]
     return concatenate(tables, name)
 
 
 def _read_file(key: str, path: Path, columns: Columns, text_format: TextFormat) -> Table:
     with reading_errors(f"data.{key}={path}", text_format):
-        form, name = _detect_format(key, path, text_format), str(shown(path))
+        form, name = _detect_format(key, path, text_format), str(relative_to_cwd(path))
         if text_format.field is not None and form != "json":
             raise UserError(f"data.field={text_format.field} is for JSON files, which {name} is not; leave it out")
         if form == "fasttext":
@@ -152,7 +151,7 @@ def _read_columns(key: str, paths: Mapping[str, str], columns: Columns, text_for
         with reading_errors(f"data.{key}.{column}={path}", text_format), open_file(files[0]) as opened:
             encoding = text_format.encoding_of(opened)
             values[str(column)] = list(read_lines(opened, encoding))
-    name = ", ".join(str(shown(Path(path))) for path in paths.values())
+    name = ", ".join(str(relative_to_cwd(Path(path))) for path in paths.values())
     sizes = [len(lines) for lines in values.values()]
     if len(set(sizes)) > 1:
         raise UserError(
@@ -214,7 +213,7 @@ class Folders(Labelled):
         if not texts:
             raise UserError(f"{folder} has no folders with files in them; give one with a folder for each class")
         columns, values = Columns(text_format, "label"), {"text": texts, "label": labels}
-        table = columns.table(str(shown(folder)), values, how="; a folder a class")
+        table = columns.table(str(relative_to_cwd(folder)), values, how="; a folder a class")
         return replace(table, origin=Origin(parts, np.arange(len(parts))))
 
 
