@@ -227,5 +227,5 @@ def test_few_documents_of_ones_own_get_a_hint_at_a_simpler_model(
     assert "42 training documents" in caplog.text or "38 training documents" in caplog.text
     assert not hinted("bag", *own, "model=bag")
     assert not hinted("built-in", "data.train_size=60", "data.test_size=20")  # whose ceilings say what to expect
-    monkeypatch.setattr("attnlab.training.build.FEW", 10)
+    monkeypatch.setattr("attnlab.training.record.FEW_DOCUMENTS", 10)
     assert not hinted("enough", *own)

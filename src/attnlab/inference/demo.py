@@ -148,7 +148,9 @@ def _mistakes(file: Path, pairs: bool) -> list[list[str]]:
     try:  # not the `csv` module, which refuses fields of more than 131,072 characters
         rows = pd.read_csv(file, dtype=str, keep_default_na=False, usecols=columns)
     except ValueError as error:
-        raise UserError(f"can't read the columns {', '.join(columns)} of {relative_to_cwd(file)}: remove the file") from error
+        raise UserError(
+            f"can't read the columns {', '.join(columns)} of {relative_to_cwd(file)}: remove the file"
+        ) from error
     return rows[columns].values.tolist()
 
 

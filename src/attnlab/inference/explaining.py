@@ -124,7 +124,9 @@ def show_explanation(predictor: Predictor, document: str | tuple[str, str], fold
     draw_attention(explanation).savefig(folder / "attention.png", bbox_inches="tight")
     layers, heads = explanation.attention.shape[:2]
     number = f"the first {MAPS} of {layers * heads} heads" if layers * heads > MAPS else "every head"
-    place = f"{relative_to_cwd(folder / 'attention.png')} shows what attends to what in {number}; it is not an explanation"
+    place = (
+        f"{relative_to_cwd(folder / 'attention.png')} shows what attends to what in {number}; it is not an explanation"
+    )
     console.print(place, soft_wrap=True, markup=False)
 
 

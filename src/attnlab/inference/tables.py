@@ -90,9 +90,8 @@ def _documents(path: str, files: Sequence[Path], text_format: TextFormat) -> Ite
         rows = []
         for file in files[start : start + BLOCK]:
             with reading_errors(f"input={relative_to_cwd(file)}", text_format), _opened(file) as raw:
-                rows.append(
-                    {"file": str(relative_to_cwd(file)), "text": read_document(BufferedReader(raw), text_format)}
-                )  # type: ignore[arg-type]
+                text = read_document(BufferedReader(raw), text_format)  # type: ignore[arg-type]
+                rows.append({"file": str(relative_to_cwd(file)), "text": text})
         yield Part(rows, TextFormat(), None, min(1.0, (start + BLOCK) / len(files)))
 
 

@@ -16,12 +16,12 @@ from scipy import stats
 from attnlab.analysis.result import in_points, signed
 from attnlab.analysis.runs import correctness
 from attnlab.analysis.statistics import compare_settings
+from attnlab.errors import relative_to_cwd
 from attnlab.experiments.ablation.changes import MODEL
 from attnlab.experiments.ablation.figures import draw_worth
 from attnlab.experiments.ablation.planner import TOGETHER, Ablation
 from attnlab.experiments.ablation.sequential import BETTER, WORSE, Standing, bounds
 from attnlab.metrics import is_share
-from attnlab.paths import shown
 from attnlab.reports.page import embedded, render
 from attnlab.runs import write_whole
 
@@ -271,5 +271,7 @@ def _print(page: Path, title: str, words: str, table: pd.DataFrame, command: str
     if command:
         console.print(f"The smallest that is not worse: {command}", soft_wrap=True, highlight=False, markup=False)
     console.print(
-        f"Everything is in {shown(page.parent)}; {page.name} is the page to read", soft_wrap=True, highlight=False
+        f"Everything is in {relative_to_cwd(page.parent)}; {page.name} is the page to read",
+        soft_wrap=True,
+        highlight=False,
     )
