@@ -246,7 +246,8 @@ class LiveTable:
                 table.add_row(str(rank), str(job.number), name, *scores, _clock(job.report.get("seconds")))
             console.print(table)
         for job in self.failed():
-            line = f"#{job.number} {self.label(job)}: {self._result(job)} ({relative_to_cwd(job.folder) / progress.OUTPUT})"
+            output = relative_to_cwd(job.folder) / progress.OUTPUT
+            line = f"#{job.number} {self.label(job)}: {self._result(job)} ({output})"
             console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
         hidden = f"; {len(ended) - RANKED} more jobs than shown here" if len(ended) > RANKED else ""
         lines = [f"Everything is in {relative_to_cwd(self.folder)}{hidden}"]
