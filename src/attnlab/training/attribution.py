@@ -1,4 +1,4 @@
-"""Which tokens of a document spoke for a class."""
+"""Attribution: which tokens of a document are evidence for a class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,19 +24,19 @@ AT_ONCE = 32  # documents
 
 @dataclass(frozen=True)
 class Explanation:
-    """How much each of T tokens spoke for a class, by integrated gradients (`attnlab.models.gradients`).
+    """The evidence of each of T tokens for a class, by integrated gradients (`attnlab.models.gradients`).
 
     Attributes:
         label: the class.
         text: the document; the texts of a pair on two lines.
-        tokens: as the text has them, and [CLS] and [SEP].
-        spans: the characters of `text` from and to which each token stands; (0, 0) of those that it has not.
-        words: the number of the word that each token is part of; None likewise.
-        scores: [T] float32; positive where a token spoke for the class, 0 of [CLS] and [SEP]. Their sum is the class's
-            evidence (`Task.evidence`, its logit) less that of the same document with embeddings of zero.
-        lacking: what the sum lacks of that.
-        unread: how many characters were cut off.
-        attention: [layers, H, T, T], who attends to whom; None where the model has no attention or none was asked for.
+        tokens: as in the text, and [CLS] and [SEP].
+        spans: start and end of each token in `text`; (0, 0) of [CLS] and [SEP].
+        words: the index of the word that each token is part of; None of [CLS] and [SEP].
+        scores: [T] float32; positive for evidence for the class, 0 of [CLS] and [SEP]. Their sum is the evidence for
+            the class (`Task.evidence`, its logit) minus that of the same document with embeddings of zero.
+        lacking: that difference minus the sum: the error of the approximation.
+        unread: the number of truncated characters.
+        attention: [layers, H, T, T]; None where the model has no attention or it was not requested.
     """
 
     label: str
@@ -50,7 +50,7 @@ class Explanation:
     attention: npt.NDArray[np.float32] | None = None
 
     def pieces(self) -> list[tuple[str, float | None]]:
-        """The whole text, cut into words with their scores and what is between them or was not read, with None."""
+        """The whole text in pieces: words with their scores, and what is between or after them with None."""
         found: list[tuple[str, float | None]] = []
         end = 0
         for word, group in groupby(range(len(self.tokens)), self.words.__getitem__):
@@ -64,13 +64,13 @@ class Explanation:
         return found + [(self.text[end:], None)] * (end < len(self.text))
 
     def marks(self) -> list[tuple[str, float | None]]:
-        """The `pieces`, with scores from -1 to 1: the strongest is one of the two."""
+        """The `pieces`, with scores scaled so that the strongest is 1 or -1."""
         pieces = self.pieces()
         strongest = max((abs(score) for _, score in pieces if score), default=1.0)
         return [(text, score and score / strongest) for text, score in pieces]
 
     def strongest(self, number: int) -> list[tuple[str, float]]:
-        """The words whose scores are the largest, for and against the class, each with what all its places sum to."""
+        """The words with the largest scores, for or against the class, each summed over its occurrences."""
         sums: dict[str, float] = {}
         for word, score in self.pieces():
             if score is not None:
@@ -83,7 +83,7 @@ class Explanation:
 
 
 class Classifier(Protocol):
-    """What a checkpoint is read into, and what is trained."""
+    """A model in training, or one that was loaded from a checkpoint."""
 
     tokenizer: Tokenizer
     model: nn.Module
@@ -101,12 +101,12 @@ def attribute(
     """An explanation of each document for the class of that number; `steps`: see `integrated_gradients`.
 
     Raises:
-        UserError: the model is one that can't be asked.
+        UserError: the model is not `Attributable`.
     """
     model, tokenizer = classifier.model.eval(), classifier.tokenizer
     if not isinstance(model, Attributable):
         raise UserError(
-            f"{type(model).__name__} has no look_up, classify and shares, by which a model can be explained"
+            f"{type(model).__name__} has no look_up, classify and shares, which explaining a model requires"
         )
     found, device = [], next(model.parameters()).device
     for start in range(0, len(documents), AT_ONCE):
@@ -131,7 +131,7 @@ def attribute(
 
 
 def _tensors(tokenizer: Tokenizer, encodings: list[Encoding]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, which are no padding, and which are tokens of a text: [B, T] each."""
+    """Ids, a mask of those that are not padding, and a mask of those that are part of a text: [B, T] each."""
     lengths = list(map(len, encodings))
     each = torch.from_numpy(ids_of(tokenizer, encodings)).long().split(lengths)
     ids = pad_sequence(each, batch_first=True, padding_value=pad_id(tokenizer))
@@ -141,9 +141,9 @@ def _tensors(tokenizer: Tokenizer, encodings: list[Encoding]) -> tuple[Tensor, T
 
 
 def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
-    """Text, tokens, spans, words and what was not read of an `Explanation`.
+    """Text, tokens, spans, words and number of unread characters, for an `Explanation`.
 
-    What a tokenizer drops, such as an accent that is a character of its own, belongs to the token before it.
+    Characters that a tokenizer drops, such as a combining accent, belong to the token before them.
     """
     texts = (document,) if isinstance(document, str) else document
     text, begin, unread = "\n".join(texts), 0, 0
@@ -153,9 +153,8 @@ def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
         following = end = begin + length
         for number in reversed(numbers):
             start, stop = (begin + place for place in encoding.offsets[number])
-            cut = (
-                encoding.overflowing and number == numbers[-1]
-            )  # what stands behind it was not read, but for its own accents
+            # After the last token of a truncated text, only its own combining accents were read.
+            cut = encoding.overflowing and number == numbers[-1]
             while stop < following and (category(text[stop])[0] == "M" if cut else not text[stop].isspace()):
                 stop += 1
             spans[number], following = (start, stop), start
@@ -166,7 +165,7 @@ def _placed(document: Sequence[str], encoding: Encoding) -> dict[str, Any]:
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether it has attention to show."""
+    """Whether it has attention weights to display."""
     return callable(getattr(model, "attention_weights", None)) and len(getattr(model, "blocks", ())) > 0
 
 

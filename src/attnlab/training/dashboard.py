@@ -1,4 +1,4 @@
-"""A project's pages in W&B: a saved view of its runs and a report, with the same panels.
+"""The pages of a W&B project: a saved view of its runs and a report, with the same panels.
 
 python src/dashboard.py project=attnlab
 """
@@ -19,17 +19,17 @@ NAME = "attnlab"  # of the view and the report
 
 
 def dashboard(cfg: DictConfig) -> list[str]:
-    """Save a report and a view of `cfg.project`; W&B prints where they are.
+    """Save a report and a view of `cfg.project`; W&B prints their addresses.
 
     Returns:
         their addresses.
 
     Raises:
-        UserError: there is no key, the extra is not installed, or W&B refuses.
+        UserError: no key is configured, the extra is not installed, or W&B refuses.
     """
     config = resolve(cfg)
     if not has_key():
-        raise UserError("W&B has no key here: set WANDB_API_KEY, as .env.example has it, or call `wandb login` once")
+        raise UserError("no key of W&B is configured: set WANDB_API_KEY (see .env.example), or run `wandb login` once")
     with needs_extra("dashboard", "a dashboard"):
         import wandb
         from wandb_workspaces import workspaces
@@ -48,7 +48,7 @@ def dashboard(cfg: DictConfig) -> list[str]:
 
 
 def _panels() -> dict[str, list[Any]]:
-    """By section, of what every run logs from the first one on."""
+    """The panels by section: they use only what every run logs."""
     from wandb_workspaces.reports import v2 as reports
 
     setting = reports.Config(SETTING)

@@ -1,4 +1,4 @@
-"""The figures of one run, of a bounded size whatever the number of classes."""
+"""The figures of one run. Their size is bounded whatever the number of classes."""
 
 import csv
 from collections import defaultdict
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Counts = npt.NDArray[np.int64]
 
-MATRIX_CLASSES = 60  # more can't be told apart in one picture
-NUMBERED_CLASSES = 20  # above it the numbers in the cells would run into each other
+MATRIX_CLASSES = 60  # more are unreadable in one picture
+NUMBERED_CLASSES = 20  # with more, the numbers in the cells would overlap
 PAIRS = 30
 NAME_LENGTH = 24
 DPI = 100
@@ -35,18 +35,18 @@ def draw_figures(
     counts: Counts | None = None,
     scores: Tensor | None = None,
 ) -> None:
-    """Into `figures` in the run's folder: its curves, and where it was tested what the answers are worth.
+    """Draw into `figures` in the run's folder: its curves, and for a tested run its calibration and confusions.
 
     Args:
         counts: [C, C] test documents by class and predicted class; above `MATRIX_CLASSES` the most confused pairs are
-            drawn instead. Where there are none each class has a bar.
+            drawn instead. None: a bar for the F1 of each class.
         scores: [C, 5], see `Task.stat_scores`.
     """
     import matplotlib
 
     figures, names = folder / "figures", task.label_names
     figures.mkdir(exist_ok=True)
-    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a label is a dollar
+    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a label is not a formula
         if (folder / "metrics.csv").exists():
             _draw_curves(folder)
         if predictions is not None:
@@ -65,7 +65,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
-    """(class, predicted class, how many) of every mistake that was made, the most frequent first.
+    """(class, predicted class, count) of every kind of mistake, the most frequent first.
 
     counts: [C, C], rows are the classes, columns the predicted ones.
     """
@@ -79,8 +79,8 @@ def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -
 
     size = len(label_names)
     names, numbered = _shortened(label_names), size <= NUMBERED_CLASSES
-    side = max(2.5, min(0.8 * size, 6 + 0.2 * size))  # room for numbers in the cells, as long as there are any
-    # Of inches: the names, which lie along one side and are slanted at the other. matplotlib's own layout draws twice.
+    side = max(2.5, min(0.8 * size, 6 + 0.2 * size))  # room for the numbers in the cells
+    # Inches for the names of the classes. matplotlib's own layouts compute it, but draw the figure twice.
     margin = 0.7 + 0.08 * max(map(len, names))
     figure = Figure(figsize=(side + 1.4 * margin, side + margin + 0.4), dpi=DPI)
     width, height = figure.get_size_inches()
@@ -101,7 +101,7 @@ def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: 
 
 
 def _draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
-    """F1 of each class; of more than `PAIRS` of the largest ones.
+    """F1 of each class, at most of the `PAIRS` largest ones.
 
     scores: [C, 5], see `Task.stat_scores`.
     """
@@ -114,9 +114,9 @@ def _draw_per_class(path: Path, scores: Counts, label_names: list[str]) -> None:
 
 
 def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) -> None:
-    """How often what is said with a probability is right: on the diagonal where probabilities mean what they say.
+    """A reliability diagram: accuracy by probability, with the temperature and without it. logits: [N, C]
 
-    With the temperature and without it, and below how many claims a point stands for. logits: [N, C]
+    Below it, the number of probabilities of each point.
     """
     from matplotlib.figure import Figure
 
@@ -131,7 +131,7 @@ def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) ->
     shares.set(ylabel="share that is right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     shares.legend(title=f"{len(labels):,} test documents", loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     numbers.set(xlabel="probability", ylabel="how many", yscale="log", ylim=(0.8, None))
-    numbers.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten and the ticks between them take half of the time
+    numbers.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten and minor ticks take half of the time
     numbers.minorticks_off()
     for axes in (shares, numbers):
         axes.grid(alpha=0.3)
@@ -141,7 +141,7 @@ def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) ->
 def _draw_bars(
     path: Path, names: list[str], lengths: Sequence[float], notes: list[str], *, title: str, xlabel: str, longest: float
 ) -> None:
-    """A bar for each name, the first on top, with a note behind it; `longest` is what a bar can reach."""
+    """A bar for each name, the first on top, with a note after it; `longest` is the largest possible length."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.24 * len(names) + 1.2), layout="constrained", dpi=DPI)
@@ -159,7 +159,7 @@ def _shortened(names: list[str]) -> list[str]:
 
 
 def _draw_curves(folder: Path) -> None:
-    """The loss and accuracy that `metrics.csv` holds, by training step."""
+    """Loss and accuracy in `metrics.csv`, by training step."""
     from matplotlib.figure import Figure
 
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The LightningModule: a text classifier with its loss, metrics, optimizer and the tokenizer it was trained with."""
+"""The LightningModule: a text classifier with its loss, metrics, optimizer and tokenizer."""
 
 import logging
 import random
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class TextClassification(LightningModule):
-    """Trains a classifier; its checkpoint is all that predicting needs.
+    """Trains a classifier. Its checkpoint has everything that predicting needs.
 
     Args:
-        model: config of the classifier, less what the data decides.
-        optimizer: config of the optimizer, less its parameters.
-        scheduler: config of the learning-rate schedule, less the optimizer and the number of steps.
+        model: config of the classifier, without what the data decides.
+        optimizer: config of the optimizer, without its parameters.
+        scheduler: config of the learning-rate schedule, without the optimizer and the number of steps.
         label_names: names of the classes, in order.
         tokenizer: the trained tokenizer as JSON.
         pairs: whether documents are pairs of texts.
-        task: config of the task, less what the data decides.
+        task: config of the task, without what the data decides.
         text_format: how the data's texts are assembled, see `attnlab.data.text_format.TextFormat`.
 
-    All are plain dicts, lists, strings and numbers, so a checkpoint loads with `weights_only=True`.
+    All are plain dicts, lists, strings and numbers, so that a checkpoint loads with `weights_only=True`.
     """
 
     buffer: LogitBuffer  # exists only while a split is evaluated
@@ -61,15 +61,15 @@ class TextClassification(LightningModule):
         self.pairs, self.tokenizer, self.model, self.task = pairs, parts.tokenizer, parts.model, parts.task
         self.metrics = nn.ModuleDict({stage: self.task.metrics() for stage in ("val", "test")})
         # Sum of the losses of all documents since the last validation, and their number. A torchmetrics.MeanMetric
-        # costs a tenth of a small step; a buffer would take on the weights' precision.
+        # costs a tenth of a small step, and a buffer would get the precision of the weights.
         self.loss_sum, self.num_losses = torch.zeros(()), 0
-        self.step_losses: list[Tensor] = []  # of the batches so far that make one optimizer step
-        self.seen = (0, 0)
+        self.step_losses: list[Tensor] = []  # of the batches so far in this optimizer step
+        self.last_seen = (0, 0)  # step and batch
         self.random_states: dict[str, Any] = {}
         self.predictions: SplitPredictions | None = None  # of the last test run, in every process
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the name of the hook that it calls, 50 times a step, and torch takes each for a parameter."""
+        """Lightning sets the name of the current hook 50 times a step: bypass torch's search for a parameter in it."""
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -83,33 +83,33 @@ class TextClassification(LightningModule):
         loss = self.task.loss(self(batch.input_ids, batch.attention_mask), batch.labels)
         trainer = self.trainer
         step = trainer.global_step + 1
-        if (step, batch_idx) == self.seen:  # an optimizer such as LBFGS asks several times for one batch's loss
+        if (step, batch_idx) == self.last_seen:  # an optimizer such as LBFGS computes a loss several times
             return self._mean_over_step(loss, batch_idx)
-        self.seen = step, batch_idx
+        self.last_seen = step, batch_idx
         count = batch_idx + 1
         ends_step = count % trainer.accumulate_grad_batches == 0 or count == trainer.num_training_batches
         written = ends_step and step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        # Every step where looking is free; a GPU would have to be waited for, so there when a line is written.
+        # On a CPU at every step; on a GPU, reading the loss waits for it, so only when a line is written.
         if (written or loss.device.type == "cpu") and not loss.isfinite():
             self._explain_divergence(float(loss.detach()), step)
-        # Lightning's `log` costs as much as the step of a small model, so it is called only for what is written.
+        # Lightning's `log` costs as much as the step of a small model, so it is not used for each step.
         self.loss_sum.add_(loss.detach(), alpha=len(batch.labels))
         self.num_losses += len(batch.labels)
         self.step_losses.append(loss.detach())
         if written:
-            # At once, where `log` would write it after the step's checkpoint: a resumed run would lack it.
+            # Written at once: `log` writes it after the checkpoint of this step, and a resumed run would lack it.
             mean = torch.stack(self.step_losses).mean().item()
             row = {"train/loss_step": mean, "lr": self._learning_rate(), "epoch": self.current_epoch}
             for logger in trainer.loggers:
                 logger.log_metrics(row, step=step - 1)
         if ends_step:
             self.step_losses.clear()
-            if step == trainer.max_steps:  # the last one: let a validation follow, as after the last epoch
+            if step == trainer.max_steps:  # the last one: so that a validation follows, as after the last epoch
                 trainer.should_stop = True
         return self._mean_over_step(loss, batch_idx)
 
     def _mean_over_step(self, loss: Tensor, batch_idx: int) -> Tensor:
-        """Lightning divides by `accumulate_grad_batches` even where an epoch ends with fewer; this makes up for it."""
+        """Lightning divides by `accumulate_grad_batches` even where an epoch ends with fewer: this corrects it."""
         if (most := self.trainer.accumulate_grad_batches) == 1:
             return loss
         rest = int(self.trainer.num_training_batches) % most  # batches of the last step of an epoch
@@ -153,7 +153,7 @@ class TextClassification(LightningModule):
 
     def _begin(self, stage: str, loader: Any) -> None:
         self.buffer = LogitBuffer(loader.dataset.labels, self.task.num_outputs, self.device)
-        # Weights may be of half the usual precision; the mean of a thousand losses should not be.
+        # Weights may be in half precision; the mean of a thousand losses must not be.
         self.measured_in = torch.promote_types(next(self.parameters()).dtype, torch.float32)
         for metric in self.metrics[stage].values():  # type: ignore[operator]
             metric.set_dtype(self.measured_in)
@@ -174,8 +174,8 @@ class TextClassification(LightningModule):
             scores |= calibration(self.task, logits, labels)
         metrics.reset()
         del self.buffer
-        for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # it leads the table
-            # Already of all processes: their mean is the same.
+        for name, score in sorted(scores.items(), key=lambda item: item[0] != "loss"):  # first in the table
+            # Computed from the logits of all processes, so their mean is the same.
             self.log(f"{stage}/{name}", score, prog_bar=name == "loss", batch_size=1, sync_dist=True)
 
     def configure_gradient_clipping(
@@ -184,9 +184,9 @@ class TextClassification(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """As Lightning does it, which however refuses fused optimizers under any mixed precision, and sparse gradients.
+        """Lightning's refuses sparse gradients, and fused optimizers under any mixed precision.
 
-        Only 16-mixed scales gradients, so only there a fused optimizer is in the way of clipping.
+        Only 16-mixed scales gradients, so only there a fused optimizer makes clipping impossible.
         """
         if gradient_clip_val and gradient_clip_algorithm is None and self.trainer.scaler is None:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -195,7 +195,7 @@ class TextClassification(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint says what its weights reached on validation (`metrics`) and what chance would bring next."""
+        """Adds what Lightning's lacks: validation metrics of these weights, random states, and the data's identity."""
         if not bool(self.loss_sum.isfinite()):
             self._explain_divergence(float(self.loss_sum), self.trainer.global_step)
         checkpoint["format"] = FORMAT
@@ -209,7 +209,7 @@ class TextClassification(LightningModule):
             torch.distributed.all_gather_object(checkpoint["ranks"], own)
 
     def _own_state(self) -> dict[str, Any]:
-        """What each process of a distributed run has for itself."""
+        """What differs between the processes of a distributed run."""
         numpy_state: Any = np.random.get_state()
         states: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate()}
         states["numpy"] = (numpy_state[0], torch.from_numpy(numpy_state[1].astype(np.int64)), *numpy_state[2:])
@@ -218,28 +218,30 @@ class TextClassification(LightningModule):
         return {"train_loss": (self.loss_sum.cpu(), self.num_losses), "random_states": states}
 
     def _fingerprint(self) -> str | None:
-        """Of the data, to which a run is bound: its classes and tokens are numbered by it."""
+        """Of the data: the numbers of classes and tokens come from it, so a run can't resume with other data."""
         return getattr(self.trainer.datamodule, "fingerprint", None)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises `UserError` where the data is no longer that of the checkpoint, or the checkpoint too new."""
+        """Raises `UserError` for a checkpoint of other data or of another version."""
         check_format(checkpoint)
         same_classes = checkpoint["hyper_parameters"]["label_names"] == self.label_names
         if not same_classes or checkpoint.get("data", self._fingerprint()) != self._fingerprint():
             raise UserError(
-                "the data has changed since this run began, so it can't go on: bring back the texts, labels and splits "
-                "of then, or train anew"
+                "the data has changed since this run began, so it can't resume: restore its texts, labels and splits, "
+                "or train a new run"
             )
         self.task.temperature = temperature_of(checkpoint)
         ranks = checkpoint.get("ranks", [checkpoint])
         if self.trainer.training and len(ranks) != self.trainer.world_size:
-            log.warning("%d processes go on with a run of %d: not to the last bit", self.trainer.world_size, len(ranks))
+            log.warning(
+                "%d processes resume a run of %d: results differ in the last bits", self.trainer.world_size, len(ranks)
+            )
         own = ranks[min(self.trainer.global_rank, len(ranks) - 1)]
         self.random_states = own["random_states"]
         self.loss_sum, self.num_losses = own["train_loss"]
 
     def on_train_start(self) -> None:
-        """The mean loss of the epoch and all random numbers go on where the checkpoint was made."""
+        """The mean loss of the epoch and all random numbers continue from where the checkpoint was written."""
         self.loss_sum = self.loss_sum.to(self.device)
         for device, state in self.random_states.items():
             if device == "cpu":
@@ -254,7 +256,7 @@ class TextClassification(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if isinstance(self.model, PretrainedClassifier):
             rate = self.optimizer_config["lr"]
-            # Not a list, of whose dicts Hydra would make its own.
+            # A generator: Hydra would convert the dicts of a list to its own.
             params: Any = ({"params": group, "lr": share * rate} for share, group in self.model.rates())
         else:
             params = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""report.html: one page of a run that needs nothing beside it."""
+"""report.html: a self-contained page of one run."""
 
 import csv
 import logging
@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 
 FIGURES = ("curves", "confusion_matrix", "confused_pairs", "per_class", "reliability")
 FIRST = ("test", "val", "ceiling", "train", "model")  # groups of scores
-ROWS = 60  # of a table; the files have all
+ROWS = 60  # of a table; the files have all of them
 RESAMPLES = 1000
-FIRST_MISTAKES = 3  # that can be seen at once
-CLASSES = 10  # named under the headline
+FIRST_MISTAKES = 3  # visible without a click
+CLASSES = 10  # listed under the headline
 
 
 def report(
@@ -48,9 +48,9 @@ def report(
     predictions: SplitPredictions | None,
     split: Split | None,
 ) -> list[Mistake]:
-    """Of a run that was tested on `split` write mistakes.csv, and of any run report.html, out of what its folder has.
+    """Write report.html from the files in the folder of a run, and mistakes.csv if it was tested on `split`.
 
-    Nothing in it can stop a run, which has its results.
+    An error in it is logged and ends nothing: the results are written already.
 
     Returns:
         the mistakes.
@@ -92,7 +92,7 @@ def report(
 
 
 def _facts(folder: Path, metrics: dict[str, float], label_names: list[str]) -> list[str]:
-    """What stands under the headline: how the run went, and on which data."""
+    """The lines under the headline: best epoch, data and folder."""
     names = ", ".join(label_names[:CLASSES]) + (" ..." if len(label_names) > CLASSES else "")
     facts = [f"{len(label_names):,} classes: {names}", f"Folder {relative_to_cwd(folder)}"]
     if "train/documents" in metrics:
@@ -103,7 +103,7 @@ def _facts(folder: Path, metrics: dict[str, float], label_names: list[str]) -> l
 
 
 def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, list[tuple[str, str, str]]]:
-    """By the part of their name before the slash: the rest, the value and its interval; of data what is not zero.
+    """By group (the part of a name before the slash): name, value and interval. Metrics of data that are 0 are omitted.
 
     Accuracies and other shares come before losses.
     """
@@ -117,10 +117,10 @@ def _scores(metrics: dict[str, float], intervals: dict[str, str]) -> dict[str, l
 
 
 def _intervals(predictions: SplitPredictions, task: Task) -> dict[str, str]:
-    """Of the test scores, over the choice of documents: 95 %.
+    """95 % intervals of the test scores over the choice of documents.
 
-    Wilson's (1927) of the accuracy; of the others a percentile bootstrap (Efron, 1979), where the confusion matrix
-    tells them: to draw documents anew is to draw its counts.
+    Wilson's (1927) for the accuracy; for scores of the confusion matrix a percentile bootstrap (Efron, 1979), where
+    resampling documents is resampling its counts.
     """
     right = task.correct(predictions.answers, predictions.labels)
     found: dict[str, Any] = {"test/acc": interval(int(right.sum()), len(right))}
@@ -134,10 +134,10 @@ def _intervals(predictions: SplitPredictions, task: Task) -> dict[str, str]:
 
 
 def of_counts(counts: Counts) -> dict[str, npt.NDArray[np.float64]]:
-    """The scores that each of S confusion matrices tells: [S] each.
+    """The scores of each of S confusion matrices: [S] each.
 
-    counts: [S, C, C], rows are the classes, columns the answers. As in torchmetrics a class that is neither there nor
-    answered counts for nothing in a mean over classes.
+    counts: [S, C, C], rows are the classes, columns the answers. As in torchmetrics, a class without documents and
+    answers is left out of means over classes.
     """
     right, of_class, answered = counts.diagonal(axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
     f1, recall = 2 * right / np.maximum(1, of_class + answered), right / np.maximum(1, of_class)
@@ -150,7 +150,7 @@ def of_counts(counts: Counts) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def _table(path: Path) -> tuple[str, list[str], list[list[str]], int] | None:
-    """Name, header, the first rows and how many there are; None where there is no such file."""
+    """Name, header, the first rows and their total number; None where the file does not exist."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8", newline="") as file:
@@ -159,7 +159,7 @@ def _table(path: Path) -> tuple[str, list[str], list[list[str]], int] | None:
 
 
 def _marked(explanation: Explanation) -> list[tuple[str, float]]:
-    """The text in pieces, each with the strength of its mark from -1 to 1."""
+    """The text in pieces, each with a strength from -1 to 1, cut at `MAX_TEXT` characters."""
     found, length = list[tuple[str, float]](), 0
     for text, score in explanation.marks():
         if length < MAX_TEXT:
