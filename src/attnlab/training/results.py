@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 SCORED = ("test", "val")  # groups of metrics that are scores
 DISPLAYED_SETTINGS = ("num_layers", "pooling")  # of a model, in its headline
-FEW_DOCUMENTS = 10_000
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
