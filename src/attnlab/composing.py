@@ -32,10 +32,6 @@ FREE_TEXT = {"predict": ("text", "text_pair")}  # by program: settings in which 
 PART_SETTING = re.compile(r"(?!hydra\.|paths\.)[a-z_]+\.[\w.]+=")  # a setting of a part, not the choice of one
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # Hydra creates them before it calls our code
 
-FREE_TEXT = {"predict": ("text", "text_pair")}  # by program: settings in which every character counts
-PART_SETTING = re.compile(r"(?!hydra\.|paths\.)[a-z_]+\.[\w.]+=")  # a setting of a part, not the choice of one
-FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "paths.log_dir")  # Hydra creates them before it calls our code
-
 if not CONF.is_dir():
     raise UserError(f"{CONF} is missing: attnlab trains from a checkout; install that with pip install -e <checkout>")
 
