@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 from attnlab.process import available, waiting
 
-ENVIRONMENT = "environment.json"  # in a run's folder
 LIBRARIES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
 WAITING, LOAD = "threads wait with", "load"  # the load is per core
 WITHOUT_EFFECT = {WAITING, LOAD}  # on results
@@ -21,6 +21,13 @@ WITHOUT_EFFECT = {WAITING, LOAD}  # on results
 def libraries() -> dict[str, str]:
     """The installed versions."""
     return {package: version(package) for package in LIBRARIES}
+
+
+def origin(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The code and the libraries in an environment.json: what runs must share to be repeats of each other."""
+    code = {"code": environment.get("code") or environment.get("commit")}
+    known = code | {library: environment.get(library) for library in LIBRARIES}
+    return {key: str(value) for key, value in known.items() if value is not None}
 
 
 @cache

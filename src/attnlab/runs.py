@@ -7,7 +7,7 @@ One process at a time trains in a folder: `RunFolder.open` locks it. Every resul
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,6 @@ CONFIG = "config.yaml"  # the resolved config, written when training begins
 METRICS = "metrics.json"  # written after all other results: a run that has it has finished
 CURVES, PREDICTIONS, ENVIRONMENT = "metrics.csv", "predictions.parquet", "environment.json"
 CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
-LIBRARIES = ("torch", "lightning", "tokenizers", "datasets", "numpy")  # whose versions environment.json has
 
 
 @contextmanager
@@ -68,13 +67,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def origin(environment: Mapping[str, Any]) -> dict[str, str]:
-    """The code and the libraries in an environment.json: what runs must share to be repeats of each other."""
-    code = {"code": environment.get("code") or environment.get("commit")}
-    known = code | {library: environment.get(library) for library in LIBRARIES}
-    return {key: str(value) for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -165,11 +157,18 @@ class RunFolder:
 
     def curve(self, key: str, by: str = "step") -> list[tuple[int, float]]:
         """The values of a metric during training, by step or epoch (from 0); [] where the run has recorded none."""
-        try:
-            with (self.path / CURVES).open(encoding="utf-8", newline="") as file:
-                return [(int(row[by]), float(row[key])) for row in csv.DictReader(file) if row.get(key)]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+        if (key, by) not in self._curves:
+            try:
+                with (self.path / CURVES).open(encoding="utf-8", newline="") as file:
+                    rows = [(int(row[by]), float(row[key])) for row in csv.DictReader(file) if row.get(key)]
+            except (OSError, ValueError, KeyError, TypeError):
+                rows = []
+            self._curves[key, by] = rows
+        return self._curves[key, by]
+
+    @cached_property  # a comparison draws the curve of a run once for each factor
+    def _curves(self) -> dict[tuple[str, str], list[tuple[int, float]]]:
+        return {}
 
     def predictions(self) -> "pd.DataFrame | None":
         """`index`, `label` and `correct` of the test documents; None of a run that was not tested."""

@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from attnlab.analysis.comparison import make_study
-from attnlab.analysis.report import display_rows
-from attnlab.analysis.runs import read_runs
 from attnlab.errors import UserError
+from attnlab.reports.comparison import display_rows
 from tests.analysis.fake import write_run, write_sweep
 
 POOLINGS = {"cls": 0.8, "max": 0.85, "mean": 0.802}
@@ -235,12 +234,13 @@ def test_of_a_metric_of_ones_own_the_user_says_what_is_better(tmp_path: Path) ->
     assert rows.loc["max", "verdict"] == "better"
 
 
-def test_runs_that_validated_within_epochs_have_a_curve(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    table = pd.DataFrame({"epoch": [0, 0, 1, 1], "step": range(4), "val/acc": [0.1, 0.2, 0.3, 0.4]})
-    table.to_csv(run / "metrics.csv")
-    (found,), _ = read_runs([tmp_path])
-    assert found.curve.to_dict("list") == {"epoch": [1, 2], "val/acc": [0.2, 0.4]}
+def test_of_several_validations_in_an_epoch_the_last_counts(tmp_path: Path) -> None:
+    for seed, pooling in enumerate(("cls", "max")):
+        run = write_run(tmp_path / pooling, {"model.pooling": pooling}, seed=seed)
+        table = pd.DataFrame({"epoch": [0, 0, 1, 1], "step": range(4), "val/acc": [0.1, 0.2, 0.3, 0.4]})
+        table.to_csv(run / "metrics.csv")
+    found = make_study([tmp_path]).comparisons[0]
+    assert found.curve("max")["mean"].to_dict() == {1: 0.2, 2: 0.4}
 
 
 def test_a_margin_and_a_plan_say_what_is_the_same_and_what_it_takes(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 from omegaconf import DictConfig
 from statsmodels.stats.proportion import proportion_confint
 
+from attnlab.reports.run_page import of_counts
 from attnlab.training.evaluate import evaluate
 from attnlab.training.predictions import MAX_TEXT, NUM_EXPLAINED, Mistake, write_mistakes
-from attnlab.training.report import of_counts, report
+from attnlab.training.results import write_report
 from attnlab.training.train import train
 from tests.conftest import TINY
 
@@ -153,5 +154,5 @@ def test_a_run_without_a_test_has_a_page_without_one(tiny_config: Compose, tmp_p
 
 def test_what_goes_wrong_with_the_page_stops_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     classifier = SimpleNamespace(pairs=False, task=SimpleNamespace(label_names=["a", "b"]))
-    assert report(tmp_path / "gone", {}, {}, classifier, None, None) == []
+    assert write_report(tmp_path / "gone", {}, {}, classifier, None, None) == []
     assert "No report.html: FileNotFoundError" in caplog.text

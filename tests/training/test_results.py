@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from statsmodels.stats.proportion import proportion_confint
 
 from attnlab.errors import UserError
+from attnlab.reports.run_figures import MATRIX_CLASSES, confused_pairs, draw_figures
 from attnlab.tasks import SingleLabel
 from attnlab.training.evaluate import evaluate
-from attnlab.training.figures import MATRIX_CLASSES, confused_pairs, draw_figures
 from attnlab.training.predictions import SplitPredictions
 from attnlab.training.results import print_summary, write_results
 from attnlab.training.train import train

@@ -11,14 +11,15 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from attnlab.analysis.factors import ABSENT, Factors, as_text, find_factors, short_name
-from attnlab.analysis.result import METRICS, PLAN, Comparison, Study, in_points
-from attnlab.analysis.runs import Run, correctness, mixtures, read_runs
-from attnlab.analysis.statistics import MANY_RUNS, compare_settings, overlap, summarise
+from attnlab.analysis.runs import correctness, mixtures, read_runs
+from attnlab.analysis.statistics import compare_settings, overlap, summarise
 from attnlab.config import resolve
 from attnlab.data.audit import audit_warnings
 from attnlab.errors import UserError
 from attnlab.metrics import Direction, direction, is_share
+from attnlab.reports.result import MANY_RUNS, PLAN, PRESENTED, Comparison, Study, in_points
 from attnlab.run_dirs import make_run_dir
+from attnlab.runs import METRICS, RunFolder
 
 if TYPE_CHECKING:
     from attnlab.analysis.ranks import Ranks
@@ -36,7 +37,10 @@ def compare(cfg: DictConfig) -> "Study | Ranks":
     Raises:
         UserError: there is nothing to compare, or `by`, `reference` or `metric` name nothing that is there.
     """
-    from attnlab.analysis.report import print_report, write_report  # matplotlib waits until the arguments are checked
+    from attnlab.reports.comparison import (  # matplotlib waits until the arguments are checked
+        print_report,
+        write_report,
+    )
 
     config = resolve(cfg)
     names, by = ([value] if isinstance(value, str) else value for value in (config["runs"], config["by"]))
@@ -129,15 +133,15 @@ def _check_numbers(alpha: float, margin: float | None) -> None:
         )
 
 
-def _having(metric: str, runs: list[Run]) -> tuple[list[Run], list[str]]:
+def _having(metric: str, runs: list[RunFolder]) -> tuple[list[RunFolder], list[str]]:
     """The runs that were tested by this metric, and a line on the others: pruned trials, runs with test=false."""
     kept = [run for run in runs if metric in run.metrics]
     if not kept:
-        known = ", ".join(key for key in METRICS if key in runs[0].metrics)
-        raise UserError(f"metric={metric} is not in {runs[0].folder}/metrics.json; choose one of {known}")
+        known = ", ".join(key for key in PRESENTED if key in runs[0].metrics)
+        raise UserError(f"metric={metric} is not in {runs[0].path}/{METRICS}; choose one of {known}")
     lacking = [run for run in runs if metric not in run.metrics]
     told = f"{len(lacking)} runs have no {metric} and are left out (pruned or not tested), as {{}}"
-    return kept, [told.format(lacking[0].folder)] if lacking else []
+    return kept, [told.format(lacking[0].path)] if lacking else []
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class _Comparer:
             mine = table[table["setting"] == name]
             seeds = {str(run.config["seed"]) for run in mine["run"]}
             row = dict(zip(by, mine["values"].iloc[0], strict=True)) | {"runs": len(mine), "seeds": len(seeds)}
-            for metric in dict.fromkeys((self.metric, *METRICS)):
+            for metric in dict.fromkeys((self.metric, *PRESENTED)):
                 if metric in mine:
                     summary = summarise(mine[metric], overlap(mine["fold"].to_list()))
                     row |= {f"{metric} {key}": value for key, value in summary.items()}
@@ -255,7 +259,7 @@ def _name(by: list[str], setting: tuple[str, ...], reference: tuple[str, ...]) -
     return ", ".join(f"{key}={value}" for key, value in told) or "reference"
 
 
-def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
+def _caveats(runs: list[RunFolder], factors: Factors, main: Comparison) -> list[str]:
     """What makes a comparison unfair, one line each."""
     warnings = [
         f"{factor} always changes together with {', '.join(others)}: the difference may come from any of them"
@@ -280,9 +284,9 @@ def _caveats(runs: list[Run], factors: Factors, main: Comparison) -> list[str]:
     return warnings
 
 
-def _newest_data(runs: list[Run]) -> tuple[list[Run], list[str]]:
+def _newest_data(runs: list[RunFolder]) -> tuple[list[RunFolder], list[str]]:
     """The runs on the data set that was trained on last, as scores on different sets say nothing of each other."""
-    newest = max(runs, key=lambda run: (run.folder / "metrics.json").stat().st_mtime).data_set
+    newest = max(runs, key=lambda run: (run.path / METRICS).stat().st_mtime).data_set
     kept = [run for run in runs if run.data_set == newest]
     counts = Counter(run.data_set for run in runs if run.data_set != newest)
     left_out = ", ".join(f"{number} on {name}" for name, number in counts.items())
@@ -292,7 +296,7 @@ def _newest_data(runs: list[Run]) -> tuple[list[Run], list[str]]:
     return kept, [told] if counts else []
 
 
-def _mixed(runs: list[Run]) -> list[str]:
+def _mixed(runs: list[RunFolder]) -> list[str]:
     return [f"the runs differ in their {what}: a difference may come from that" for what in mixtures(runs)]
 
 
@@ -300,7 +304,7 @@ def _selected_on_test(data: dict[str, Any]) -> bool:
     return data.get("validation") == "test" or data.get("val") == data.get("test", "test")
 
 
-def _audit_warnings(runs: list[Run]) -> list[str]:
+def _audit_warnings(runs: list[RunFolder]) -> list[str]:
     """The warnings of the data audits of these runs, one line each, with the worst values."""
     keys = {key for run in runs for key in run.metrics if key.startswith("data/")}
     worst = audit_warnings({key: max(run.metrics.get(key, 0) for run in runs) for key in keys})

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from attnlab.analysis.runs import Run
 from attnlab.errors import UserError
+from attnlab.runs import RunFolder
 
 # Files of `conf/` that name a part, in the order in which a difference is named after them.
 GROUPS = ("task", "embedding", "model", "pe", "tokenizer", "data", "optimizer", "scheduler")
@@ -53,7 +53,7 @@ class Factors:
         return sorted({*self.values, *(key for keys in self.companions.values() for key in keys)})
 
 
-def find_factors(runs: list[Run]) -> Factors:
+def find_factors(runs: list[RunFolder]) -> Factors:
     """Compare the configs of all runs key by key.
 
     Keys that go with the choice of a part (the `feed_forward` of `model=transformer`) stand under the part's name, keys

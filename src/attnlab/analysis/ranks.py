@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,10 +21,11 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from attnlab.analysis.factors import as_text, find_factors, short_name
-from attnlab.analysis.runs import Run
 from attnlab.errors import UserError, relative_to_cwd
 from attnlab.metrics import Direction, direction
-from attnlab.runs import whole_file, write_whole
+from attnlab.reports.comparison_figures import draw_ranks
+from attnlab.reports.drawing import save
+from attnlab.runs import RunFolder, write_whole
 
 FEWEST = 3  # data sets
 
@@ -51,7 +51,7 @@ class Ranks:
 
 
 def rank_settings(
-    runs: list[Run], metric: str, alpha: float, mode: Direction | None = None, reference: Any = None
+    runs: list[RunFolder], metric: str, alpha: float, mode: Direction | None = None, reference: Any = None
 ) -> Ranks:
     """Compare the settings that were run on every data set.
 
@@ -129,8 +129,7 @@ def write_ranks(folder: Path, ranks: Ranks, metric: str, warnings: Sequence[str]
     """ranks.csv and the critical-difference picture, and what they say on the terminal."""
     table = ranks.table.join(ranks.scores)
     write_whole(folder / "ranks.csv", table.rename_axis("setting").to_csv())
-    with whole_file(folder / "ranks.png") as partial:
-        draw_ranks(ranks).savefig(partial, format="png", dpi=150)
+    save(draw_ranks(ranks.table["rank"], ranks.critical), folder / "ranks.png", dpi=150)
     number, sets = ranks.scores.shape
     console = Console()
     for warning in warnings:
@@ -150,24 +149,3 @@ def write_ranks(folder: Path, ranks: Ranks, metric: str, warnings: Sequence[str]
         shown_table.add_row(escape(str(name)), f"{row['rank']:.2f}", p, row["verdict"])
     console.print(shown_table)
     console.print(f"Everything is in {relative_to_cwd(folder)}: ranks.csv, ranks.png", soft_wrap=True, highlight=False)
-
-
-def draw_ranks(ranks: Ranks) -> Figure:
-    """Mean ranks on a line; a bar joins those that are nearer than the critical difference."""
-    order = ranks.table["rank"]
-    figure = Figure(figsize=(7, 1.4 + 0.25 * len(order)), layout="constrained")
-    axes = figure.add_subplot(xlabel=f"mean rank (1 is best); critical difference {ranks.critical:.2f}")
-    for y, (name, rank) in enumerate(order.items()):
-        axes.plot([rank, rank], [0, -y - 1], color="tab:grey", linewidth=0.8)
-        axes.plot(rank, 0, "D", color="tab:blue", markersize=5)
-        axes.annotate(str(name), (rank, -y - 1), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-    groups = {(low, order[order <= low + ranks.critical].max()) for low in order}
-    widest = sorted(
-        group for group in groups if not any(a <= group[0] and group[1] <= b and (a, b) != group for a, b in groups)
-    )
-    for level, (low, high) in enumerate(group for group in widest if group[1] > group[0]):
-        axes.plot([low - 0.03, high + 0.03], [0.4 + 0.3 * level] * 2, color="black", linewidth=3, solid_capstyle="butt")
-    axes.set_xlim(0.8, len(order) + 1.2)
-    axes.yaxis.set_visible(False)
-    axes.spines[["left", "right", "top"]].set_visible(False)
-    return figure

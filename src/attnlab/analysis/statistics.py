@@ -32,8 +32,9 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.power import TTestPower
 
+from attnlab.reports.result import MANY_RUNS
+
 POWER = 0.8
-MANY_RUNS = 200  # more than anyone plans for
 
 # For each run, by (setting, block): which documents it got right.
 Correct = Mapping[tuple[str, str], npt.NDArray[np.bool_]]

@@ -1,13 +1,10 @@
 """What a search found: tables, figures, the test of its best trial and the command that trains it again."""
 
-import json
 import logging
 import shlex
 import shutil
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from attnlab.config import instantiate, read_config, resolve
+from attnlab.config import instantiate, resolve
 from attnlab.errors import UserError, relative_to_cwd
-from attnlab.experiments.figures import ENOUGH, SLICE, TITLES, draw_figures, movable_figures
 from attnlab.experiments.multirun import parse
-from attnlab.experiments.space import settings_of
+from attnlab.experiments.space import merge_settings, settings_of
 from attnlab.experiments.study import OVERRIDES, REASON, SAME_AS, counted
 from attnlab.progress import OUTPUT, output_into
-from attnlab.reports.interactive import PROGRAM, interactive
-from attnlab.reports.page import embedded, render
-from attnlab.runs import CONFIG, write_whole
+from attnlab.reports.search import MIN_TRIALS, draw_figures, in_words, write_page
+from attnlab.runs import BEST, CHECKPOINTS, RunFolder, write_whole
 
-BEST = 20  # rows of the table
-WIDE = ("parallel_coordinates",)
-SCORES = 5  # of the best trial's test, on the terminal and on the page
+SCORES = 5  # of the best trial's test, on the terminal
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +69,11 @@ def _report(folder: Path, study: optuna.Study, config: DictConfig, finished: boo
         "failures": {trial.number: trial.user_attrs[REASON] for trial in counted(study) if REASON in trial.user_attrs},
     }
     write_whole(folder / "optimization_results.yaml", OmegaConf.to_yaml(OmegaConf.create(found)))
-    draw_figures(folder / "figures", study, config.monitor.metric)
+    merged = merge_settings(study)
+    draw_figures(folder / "figures", study, merged, config.monitor.metric)
     again = shlex.join([f"--config-dir={folder}", "experiment=best"])
-    _write_page(folder, study, ranked, config.monitor.metric, counts, found, again)
+    settings = [(trial, settings_of(trial)) for trial in ranked]
+    write_page(folder, study, merged, settings, config.monitor.metric, counts, found, again)
     _log(config, folder, study, found)
     if scores:
         first = ", ".join(f"{key} {value:.4f}" for key, value in list(scores.items())[:SCORES])
@@ -94,13 +89,13 @@ def _print_best(console: Console, ranked: list[FrozenTrial], metric: str) -> Non
     table = Table("setting", *(f"#{trial.number}" for trial in ranked), title="The best five", title_justify="left")
     table.add_row(f"[bold]{metric}", *(f"[bold]{trial.value:.4f}" for trial in ranked))
     for name in dict.fromkeys(name for settings in drawn for name in settings):
-        table.add_row(name, *(escape(_short(settings.get(name, ""))) for settings in drawn))
+        table.add_row(name, *(escape(in_words(settings.get(name, ""))) for settings in drawn))
     console.print(table)
 
 
 def _importances(study: optuna.Study, num_finished: int) -> dict[str, float]:
     """The share of each setting in the variance of the score; empty if too few trials have finished."""
-    if num_finished < ENOUGH:
+    if num_finished < MIN_TRIALS:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental; few trials of a width
@@ -115,18 +110,18 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     """Read the test set, once, with the best trial's checkpoint."""
     from attnlab.training.evaluate import evaluate  # imports torch: not before something was searched
 
-    tested, trial = folder / "best", folder / str(number)
-    with suppress(OSError, UserError):
-        if read_config(tested / CONFIG).get("ckpt_path") == str(trial):
-            return _of_test(json.loads((tested / "metrics.json").read_text(encoding="utf-8")))
-    shutil.rmtree(tested, ignore_errors=True)  # of an earlier best trial
-    if not (trial / "checkpoints" / "best.ckpt").is_file():
+    tested, trial = RunFolder(folder / "best"), folder / str(number)
+    with suppress(UserError):
+        if tested.is_finished and tested.config.get("ckpt_path") == str(trial):
+            return _of_test(tested.metrics)
+    shutil.rmtree(tested.path, ignore_errors=True)  # of an earlier best trial
+    if not (trial / CHECKPOINTS / BEST).is_file():
         return {}
     settings: dict[str, Any] = {
         "task_name": "evaluate",
         "ckpt_path": str(trial),
         "trainer": OmegaConf.to_container(config.trainer, resolve=True),
-        "paths": {**OmegaConf.to_container(config.paths, resolve=True), "run_dir": str(tested)},  # type: ignore[dict-item]
+        "paths": {**OmegaConf.to_container(config.paths, resolve=True), "run_dir": str(tested.path)},  # type: ignore[dict-item]
         "callbacks": {},
         "logger": {},
     }
@@ -161,54 +156,6 @@ def _write_experiment(file: Path, overrides: list[str], groups: set[str]) -> Non
     content += OmegaConf.to_yaml(settings) if settings else ""
     file.parent.mkdir(exist_ok=True)
     write_whole(file, f"# @package _global_\n{content}")
-
-
-def _write_page(
-    folder: Path,
-    study: optuna.Study,
-    ranked: Sequence[FrozenTrial],
-    metric: str,
-    counts: str,
-    found: dict[str, Any],
-    again: str,
-) -> None:
-    """Write search.html and plotly's program beside it. `ranked`: the finished trials, the best first.
-
-    `again`: the arguments with which train.py trains the best one once more.
-    """
-    drawn = [settings_of(trial) for trial in ranked[:BEST]]
-    names = list(dict.fromkeys(name for settings in drawn for name in settings))
-    rows = [
-        [f"#{trial.number}", f"{trial.value:.4f}", *(_short(settings.get(name, "")) for name in names)]
-        for trial, settings in zip(ranked, drawn, strict=False)
-    ]
-    figures = interactive(movable_figures(study, metric), folder)
-    test = [f"{key.removeprefix('test/')} {value:.4f}" for key, value in list(found["test"].items())[:SCORES]]
-    page = render(
-        "experiments/page.html",
-        name=study.study_name,
-        program=PROGRAM,
-        metric=metric,
-        better="less" if study.direction.name == "MINIMIZE" else "more",
-        counts=counts,
-        again=again,
-        columns=["trial", metric, *names],
-        rows=rows,
-        test=", ".join(test),
-        failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
-        settings=", ".join(f"{key} {_short(value)}" for key, value in drawn[0].items()),
-        titles={name: title.format(metric=metric) for name, title in TITLES.items()},
-        interactive={name: figure for name, figure in figures.items() if name in TITLES},
-        slices=[figure for name, figure in figures.items() if name.startswith(SLICE)],
-        wide=WIDE,
-        pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )
-    write_whole(folder / "search.html", page)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str, Any]) -> None:

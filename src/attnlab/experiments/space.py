@@ -13,12 +13,13 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from attnlab.config import resolve
 from attnlab.errors import UserError, as_user_error
@@ -328,3 +329,19 @@ def _exists(config: DictConfig, name: str) -> bool:
 def _shortened(names: list[str]) -> str:
     more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return ", ".join([*names[:SHOWN], *more])
+
+
+def merge_settings(study: optuna.Study) -> optuna.Study:
+    """The finished trials, each setting under one name: Optuna keeps one for each set of choices (`Space.suggest`)."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    choices: dict[str, dict[Any, None]] = {}
+    for trial in trials:
+        for label, kind in trial.distributions.items():
+            if isinstance(kind, CategoricalDistribution):
+                choices.setdefault(setting_of(label), {}).update(dict.fromkeys(kind.choices))
+    merged = optuna.create_study(direction=study.direction)
+    for trial in trials:
+        kinds = {setting_of(label): kind for label, kind in trial.distributions.items()}
+        kinds |= {name: CategoricalDistribution(list(choices[name])) for name in kinds.keys() & choices}
+        merged.add_trial(optuna.create_trial(value=trial.value, params=settings_of(trial), distributions=kinds))
+    return merged

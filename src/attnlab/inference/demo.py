@@ -24,10 +24,10 @@ from attnlab.errors import UserError, needs_extra, relative_to_cwd
 from attnlab.inference.explaining import draw_attention, explain
 from attnlab.inference.predictor import Predictor, is_text
 from attnlab.reports.page import render
+from attnlab.reports.run_page import headline_of_folder
+from attnlab.runs import find_checkpoint
 from attnlab.training.attribution import attends
 from attnlab.training.predictions import TEXTS
-from attnlab.training.results import headline_of_folder
-from attnlab.training.saved import find_checkpoint
 from attnlab.validation import validate_values
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Model:
     Attributes:
         name: its path, as the user gave it.
         mistakes: rows of its text or two texts, the label and the predicted one.
-        title: see `attnlab.training.results.headline`.
+        title: see `attnlab.reports.run_page.headline`.
         accuracy: on the test documents, "" if unknown.
     """
 
@@ -114,7 +114,7 @@ def serve(cfg: DictConfig) -> None:
             show_error=True,
             footer_links=[],
             run_history=False,
-            css=render("inference/demo_style.html"),
+            css=render("demo_style.html"),
         )
     except OSError as error:
         raise UserError(f"port={config['port']} is in use or can't be opened: give another") from error
@@ -297,7 +297,7 @@ def _results(predictor: Predictor, documents: Documents) -> list[Any]:
 
 def _html(**values: Any) -> str:
     """Render the page's template; "{" and "$" are escaped, which gradio would take for its own templates."""
-    html = render("inference/demo.html", **{"model": None, **values})
+    html = render("demo.html", **{"model": None, **values})
     return html.replace("{", "&#123;").replace("$", "&#36;")
 
 

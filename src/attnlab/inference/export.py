@@ -22,10 +22,11 @@ from attnlab.models.classifier import TextClassifier
 from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.process import use_threads
 from attnlab.reports.page import render
+from attnlab.reports.run_page import data_name
 from attnlab.run_dirs import make_run_dir
+from attnlab.runs import RunFolder, find_checkpoint
 from attnlab.tasks import MultiLabel
-from attnlab.training.results import data_name
-from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_weights
+from attnlab.training.saved import Trained, load_weights
 from attnlab.validation import validate_values
 
 log = logging.getLogger(__name__)
@@ -166,8 +167,9 @@ def _write_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
 
 def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoint: Path, title: str) -> None:
     """Write README.md from the content of config.json, `facts`, and from the run of the checkpoint."""
-    run, data = checkpoint.parent.parent, data_of_run(checkpoint)
-    metrics = json.loads((run / "metrics.json").read_text()) if data and (run / "metrics.json").is_file() else {}
+    run = RunFolder.of_checkpoint(checkpoint)
+    data = run.config.get("data")
+    metrics = run.metrics if data else {}
     facts = facts | {
         "title": title,
         "data": data_name(data) if data else None,
@@ -177,7 +179,7 @@ def write_readme(folder: Path, facts: dict[str, Any], model: nn.Module, checkpoi
         "mean": facts["format"] == "safetensors" and facts["task"] is None and _is_mean(model),
     }
     # Conditions in the template leave several empty lines.
-    readme = f"---\n{_front_matter(facts)}\n---\n\n{render('inference/model_card.md', **facts)}"
+    readme = f"---\n{_front_matter(facts)}\n---\n\n{render('model_card.md', **facts)}"
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", readme).rstrip() + "\n", encoding="utf-8")
 
 

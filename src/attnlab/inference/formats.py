@@ -20,9 +20,10 @@ from attnlab.data.sources import with_absolute_paths
 from attnlab.data.tokenization import max_length
 from attnlab.errors import UserError, as_user_error
 from attnlab.metrics import interval
+from attnlab.reports.run_page import data_name
+from attnlab.runs import RunFolder
 from attnlab.tasks import Task
-from attnlab.training.results import data_name
-from attnlab.training.saved import Trained, data_of_run
+from attnlab.training.saved import Trained
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def find_documents(config: dict[str, Any], checkpoint: Path, trained: Trained) -
 
         return _test_documents(as_trained(config["data"], trained), trained, config)
     try:
-        if (data := data_of_run(checkpoint)) is not None:
+        if (data := RunFolder.of_checkpoint(checkpoint).config.get("data")) is not None:
             return _test_documents(data, trained, config)
         reason = f"{checkpoint.name} is not in the folder of a run"
     except UserError as error:

@@ -25,7 +25,7 @@ from attnlab.inference.explaining import SPOKE_FOR, show_explanation, with_words
 from attnlab.inference.predictor import Predictions, Predictor
 from attnlab.inference.tables import STREAM, Output, Part, Writer, read_parts
 from attnlab.run_dirs import make_run_dir
-from attnlab.training.saved import find_checkpoint
+from attnlab.runs import find_checkpoint
 from attnlab.validation import validate_values
 
 SETTINGS: dict[str, Any] = {

@@ -26,8 +26,9 @@ from attnlab.data.tokenization import pad_id
 from attnlab.data.tokens import Documents, Tokens, encode, encoding_batches, ids_of
 from attnlab.errors import UserError
 from attnlab.process import use_threads
+from attnlab.runs import find_checkpoint
 from attnlab.tasks import MultiLabel
-from attnlab.training.saved import Trained, find_checkpoint, load_weights
+from attnlab.training.saved import Trained, load_weights
 
 BLOCK = 1024  # documents that a thread tokenises and answers at a time
 TOKENS_AT_ONCE = 1 << 14  # in a batch, including padding: enough to use the processor well

@@ -1,1 +1,1 @@
-"""What is drawn: pages, figures, tables."""
+"""The only room that draws: figures, tables and pages. matplotlib draws files, plotly the figures that move."""

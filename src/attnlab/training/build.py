@@ -22,9 +22,10 @@ from attnlab.data.vectors import StaticVectors, Vectors
 from attnlab.errors import UserError, relative_to_cwd
 from attnlab.models.pretrained import PretrainedClassifier
 from attnlab.process import use_threads
+from attnlab.runs import find_checkpoint
 from attnlab.training.encoder import SCRATCH, load_encoder, model_settings, plain_name
 from attnlab.training.module import TextClassification
-from attnlab.training.saved import Trained, find_checkpoint, load_weights
+from attnlab.training.saved import Trained, load_weights
 from attnlab.validation import Settings
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from attnlab.errors import UserError, first_line, relative_to_cwd
-from attnlab.runs import BEST, LAST, whole_file
+from attnlab.runs import BEST, CHECKPOINTS, LAST, whole_file
 from attnlab.tasks import Task
 from attnlab.training.loggers import CurvesLogger
 from attnlab.validation import monitorable
@@ -227,7 +227,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir)
-        last = folder / "checkpoints" / LAST
+        last = folder / CHECKPOINTS / LAST
         (self.signal,) = _max_over_processes(trainer, self.signal)
         best = trainer.checkpoint_callback
         # Where the best checkpoint was written after this very step, last.ckpt is a link to it and costs nothing.
@@ -275,7 +275,7 @@ def _max_over_processes(trainer: Trainer, *numbers: int) -> list[int]:
 
 def store_calibration(run_dir: Path, task: Task) -> None:
     """Put the temperature and thresholds of a validation that ran after last.ckpt was written into that file."""
-    file = run_dir / "checkpoints" / LAST
+    file = run_dir / CHECKPOINTS / LAST
     if file.exists():  # a debug run keeps none
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         checkpoint["temperature"] = task.temperature
@@ -289,7 +289,7 @@ def find_last(run_dir: Path) -> Path | None:
     Raises:
         UserError: every checkpoint is damaged.
     """
-    files = [file for name in (LAST, PREVIOUS) if (file := run_dir / "checkpoints" / name).exists()]
+    files = [file for name in (LAST, PREVIOUS) if (file := run_dir / CHECKPOINTS / name).exists()]
     for file in files:
         try:
             torch.load(file, map_location="cpu", weights_only=True)["loops"]  # without it Lightning starts at step 0

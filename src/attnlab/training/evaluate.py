@@ -1,6 +1,5 @@
 """Testing a trained model: a run's best checkpoint at the end of its training, or any checkpoint on any data."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ from omegaconf import DictConfig
 from attnlab.config import instantiate, resolve
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.sources import Source, with_absolute_paths
-from attnlab.environment import ENVIRONMENT, differences, environment
+from attnlab.environment import differences, environment
 from attnlab.errors import UserError
 from attnlab.process import give_memory_back, use_threads
 from attnlab.run_dirs import make_run_dir
-from attnlab.runs import RunFolder
+from attnlab.runs import RunFolder, find_checkpoint
 from attnlab.training.checkpoints import link_best_checkpoint, store_calibration
 from attnlab.training.failures import as_user_errors
 from attnlab.training.job import tidy_process
 from attnlab.training.module import TextClassification
-from attnlab.training.report import report
-from attnlab.training.results import Metrics, print_summary, write_config, write_results
-from attnlab.training.saved import Trained, data_of_run, find_checkpoint, load_weights
+from attnlab.training.results import Metrics, print_summary, write_config, write_report, write_results
+from attnlab.training.saved import Trained, load_weights
 from attnlab.training.trainer import make_trainer
 from attnlab.validation import validate_trainer, validate_values
 
@@ -66,8 +64,8 @@ def evaluate(cfg: DictConfig) -> Metrics:
     validate_values({"trainer": config["trainer"]}, {})
     validate_trainer(config)
     checkpoint = find_checkpoint(Path(config["ckpt_path"]))
-    given = config.get("data")
-    config["data"] = given or data_of_run(checkpoint)
+    given, trained_in = config.get("data"), RunFolder.of_checkpoint(checkpoint)
+    config["data"] = given or trained_in.config.get("data")
     if config["data"] is None:
         raise UserError(
             f"{checkpoint} is not in the folder of a run, so its data is unknown: set it, as in data=ag_news"
@@ -79,11 +77,9 @@ def evaluate(cfg: DictConfig) -> Metrics:
         use_threads(config["trainer"].get("threads"), module.model)
         with RunFolder.open(make_run_dir(config), new=True) as run:
             trainer = make_trainer(config, run.path)
-            recorded = checkpoint.parent.parent / ENVIRONMENT
-            if recorded.is_file():
-                now = environment(trainer.precision, trainer.strategy.root_device)
-                for difference in differences(json.loads(recorded.read_text(encoding="utf-8")), now):
-                    log.warning("Different from training, which may change scores: %s", difference)
+            now = environment(trainer.precision, trainer.strategy.root_device)
+            for difference in differences(trained_in.environment, now):
+                log.warning("Different from training, which may change scores: %s", difference)
             datamodule = test_data(source, module, Path(config["paths"]["cache_dir"]))
             if trainer.is_global_zero:
                 write_config(run.path, config)
@@ -92,7 +88,7 @@ def evaluate(cfg: DictConfig) -> Metrics:
             if trainer.is_global_zero:
                 split = datamodule.splits["test"]
                 write_results(run.path, metrics, module.predictions, module.task, split)
-                report(run.path, config, metrics, module, module.predictions, split)
+                write_report(run.path, config, metrics, module, module.predictions, split)
                 print_summary(run.path, metrics, len(split.texts))
     return metrics
 

@@ -1,6 +1,5 @@
 """A run as one job of several: its output and its progress go into its folder, and it leaves the process clean."""
 
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from attnlab import progress
 from attnlab.errors import UserError, first_line
 from attnlab.process import rank
 from attnlab.redaction import redact, redact_message
+from attnlab.runs import RunFolder
 from attnlab.training.checkpoints import Stopped
 from attnlab.training.loggers import finish_wandb
 from attnlab.training.results import Metrics
@@ -75,8 +75,7 @@ def finished_metrics(cfg: DictConfig) -> Metrics:
     """The results of a job that had finished before its multirun was resumed; empty where it still has to run."""
     if not progress.in_multirun() or not cfg.get("resume"):
         return {}
-    file = Path(HydraConfig.get().runtime.output_dir, "metrics.json")
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return RunFolder(Path(HydraConfig.get().runtime.output_dir)).metrics
 
 
 def progress_callbacks(config: Settings) -> list[Callback]:

@@ -22,10 +22,10 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from attnlab.errors import first_line
+from attnlab.reports.run_figures import MATRIX_CLASSES
 from attnlab.run_dirs import as_given, hydra_settings_of
-from attnlab.runs import whole_file
+from attnlab.runs import BEST, CHECKPOINTS, whole_file
 from attnlab.tasks import Task
-from attnlab.training.figures import MATRIX_CLASSES
 from attnlab.training.predictions import Mistake, SplitPredictions
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def run_artifacts(
         rows = [[mistake.text, mistake.label, mistake.predicted, mistake.probability] for mistake in mistakes]
         tables[MISTAKES] = ["text", "label", "predicted", "confidence"], rows
     figures = {f"figures/{file.stem}": file for file in sorted((folder / "figures").glob("*.png"))}
-    files = [folder / "tokenizer.json", folder / "checkpoints" / "best.ckpt"]
+    files = [folder / "tokenizer.json", folder / CHECKPOINTS / BEST]
     return RunArtifacts(metrics, tables, figures, [file for file in files if file.exists()])  # a debug run keeps none
 
 

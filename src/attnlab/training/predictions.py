@@ -94,6 +94,17 @@ class Mistake:
             else f"{text[:MAX_TEXT]} [... the first {MAX_TEXT:,} of {len(text):,} characters]"
         )
 
+    @property
+    def marked_text(self) -> list[tuple[str, float]]:
+        """For display: `text` in pieces, each with the strength of its mark from -1 to 1. Of an explained one."""
+        assert self.explanation is not None
+        found, length = list[tuple[str, float]](), 0
+        for text, score in self.explanation.marks():
+            if length < MAX_TEXT:
+                found.append((text[: MAX_TEXT - length], score or 0.0))
+            length += len(text)
+        return found + [(f" [... the first {MAX_TEXT:,} of {length:,} characters]", 0.0)] * (length > MAX_TEXT)
+
 
 def find_mistakes(classifier: Classifier, predictions: SplitPredictions, split: Split) -> list[Mistake]:
     """The `MAX_MISTAKES` most confident mistakes on `split`, the most confident first."""

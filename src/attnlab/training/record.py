@@ -11,17 +11,16 @@ from lightning.pytorch.callbacks import Timer
 
 from attnlab.data.datamodule import TextDataModule
 from attnlab.data.file_access import TOKENIZER
-from attnlab.environment import ENVIRONMENT, code, environment
+from attnlab.environment import code, environment
 from attnlab.errors import UserError
 from attnlab.process import give_memory_back
 from attnlab.redaction import redact
-from attnlab.runs import whole_file, write_whole
+from attnlab.runs import CHECKPOINTS, ENVIRONMENT, whole_file, write_whole
 from attnlab.training.attribution import attends
 from attnlab.training.checkpoints import PREVIOUS
 from attnlab.training.loggers import SETTING, log_results, run_artifacts, setting_of_run
 from attnlab.training.module import TextClassification
-from attnlab.training.report import report
-from attnlab.training.results import Metrics, print_summary, resume_run, write_config, write_results
+from attnlab.training.results import Metrics, print_summary, resume_run, write_config, write_report, write_results
 from attnlab.validation import Settings
 
 log = logging.getLogger(__name__)
@@ -97,11 +96,11 @@ def record_results(
     give_memory_back()
     if not trainer.is_global_zero:
         return
-    (run_dir / "checkpoints" / PREVIOUS).unlink(missing_ok=True)  # the run has finished, and last.ckpt is intact
+    (run_dir / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)  # the run has finished, and last.ckpt is intact
     predictions, task = module.predictions, module.task
     split = datamodule.splits["test"] if predictions else None
     write_results(run_dir, metrics, predictions, task, split)
-    mistakes = report(run_dir, config, metrics, module, predictions, split)
+    mistakes = write_report(run_dir, config, metrics, module, predictions, split)
     log_results(trainer.loggers, run_artifacts(run_dir, metrics, predictions, mistakes, task))
     print_summary(run_dir, metrics, len(predictions.index) if predictions else None)
     size = len(datamodule.splits["train"].texts)

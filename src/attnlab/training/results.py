@@ -1,4 +1,4 @@
-"""The results of a run: their files in its folder, their summary on the terminal, and the headline of its pages."""
+"""The results of a run: their files in its folder, and their summary on the terminal."""
 
 import csv
 import json
@@ -15,19 +15,20 @@ from torch import Tensor
 
 from attnlab.data.sources import Split
 from attnlab.errors import first_line, relative_to_cwd
-from attnlab.metrics import interval, is_share, written
+from attnlab.metrics import is_share, written
 from attnlab.redaction import redact
-from attnlab.runs import CONFIG, whole_file, write_whole
+from attnlab.reports.run_figures import Counts, confused_pairs, draw_figures
+from attnlab.reports.run_page import accuracy_line, write_run_page
+from attnlab.runs import CHECKPOINTS, CONFIG, CURVES, METRICS, PREDICTIONS, whole_file, write_whole
 from attnlab.tasks import Task
 from attnlab.tasks.calibration import TEMPERATURES
-from attnlab.training.figures import Counts, confused_pairs, draw_figures
-from attnlab.training.predictions import SplitPredictions
+from attnlab.training.attribution import Classifier
+from attnlab.training.predictions import Mistake, SplitPredictions, find_mistakes, write_mistakes
 
 log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 SCORED = ("test", "val")  # groups of metrics that are scores
-DISPLAYED_SETTINGS = ("num_layers", "pooling")  # of a model, in its headline
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -40,8 +41,8 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def resume_run(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a run that resumes, and remove the results of one that had finished: they are outdated."""
-    tables = ("predictions.parquet", "per_class.csv", "confused_pairs.csv", "mistakes.csv")
-    for name in ("metrics.json", *tables, "report.html"):
+    tables = (PREDICTIONS, "per_class.csv", "confused_pairs.csv", "mistakes.csv")
+    for name in (METRICS, *tables, "report.html"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "figures", ignore_errors=True)
     write_config(folder, config)
@@ -49,9 +50,9 @@ def resume_run(folder: Path, config: Mapping[str, Any]) -> None:
 
 def restart_run(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a run that starts again at its first step, and remove everything that it has written."""
-    for name in ("checkpoints", "tensorboard", "wandb"):
+    for name in (CHECKPOINTS, "tensorboard", "wandb"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "metrics.csv").unlink(missing_ok=True)
+    (folder / CURVES).unlink(missing_ok=True)
     resume_run(folder, config)
 
 
@@ -70,15 +71,16 @@ def write_results(
     counts = scores = None
     if predictions is not None:
         scores = task.stat_scores(predictions.answers, predictions.labels)
-        _write_predictions(folder / "predictions.parquet", predictions, task, split)
+        _write_predictions(folder / PREDICTIONS, predictions, task, split)
         _write_per_class(folder / "per_class.csv", scores, task.label_names)
         confusion = task.confusion(predictions.answers, predictions.labels)
         if confusion is not None:
             counts = confusion.numpy()
             _write_confused_pairs(folder / "confused_pairs.csv", counts, task.label_names)
-    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_whole(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
     try:
-        draw_figures(folder, task, predictions, counts, scores)
+        logits, labels = (predictions.logits, predictions.labels) if predictions else (None, None)
+        draw_figures(folder, task, logits, labels, counts, scores)
     except Exception as error:  # whatever a plot fails at, the results are written
         log.warning("No figures: %s: %s", type(error).__name__, first_line(error))
 
@@ -116,6 +118,27 @@ def _write_confused_pairs(path: Path, counts: Counts, label_names: list[str]) ->
         for row, column, count in confused_pairs(counts):
             share = count / counts[row].sum()
             writer.writerow([label_names[row], label_names[column], count, f"{share:.4f}"])
+
+
+def write_report(
+    folder: Path,
+    config: Mapping[str, Any],
+    metrics: Metrics,
+    classifier: Classifier,
+    predictions: SplitPredictions | None,
+    split: Split | None,
+) -> list[Mistake]:
+    """Write report.html, and mistakes.csv of a run that was tested on `split`; return the mistakes."""
+    mistakes: list[Mistake] = []
+    try:
+        answers, labels = (predictions.answers, predictions.labels) if predictions else (None, None)
+        if predictions is not None and split is not None:
+            mistakes = find_mistakes(classifier, predictions, split)
+            write_mistakes(folder / "mistakes.csv", mistakes, classifier.pairs)
+        write_run_page(folder, config, metrics, classifier.task, classifier.pairs, answers, labels, mistakes)
+    except Exception as error:  # whatever a page fails at, the results are written
+        log.warning("No report.html: %s: %s", type(error).__name__, first_line(error))
+    return mistakes
 
 
 def print_summary(folder: Path, metrics: Metrics, tested: int | None = None) -> None:
@@ -173,46 +196,3 @@ def _describe_calibration(metrics: Metrics) -> str:
     note = " (the limit)" if not 1.001 * lowest < temperature < 0.999 * highest else ""
     scores = [f"{name} {metrics[f'{key}_uncalibrated']:.3f} -> {metrics[key]:.3f}" for name, key in names.items()]
     return f"Temperature {temperature:.3g}{note}: {', '.join(scores)}"
-
-
-def headline(config: Mapping[str, Any]) -> str:
-    """A headline of model and data: "TextClassifier (num_layers=1, pooling=cls) on Headlines"."""
-    model = config.get("model")
-    if not isinstance(model, Mapping):  # the config of an evaluation, whose model is in the checkpoint
-        name = f"{config.get('ckpt_path', 'A model')}"
-    else:
-        name = str(model.get("_target_", "A model")).rpartition(".")[-1]
-        details = [Path(str(model["path"])).name] if model.get("path") else []
-        details += [f"{key}={model[key]}" for key in DISPLAYED_SETTINGS if isinstance(model.get(key), str | int)]
-        name += f" ({', '.join(details)})" if details else ""
-    return f"{name} on {data_name(config['data'])}" if config.get("data") else name
-
-
-def data_name(data: Mapping[str, Any]) -> str:
-    """The name of a data set: its place on the Hub or its file, without folders of this machine."""
-    places = [data.get(key) for key in ("path", "test", "train")]
-    named = (place for place in places if place and isinstance(place, str))  # not a number, a share of train
-    name = next(named, str(data["_target_"]).rpartition(".")[-1])
-    return Path(name).name if Path(name).is_absolute() else name
-
-
-def accuracy_line(metrics: Mapping[str, float], tested: int) -> str:
-    """ "0.9187 (95 % interval 0.8978 to 0.9357) on 800 test documents"; the interval is Wilson's (1927)."""
-    share = metrics["test/acc"]
-    low, high = interval(round(share * tested), tested)
-    return f"{written(share)} (95 % interval {low:.4f} to {high:.4f}) on {tested:,} test documents"
-
-
-def headline_of_folder(folder: Path) -> tuple[str, str]:
-    """`headline` and `accuracy_line` of the run in `folder`, each "" where its file is missing."""
-    import pyarrow.parquet
-
-    title, accuracy = "", ""
-    if (folder / CONFIG).is_file():
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-        title = headline(config)
-    if (folder / "metrics.json").is_file() and (folder / "predictions.parquet").is_file():
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        tested = pyarrow.parquet.read_metadata(folder / "predictions.parquet").num_rows
-        accuracy = accuracy_line(metrics, tested) if "test/acc" in metrics else ""
-    return title, accuracy

@@ -16,14 +16,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from attnlab.config import read_config, resolve
+from attnlab.config import resolve
 from attnlab.data.sources import with_absolute_paths
 from attnlab.errors import UserError, relative_to_cwd
 from attnlab.process import is_slurm_restart, rank
 from attnlab.progress import in_multirun
 from attnlab.redaction import HIDDEN, redact
 from attnlab.run_dirs import choose_run_dir
-from attnlab.runs import CONFIG
+from attnlab.runs import CONFIG, RunFolder
 from attnlab.training.checkpoints import find_last
 from attnlab.training.encoder import with_absolute_weight_paths
 from attnlab.training.loggers import TensorBoard
@@ -94,8 +94,8 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
     Raises:
         UserError: the run has finished, or a setting was given that can't change on resume.
     """
-    stored = read_config(folder / CONFIG)
-    config = OmegaConf.create(stored)
+    run = RunFolder(folder)
+    config = OmegaConf.create(run.config)
     overrides = [] if is_slurm_restart() else _overrides(given, config)  # of a requeued job, they are in the config
     changes: Changes = {}
     with open_dict(config):
@@ -106,7 +106,7 @@ def resumed_config(folder: Path, given: DictConfig) -> tuple[dict[str, Any], Cha
             if (before := OmegaConf.select(config, key)) != value:
                 changes[key] = before, value
                 OmegaConf.update(config, key, value)
-    if (folder / "metrics.json").exists() and not overrides:
+    if run.is_finished and not overrides:
         raise UserError(
             f"the run in {relative_to_cwd(folder)} has finished; to train it further raise the limit, as in "
             "trainer.max_epochs=20"

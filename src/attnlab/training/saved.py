@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from attnlab.config import instantiate, read_config
+from attnlab.config import instantiate
 from attnlab.data.text_format import TextFormat
 from attnlab.data.tokenization import SEP, max_length, pad_id, read_tokenizer, token_id
 from attnlab.errors import UserError, first_line
-from attnlab.runs import BEST, CONFIG, LAST
 from attnlab.tasks import Task, make_task
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -147,22 +146,3 @@ def load_weights(path: Path, make: Callable[..., Module]) -> Module:
         raise UserError(f"{path} is not a checkpoint, or has more than plain data in it") from error
     except Exception as error:  # a file from outside can fail in any way
         raise UserError(f"{path} is not a checkpoint of attnlab: {first_line(error)}") from error
-
-
-def find_checkpoint(path: Path, setting: str = "ckpt_path") -> Path:
-    """The file itself, or the checkpoint that a run's folder was tested with: the best, or the last if none was kept.
-
-    Raises:
-        UserError: there is none.
-    """
-    files = [path / "checkpoints" / name for name in (BEST, LAST)] if path.is_dir() else [path]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise UserError(f"{setting}={path} is neither a checkpoint nor a run's folder with checkpoints/best.ckpt")
-    return found
-
-
-def data_of_run(checkpoint: Path) -> dict[str, Any] | None:
-    """The data settings of the run whose folder a checkpoint is in; None where it is in none."""
-    file = checkpoint.parent.parent / CONFIG
-    return read_config(file).get("data") if file.is_file() else None

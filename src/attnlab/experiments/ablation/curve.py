@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -16,21 +15,19 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from scipy import optimize
 
-from attnlab.analysis.figures import STYLE, save
 from attnlab.analysis.statistics import summarise
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import Changer, Setting
-from attnlab.experiments.ablation.report import publish
 from attnlab.experiments.ablation.runs import Runs, documents
 from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.multirun import parse, sweeps
 from attnlab.experiments.runner import Planner, execute
 from attnlab.metrics import is_share
+from attnlab.reports.ablation import Band, draw_data_curve, publish
 from attnlab.runs import write_whole
 
 log = logging.getLogger(__name__)
@@ -188,7 +185,7 @@ def _report(folder: Path, metric: str, courses: list[Course]) -> None:
     """data.csv, .md, .png, .svg and .html."""
     rows = pd.DataFrame([row for course in courses for row in course.rows()])
     write_whole(folder / "data.csv", rows.to_csv(index=False))
-    _draw(folder, metric, courses)
+    draw_data_curve(folder, metric, [_band(course) for course in courses])
     cells = [
         {"model": row["model"], "documents": f"{row['documents']:,}", "seeds": str(row["seeds"])}
         | {metric: f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]", "power law": f"{row['power_law']:.4f}"}
@@ -229,17 +226,8 @@ def _many(number: float) -> str:
     return f"{number:,.0f}" if np.isfinite(number) else "no end"
 
 
-def _draw(folder: Path, metric: str, courses: list[Course]) -> None:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 4), layout="constrained")
-        axes = figure.add_subplot(xlabel="training documents", ylabel=metric, xscale="log")
-        for number, course in enumerate(courses):
-            color = f"C{number}"
-            grid = np.geomspace(course.documents.min(), 3 * course.documents.max())
-            low, high = np.percentile([1 - one(grid) for one in course.drawn], [2.5, 97.5], axis=0)
-            axes.fill_between(grid, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(grid, 1 - course.law(grid), color=color, label=course.name)
-            for n, own in zip(course.documents, course.errors, strict=True):
-                axes.plot([n] * len(own), 1 - own, ".", color=color)
-        axes.legend(fontsize=8, loc="lower right")
-        save(figure, folder, "data")
+def _band(course: Course) -> Band:
+    grid = np.geomspace(course.documents.min(), 3 * course.documents.max())
+    low, high = np.percentile([1 - one(grid) for one in course.drawn], [2.5, 97.5], axis=0)
+    points = [(n, 1 - own) for n, own in zip(course.documents, course.errors, strict=True)]
+    return Band(course.name, grid, 1 - course.law(grid), low, high, points)

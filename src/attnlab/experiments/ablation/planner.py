@@ -14,7 +14,6 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-from attnlab.analysis.result import in_points, signed
 from attnlab.config import resolve
 from attnlab.errors import UserError
 from attnlab.experiments.ablation.changes import FREE, MODEL, Changer, Setting
@@ -35,6 +34,7 @@ from attnlab.experiments.live_table import Job, LiveTable
 from attnlab.experiments.multirun import check_devices, name_by_settings, sweeps
 from attnlab.experiments.runner import Planner, execute
 from attnlab.metrics import Direction, direction, is_share
+from attnlab.reports.result import in_points, signed
 from attnlab.validation import validate_values
 
 log = logging.getLogger(__name__)

@@ -2,30 +2,22 @@
 
 import shlex
 from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy import stats
 
-from attnlab.analysis.result import in_points, signed
 from attnlab.analysis.runs import correctness
 from attnlab.analysis.statistics import compare_settings
-from attnlab.errors import relative_to_cwd
 from attnlab.experiments.ablation.changes import MODEL
-from attnlab.experiments.ablation.figures import draw_worth
 from attnlab.experiments.ablation.planner import TOGETHER, Ablation
 from attnlab.experiments.ablation.sequential import BETTER, WORSE, Standing, bounds
 from attnlab.metrics import is_share
-from attnlab.reports.page import embedded, render
+from attnlab.reports.ablation import draw_worth, publish
+from attnlab.reports.result import in_points, signed
 from attnlab.runs import write_whole
 
-IN_FILES_ALONE = ("seconds", "parameters")  # columns for which a terminal has no room
 MATTERS, HURTS, SAME, SAME_HERE, OPEN = "matters", "better changed", "not worth it", "not worth it here", "open"
 MORE, LESS = TOGETHER[BETTER], TOGETHER[WORSE]
 
@@ -221,57 +213,3 @@ def _cells(work: Ablation, row: pd.Series) -> dict[str, str]:
     cells["seconds"] = f"{row['seconds']:,.0f}" if has else ""
     cells["parameters"] = f"{row['parameters']:,.0f}" if has else ""
     return cells
-
-
-def publish(
-    folder: Path,
-    name: str,
-    title: str,
-    words: str,
-    table: pd.DataFrame,
-    method: str,
-    command: str = "",
-    styles: Mapping[str, str] | None = None,
-) -> None:
-    """Write <name>.md and <name>.html around the picture <name>.png and .svg, and print what they say.
-
-    Args:
-        table: as people read it, all of it text.
-        command: trains the smallest model that is not worse.
-        styles: of the terminal, by the word in the column "verdict".
-    """
-    cells = table.map(lambda text: text.replace("|", "\\|"))
-    lines = [list(cells), ["---"] * len(cells.columns), *cells.to_numpy()]
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    parts = [f"# {title}", words, rows, f"![{name}]({name}.png)", method, *([f"    {command}"] if command else [])]
-    write_whole(folder / f"{name}.md", "\n\n".join(parts) + "\n")
-    page = render(
-        "experiments/ablation/page.html",
-        title=title,
-        sentences=words,
-        rows=table.to_dict("records"),
-        figure=embedded(folder / f"{name}.svg"),
-        method=method,
-        command=command,
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-    )
-    write_whole(folder / f"{name}.html", page)
-    _print(folder / f"{name}.html", title, words, table, command, styles or {})
-
-
-def _print(page: Path, title: str, words: str, table: pd.DataFrame, command: str, styles: Mapping[str, str]) -> None:
-    console = Console()
-    console.print(f"\n[bold]{escape(title)}", highlight=False)
-    printed = table.drop(columns=[column for column in IN_FILES_ALONE if column in table])
-    lines = Table(*printed, box=None, pad_edge=False)
-    for _, row in printed.iterrows():
-        lines.add_row(*map(escape, row), style=styles.get(row.get("verdict", "")))
-    console.print(lines)
-    console.print(words, highlight=False, markup=False)
-    if command:
-        console.print(f"The smallest that is not worse: {command}", soft_wrap=True, highlight=False, markup=False)
-    console.print(
-        f"Everything is in {relative_to_cwd(page.parent)}; {page.name} is the page to read",
-        soft_wrap=True,
-        highlight=False,
-    )

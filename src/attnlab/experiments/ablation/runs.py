@@ -11,21 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from attnlab.analysis.factors import IGNORED, flat
-from attnlab.analysis.runs import Run, origin
 from attnlab.config import instantiate
 from attnlab.data.sources import with_absolute_paths
-from attnlab.environment import code, libraries
+from attnlab.environment import code, libraries, origin
 from attnlab.errors import UserError, first_line
 from attnlab.experiments.ablation.changes import MODEL, Setting
 from attnlab.experiments.live_table import Job
 from attnlab.experiments.runner import launches_at_once
-from attnlab.runs import CONFIG
+from attnlab.runs import METRICS, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class Runs:
         self.folder = Path(config.hydra.sweep.dir)
         self.first_seed = int(config.seed)
         self.settings: dict[str, Setting] = {}
-        self.found: dict[tuple[str, int], Run] = {}
+        self.found: dict[tuple[str, int], RunFolder] = {}
         self.failed: dict[str, str] = {}
         self._fingerprints: dict[str, str] = {}
         self.budget = Budget(config.ablation.budget)
@@ -94,7 +92,7 @@ class Runs:
         self.next_number = 1 + max(
             [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()], default=-1
         )
-        self.start = time.monotonic() - sum(map(_seconds, self._own())) / self.at_once
+        self.start = time.monotonic() - sum(run.seconds for run in self._own()) / self.at_once
 
     def add(self, setting: Setting) -> None:
         """Add a setting, and the runs of it that an earlier sweep or an earlier part of this one has trained."""
@@ -107,9 +105,9 @@ class Runs:
                 continue
             if not (differing := self._differing(run, setting)):
                 self.found[setting.name, seed] = run
-            elif run.folder.parent == self.folder:
+            elif run.path.parent == self.folder:
                 raise UserError(
-                    f"{run.folder.name} of {self.folder} can't be continued with runs of another origin ({differing}): "
+                    f"{run.path.name} of {self.folder} can't be continued with runs of another origin ({differing}): "
                     "bring that back, or give ablation.name=<another> to restart"
                 )
             else:
@@ -121,7 +119,7 @@ class Runs:
         """Runs of this ablation's own that count towards its budget."""
         return len(self._own())
 
-    def _differing(self, run: Run, setting: Setting) -> str:
+    def _differing(self, run: RunFolder, setting: Setting) -> str:
         """In what a finished run differs from one that would be trained now; empty if in nothing."""
         then, now = origin(run.environment), origin({"code": code(), **libraries()})
         if "data" in run.environment:
@@ -138,7 +136,7 @@ class Runs:
     @property
     def left(self) -> float:
         """Runs that the budget still has."""
-        seconds = [_seconds(run) for run in self.found.values()]
+        seconds = [run.seconds for run in self.found.values()]
         in_time = (self.budget.seconds - (time.monotonic() - self.start)) * self.at_once
         return max(0.0, min(self.budget.runs - len(self), in_time / statistics.mean(seconds) if seconds else in_time))
 
@@ -154,7 +152,7 @@ class Runs:
         run = self.found[name, seed]
         if metric not in run.metrics:
             known = ", ".join(key for key in run.metrics if key.startswith(metric.split("/")[0]))
-            raise UserError(f"ablation.metric: {metric} is not in {run.folder}/metrics.json; it has {known}")
+            raise UserError(f"ablation.metric: {metric} is not in {run.path}/{METRICS}; it has {known}")
         return run.metrics[metric]
 
     def jobs(self, wanted: Sequence[tuple[str, int]]) -> list[Job]:
@@ -179,11 +177,11 @@ class Runs:
         if name == MODEL:
             raise UserError(f"the model itself can't be trained: {reason}")
 
-    def _own(self) -> list[Run]:
-        return [run for run in self.found.values() if run.folder.parent == self.folder]
+    def _own(self) -> list[RunFolder]:
+        return [run for run in self.found.values() if run.path.parent == self.folder]
 
     @cached_property
-    def _there(self) -> list[tuple[str, Run]]:
+    def _there(self) -> list[tuple[str, RunFolder]]:
         root = Path(self.config.paths.log_dir, self.config.task_name)
         folders = [*root.glob("runs/*/"), *root.glob("multiruns/*/*/"), *root.glob("ablations/*/*/")]
         found = []
@@ -215,15 +213,9 @@ def _identity(config: dict[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _read(folder: Path) -> Run | None:
+def _read(folder: Path) -> RunFolder | None:
     """None for a run that has not finished."""
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)  # 40 times as fast
-        return Run(folder, config, {}, metrics)
+    run = RunFolder(folder)
+    with suppress(UserError):  # somebody else's config.yaml
+        return run if run.metrics and run.config else None
     return None
-
-
-def _seconds(run: Run) -> float:
-    """From its first file to its last result: the duration of a run, start-up included."""
-    return (run.folder / "metrics.json").stat().st_mtime - (run.folder / CONFIG).stat().st_mtime

@@ -1,7 +1,8 @@
-"""Optuna's figures of a study: as pictures, and to be moved on a page."""
+"""What a search found: Optuna's figures of its study as files, and search.html, where they are movable."""
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import optuna
 from matplotlib.category import StrCategoryFormatter
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from optuna.distributions import CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from attnlab.experiments.space import setting_of, settings_of
-from attnlab.runs import whole_file
+from attnlab.reports.drawing import BLUE, ORANGE, PLOTLY, QUIET, movable, save
+from attnlab.reports.page import embedded, render
+from attnlab.runs import write_whole
 
 WIDTHS = {"parallel_coordinates": 14}  # inches
-ENOUGH = 4  # finished trials to tell what mattered
+WIDE = tuple(WIDTHS)  # on the page
+MIN_TRIALS = 4  # finished ones, to estimate how important each setting was
+BEST = 20  # rows of the page's table
 
 # Optuna's own titles and axes ("Objective Value", "Hyperparameter") name its parts, not what the user searched for.
 TITLES = {
@@ -35,18 +38,13 @@ AXES = {  # x and y; "" for none, as the tick labels say it already
 }
 SLICE = "slice "  # before the name of a setting
 BEST_SO_FAR, PRUNED = "best so far", "stopped early"
-BEST_COLOR, OTHER_COLOR = "#0072B2", "#8a8f98"
-SCALE: list[list[Any]] = [
-    [0, "#0072B2"],
-    [0.5, "#8a8f98"],
-    [1, "#D55E00"],
-]  # of Okabe and Ito: visible in light and in dark
+SCALE: list[list[Any]] = [[0, BLUE], [0.5, QUIET], [1, ORANGE]]  # visible on light and on dark pages
 
 log = logging.getLogger(__name__)
 
 
-def draw_figures(folder: Path, study: optuna.Study, metric: str) -> None:
-    """Write each as PNG."""
+def draw_figures(folder: Path, study: optuna.Study, merged: optuna.Study, metric: str) -> None:
+    """Write each as PNG; `merged`: see `attnlab.experiments.space.merge_settings`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -55,7 +53,7 @@ def draw_figures(folder: Path, study: optuna.Study, metric: str) -> None:
     from optuna.visualization import matplotlib as plots
 
     folder.mkdir(exist_ok=True)
-    for name, axes in _plotted(study, plots, metric).items():
+    for name, axes in _plotted(study, merged, plots, metric).items():
         first = axes if hasattr(axes, "figure") else axes.flat[0]
         figure: Figure = first.figure
         if name == "slice":
@@ -78,12 +76,11 @@ def draw_figures(folder: Path, study: optuna.Study, metric: str) -> None:
             best = f"Trial{study.best_trial.number}"
             for line in first.get_lines():
                 is_best = line.get_label() == best
-                line.set(color=BEST_COLOR if is_best else OTHER_COLOR, alpha=1 if is_best else 0.5, zorder=2 + is_best)
+                line.set(color=BLUE if is_best else QUIET, alpha=1 if is_best else 0.5, zorder=2 + is_best)
             shown = [line for line in first.get_lines() if line.get_label() == best]
             first.legend(shown, [f"the best, trial {study.best_trial.number}"])
         figure.set_size_inches(2.9 * len(figure.axes) if name == "slice" else WIDTHS.get(name, 8), 4)
-        with whole_file(folder / f"{name}.png") as file:
-            figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+        save(figure, folder / f"{name}.png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)
 
 
@@ -92,7 +89,7 @@ def _simplify_slices(figure: Figure, axes: Any) -> None:
     plots = list(getattr(axes, "flat", [axes]))
     for plot in plots:
         points = plot.collections[0]
-        points.set(array=None, facecolor=BEST_COLOR, edgecolor="white")
+        points.set(array=None, facecolor=BLUE, edgecolor="white")
         plain = plot.xaxis.get_major_formatter()
         if isinstance(plain, StrCategoryFormatter):
             plot.xaxis.set_major_formatter(lambda x, place, plain=plain: plain(x, place).strip("'"))
@@ -100,11 +97,9 @@ def _simplify_slices(figure: Figure, axes: Any) -> None:
         colorbar.remove()
 
 
-def movable_figures(study: optuna.Study, metric: str) -> dict[str, Any]:
-    """Those of plotly, by their names: instead of "slice" one for each setting, "slice <setting>", which a page can put
-    beside or below each other.
-    """
-    figures = _plotted(study, optuna.visualization, metric)
+def movable_figures(study: optuna.Study, merged: optuna.Study, metric: str) -> dict[str, Any]:
+    """Plotly's by name; instead of "slice" one for each setting, "slice <setting>", so that they fit any width."""
+    figures = _plotted(study, merged, optuna.visualization, metric)
     for name, figure in figures.items():
         figure.update_layout(title_text="")  # the page has titles, whose lines break where a phone ends
         if name in AXES:
@@ -115,19 +110,17 @@ def movable_figures(study: optuna.Study, metric: str) -> dict[str, Any]:
     if numbers:
         marker = {"symbol": "x", "color": "gray"}
         figures["history"].add_scatter(x=numbers, y=values, mode="markers", name=PRUNED, marker=marker)
-    figures["history"].update_layout(
-        legend={"orientation": "h", "y": 1, "yanchor": "bottom"}
-    )  # beside it a phone has no room
+    # A legend at the side would leave a phone no room.
+    figures["history"].update_layout(legend={"orientation": "h", "y": 1, "yanchor": "bottom"})
     if "parallel_coordinates" in figures:
         _recolour_lines(figures["parallel_coordinates"], _scale(study))
     if "intermediate_values" in figures:
         _point_out_best(figures["intermediate_values"], study.best_trial.number)
     if "slice" in figures:
         del figures["slice"]
-        merged = _by_setting(study)
         for setting in sorted({name for trial in merged.get_trials(deepcopy=False) for name in trial.params}):
             figure = optuna.visualization.plot_slice(merged, [setting], target_name=metric)
-            figure.update_traces(marker={"color": BEST_COLOR, "line": {"width": 0}, "showscale": False})
+            figure.update_traces(marker={"color": BLUE, "line": {"width": 0}, "showscale": False})
             figure.update_layout(title_text="", height=260)
             if figure.layout.xaxis.type == "category":  # as Python writes them
                 plain = [name.strip("'") for name in figure.layout.xaxis.categoryarray]
@@ -140,30 +133,14 @@ def movable_figures(study: optuna.Study, metric: str) -> dict[str, Any]:
     return figures
 
 
-def _by_setting(study: optuna.Study) -> optuna.Study:
-    """The finished trials, each setting under one name: Optuna keeps one for each set of choices (`Space.suggest`)."""
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    choices: dict[str, dict[Any, None]] = {}
-    for trial in trials:
-        for label, kind in trial.distributions.items():
-            if isinstance(kind, CategoricalDistribution):
-                choices.setdefault(setting_of(label), {}).update(dict.fromkeys(kind.choices))
-    merged = optuna.create_study(direction=study.direction)
-    for trial in trials:
-        kinds = {setting_of(label): kind for label, kind in trial.distributions.items()}
-        kinds |= {name: CategoricalDistribution(list(choices[name])) for name in kinds.keys() & choices}
-        merged.add_trial(optuna.create_trial(value=trial.value, params=settings_of(trial), distributions=kinds))
-    return merged
-
-
 def _point_out_best(figure: Any, number: int) -> None:
     """Among lines of one colour: dozens in seven colours can't be told apart."""
     for trace in figure.data:
         best = trace.name == f"Trial{number}"
         trace.update(
             name=f"the best, trial {number}" if best else trace.name.replace("Trial", "trial "),
-            line={"color": BEST_COLOR if best else OTHER_COLOR, "width": 3 if best else 1},
-            marker={"color": BEST_COLOR if best else OTHER_COLOR},
+            line={"color": BLUE if best else QUIET, "width": 3 if best else 1},
+            marker={"color": BLUE if best else QUIET},
             opacity=1 if best else 0.6,
             showlegend=best,
         )
@@ -171,7 +148,7 @@ def _point_out_best(figure: Any, number: int) -> None:
 
 
 def _recolour_lines(figure: Any, scale: list[list[Any]]) -> None:
-    """Lines, whose first height is the score's, in colours for light and dark pages; and their key."""
+    """Colour the lines by their height on the first axis, which is the score, and their legend alike."""
     from plotly.colors import sample_colorscale
 
     for trace in figure.data:
@@ -190,15 +167,14 @@ def _scale(study: optuna.Study) -> list[list[Any]]:
     return [[1 - place, color] for place, color in reversed(SCALE)]
 
 
-def _plotted(study: optuna.Study, plots: Any, metric: str) -> dict[str, Any]:
-    """By a module of Optuna's: those for which there are trials enough."""
+def _plotted(study: optuna.Study, merged: optuna.Study, plots: Any, metric: str) -> dict[str, Any]:
+    """The figures of `plots`, a module of Optuna's, for which there are enough trials."""
     trials = study.get_trials(deepcopy=False)
-    merged = _by_setting(study)
     wanted = {
         "history": partial(plots.plot_optimization_history, study, target_name=metric),
         "parallel_coordinates": partial(plots.plot_parallel_coordinate, merged, target_name=metric),
     }
-    if sum(trial.state == TrialState.COMPLETE for trial in trials) >= ENOUGH:
+    if sum(trial.state == TrialState.COMPLETE for trial in trials) >= MIN_TRIALS:
         wanted["importances"] = partial(plots.plot_param_importances, study, evaluator=PedAnovaImportanceEvaluator())
     if any(trial.intermediate_values for trial in trials):
         wanted["intermediate_values"] = partial(plots.plot_intermediate_values, study)
@@ -215,6 +191,59 @@ def _plotted(study: optuna.Study, plots: Any, metric: str) -> dict[str, Any]:
 
 
 def _pruned(study: optuna.Study) -> tuple[list[int], list[float]]:
-    """Trials that Optuna leaves out of the history: their numbers, and the last values that they reported."""
+    """Numbers of the pruned trials, which Optuna leaves out of the history, and the last values that they reported."""
     pruned = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.PRUNED and t.value is not None]
     return [trial.number for trial in pruned], [float(trial.value or 0) for trial in pruned]
+
+
+def write_page(
+    folder: Path,
+    study: optuna.Study,
+    merged: optuna.Study,
+    ranked: Sequence[tuple[FrozenTrial, Mapping[str, Any]]],
+    metric: str,
+    counts: str,
+    found: Mapping[str, Any],
+    command: str,
+) -> None:
+    """Write search.html, and plotly's script next to it.
+
+    Args:
+        merged: see `attnlab.experiments.space.merge_settings`.
+        ranked: finished trials with their settings, the best first.
+        counts: how many trials there were.
+        found: the content of optimization_results.yaml.
+        command: the arguments with which train.py trains the best one again.
+    """
+    names = list(dict.fromkeys(name for _, settings in ranked[:BEST] for name in settings))
+    rows = [
+        [f"#{trial.number}", f"{trial.value:.4f}", *(in_words(settings.get(name, "")) for name in names)]
+        for trial, settings in ranked[:BEST]
+    ]
+    figures = movable(movable_figures(study, merged, metric), folder)
+    test = [f"{key.removeprefix('test/')} {value:.4f}" for key, value in list(found["test"].items())[:5]]
+    page = render(
+        "search.html",
+        name=study.study_name,
+        program=PLOTLY,
+        metric=metric,
+        better="less" if study.direction.name == "MINIMIZE" else "more",
+        counts=counts,
+        command=command,
+        columns=["trial", metric, *names],
+        rows=rows,
+        test=", ".join(test),
+        failures=[f"Trial {number} failed: {reason}" for number, reason in found["failures"].items()],
+        settings=", ".join(f"{key} {in_words(value)}" for key, value in ranked[0][1].items()),
+        titles={name: title.format(metric=metric) for name, title in TITLES.items()},
+        interactive={name: figure for name, figure in figures.items() if name in TITLES},
+        slices=[figure for name, figure in figures.items() if name.startswith(SLICE)],
+        wide=WIDE,
+        pictures=[(file.stem, embedded(file)) for file in sorted((folder / "figures").glob("*.png"))],
+    )
+    write_whole(folder / "search.html", page)
+
+
+def in_words(value: Any) -> str:
+    """The value of a setting in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

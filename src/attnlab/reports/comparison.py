@@ -1,6 +1,5 @@
 """A comparison as files: comparison.csv, comparison.md, figures and one page that holds everything, comparison.html."""
 
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from attnlab.analysis.figures import draw_figures
-from attnlab.analysis.interactive import figures_of
-from attnlab.analysis.result import METRICS, PLAN, Comparison, Study, in_points, signed
-from attnlab.analysis.statistics import MANY_RUNS
 from attnlab.errors import relative_to_cwd
 from attnlab.metrics import is_share
-from attnlab.reports.interactive import PROGRAM, interactive
-from attnlab.reports.page import embedded, render
+from attnlab.reports.comparison_figures import draw_figures, movable_figures
+from attnlab.reports.drawing import PLOTLY, movable
+from attnlab.reports.page import embedded, markdown_table, render
+from attnlab.reports.result import MANY_RUNS, PLAN, PRESENTED, Comparison, Study, in_points, signed
 from attnlab.runs import write_whole
 
 STYLES = {"better": "bold blue", "worse": "dark_orange"}
@@ -108,7 +105,7 @@ def display_rows(comparison: Comparison) -> list[dict[str, str]]:
             line[str(column)] = "" if pd.isna(number) else f"{number:.0f}" if np.isfinite(number) else f"> {MANY_RUNS}"
         line["runs"] = f"{row['runs']:.0f}"
         line["sd"] = _number(row[f"{metric} sd"], ".4f")
-        line |= {other: _mean(row, other) for other in METRICS if other != metric and f"{other} mean" in row}
+        line |= {other: _mean(row, other) for other in PRESENTED if other != metric and f"{other} mean" in row}
         line["parameters"] = _number(row.get("model/parameters"), ",.0f")
         line["epochs"] = _number(row.get("train/epochs"), ".1f")
         line["training, s"] = _number(row.get("train/seconds"), ",.1f")
@@ -162,11 +159,7 @@ def _introduction(comparison: Comparison) -> str:
 def _markdown(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
     parts = [f"# {headline(study)}", *(f"> Warning: {warning}" for warning in study.warnings)]
     for comparison in study.comparisons:
-        lines = display_rows(comparison)
-        cells = [list(lines[0]), ["---"] * len(lines[0])]
-        cells += [[text.replace("|", "\\|") for text in line.values()] for line in lines]
-        parts += [f"## {comparison.title}", f"{_introduction(comparison)}."]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in cells))
+        parts += [f"## {comparison.title}", f"{_introduction(comparison)}.", markdown_table(display_rows(comparison))]
         for file in figures[comparison.title]:
             parts.append(f"![{file.stem}]({file.relative_to(folder).with_suffix('.png')})")
     return "\n\n".join([*parts, "## How to read this", method(study)]) + "\n"
@@ -184,20 +177,19 @@ def _page(folder: Path, study: Study, figures: dict[str, list[Path]]) -> str:
                 "rows": rows,
                 "main": columns[:MAIN],
                 "more": ["setting", *columns[MAIN:]],
-                "interactive": interactive(figures_of(comparison), folder),
+                "interactive": movable(movable_figures(comparison), folder),
                 "figures": [(file.stem.replace("_", " "), embedded(file)) for file in figures[comparison.title]],
             }
         )
     return render(
-        "analysis/page.html",
+        "comparison.html",
         sections=sections,
         warnings=study.warnings,
         method=method(study),
-        program=PROGRAM,
+        program=PLOTLY,
         headline=headline(study),
         num_runs=len(study.runs),
-        made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        folders=[str(run.folder) for run in study.runs],
+        folders=[str(run.path) for run in study.runs],
     )
 
 

@@ -1,4 +1,4 @@
-"""What a comparison finds, for the pages and figures that show it."""
+"""What a comparison of finished runs finds, for the tables, pages and figures that present it."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnlab.analysis.runs import Run
 from attnlab.metrics import Direction, is_share
+from attnlab.runs import RunFolder
 
-METRICS = (
+PRESENTED = (  # metrics in the tables, besides the one that decides
     *(f"test/{name}" for name in ("acc", "acc_balanced", "f1", "f1_micro", "f1_macro", "map", "loss", "ece")),
     *("val/acc", "val/loss"),
 )
-
-
-PLAN = "runs for "  # begins the name of a column that says how many would show a difference
+PLAN = "runs for "  # begins the name of a column that says how many runs would show a difference
+MANY_RUNS = 200  # more than anyone plans for
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class Comparison:
     """Settings against a reference.
 
     Attributes:
-        metric: what "better" goes by.
+        metric: which decides what is better.
         better: whether less or more of it.
-        alpha: how often one that is none is called a difference, over all settings.
+        alpha: how often a difference is claimed where there is none, over all settings.
         by: the factors that make a setting.
         reference: the reference's value of each.
         rows: a row for each setting by its name, the reference first: the factors, `runs`, `seeds`, `<metric> mean`,
             `sd`, `low` and `high` (95 % interval of the mean) of each metric, the mean costs, what `compare_settings`
-            says, `verdict`, and where planned columns that begin with `PLAN`.
+            says, `verdict`, and if asked for the columns that begin with `PLAN`.
         runs: those of each setting, by its name as in `rows`; runs that take no part are left out.
     """
 
@@ -40,14 +39,14 @@ class Comparison:
     by: list[str]
     reference: dict[str, str]
     rows: pd.DataFrame
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[RunFolder]]
 
     @property
     def title(self) -> str:
         return f"Only {self.by[0]} differs" if len(self.by) == 1 else "All settings"
 
     @property
-    def all_runs(self) -> list[Run]:
+    def all_runs(self) -> list[RunFolder]:
         return [run for runs in self.runs.values() for run in runs]
 
     @property
@@ -62,7 +61,7 @@ class Comparison:
 
     @property
     def axis(self) -> tuple[float, float]:
-        """From where to where differences are drawn: the wide interval of a few runs must not squeeze all others.
+        """The limits of drawn differences: the wide interval of a few runs must not squeeze all others.
 
         A share can't rise by more than the reference lacks, nor fall by more than it has.
         """
@@ -76,26 +75,27 @@ class Comparison:
     @property
     def has_curves(self) -> bool:
         """Whether every run has one."""
-        return all(len(run.curve) for run in self.all_runs)
+        return all(run.curve("val/acc", "epoch") for run in self.all_runs)
 
     def curve(self, name: str) -> pd.DataFrame:
-        """`mean` and `sd` of a setting's validation accuracy by epoch.
+        """`mean` and `sd` of a setting's validation accuracy by epoch, from 1, as far as all of its runs go.
 
-        Runs stop at epochs of their own: where one has ended, the mean would be one of the others alone.
+        Beyond the epoch at which one has stopped, the mean would be one of the others alone.
         """
-        curves = [run.curve.set_index("epoch")["val/acc"] for run in self.runs[name]]
+        # A dict keeps the last of several validations in an epoch.
+        curves = [pd.Series({i + 1: acc for i, acc in run.curve("val/acc", "epoch")}) for run in self.runs[name]]
         together = pd.concat(curves, axis=1).dropna()
         return pd.DataFrame({"mean": together.mean(axis=1), "sd": together.std(axis=1).fillna(0)})
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a report shows: the comparison asked for, then each factor by itself with all else equal, and caveats."""
+    """What a report presents: the comparison asked for, then each factor alone with all else equal, and warnings."""
 
-    runs: list[Run]
+    runs: list[RunFolder]
     comparisons: list[Comparison]
     warnings: list[str]
-    margin: float | None = None  # as the metric is
+    margin: float | None = None  # in the unit of the metric
 
 
 def in_points(metric: str, value: float) -> str:
@@ -104,11 +104,11 @@ def in_points(metric: str, value: float) -> str:
 
 
 def signed(metric: str, difference: float) -> str:
-    """A difference as tables show it: points of a share to two places, any other to three digits."""
+    """A difference in tables: points of a share to two places, any other to three digits."""
     return f"{100 * difference:+.2f}" if is_share(metric) else f"{difference:+.3g}"
 
 
 def in_lines(name: str, settings: int) -> str:
-    """A long name in lines of so many settings each."""
+    """A long name in lines of that many settings each."""
     pairs = name.split(", ")
     return "\n".join(", ".join(pairs[i : i + settings]) for i in range(0, len(pairs), settings))

@@ -1,7 +1,5 @@
 """The figures of one run. Their size is bounded whatever the number of classes."""
 
-import csv
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attnlab.runs import whole_file
+from attnlab.reports.drawing import save
+from attnlab.runs import RunFolder
 from attnlab.tasks import Task
 from attnlab.tasks.calibration import reliability
-from attnlab.training.predictions import SplitPredictions
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 Counts = npt.NDArray[np.int64]
 
@@ -31,7 +29,8 @@ DPI = 100
 def draw_figures(
     folder: Path,
     task: Task,
-    predictions: SplitPredictions | None = None,
+    logits: Tensor | None = None,
+    labels: Tensor | None = None,
     counts: Counts | None = None,
     scores: Tensor | None = None,
 ) -> None:
@@ -47,21 +46,15 @@ def draw_figures(
     figures, names = folder / "figures", task.label_names
     figures.mkdir(exist_ok=True)
     with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a label is not a formula
-        if (folder / "metrics.csv").exists():
-            _draw_curves(folder)
-        if predictions is not None:
-            _draw_reliability(figures / "reliability.png", task, predictions.logits, predictions.labels)
+        _draw_curves(figures / "curves.png", RunFolder(folder))
+        if logits is not None and labels is not None:
+            _draw_reliability(figures / "reliability.png", task, logits, labels)
         if counts is not None and len(counts) <= MATRIX_CLASSES:
             _draw_confusion_matrix(figures / "confusion_matrix.png", counts, names)
         elif counts is not None and (pairs := confused_pairs(counts)):
             _draw_confused_pairs(figures / "confused_pairs.png", pairs, counts, names)
         elif counts is None and scores is not None:
             _draw_per_class(figures / "per_class.png", scores.numpy(), names)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png")
 
 
 def confused_pairs(counts: Counts) -> list[tuple[int, int, int]]:
@@ -88,7 +81,7 @@ def _draw_confusion_matrix(path: Path, counts: Counts, label_names: list[str]) -
     axes = figure.add_axes(box, title=f"{counts.sum():,} test documents")
     matrix = torch.from_numpy(counts)
     MulticlassConfusionMatrix(size).plot(matrix, ax=axes, add_text=numbered, labels=names, cmap="Blues")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_confused_pairs(path: Path, pairs: list[tuple[int, int, int]], counts: Counts, label_names: list[str]) -> None:
@@ -135,7 +128,7 @@ def _draw_reliability(path: Path, task: Task, logits: Tensor, labels: Tensor) ->
     numbers.minorticks_off()
     for axes in (shares, numbers):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_bars(
@@ -151,23 +144,20 @@ def _draw_bars(
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xlim(0, 1.2 * longest)  # room for the notes
-    _save(figure, path)
+    save(figure, path)
 
 
 def _shortened(names: list[str]) -> list[str]:
     return [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in names]
 
 
-def _draw_curves(folder: Path) -> None:
-    """Loss and accuracy in `metrics.csv`, by training step."""
+def _draw_curves(path: Path, run: RunFolder) -> None:
+    """Loss and accuracy by training step, of a run that has recorded any."""
     from matplotlib.figure import Figure
 
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for key in ("train/loss", "val/loss", "val/acc"):
-                if row.get(key):
-                    curves[key].append((int(row["step"]), float(row[key])))
+    curves = {key: points for key in ("train/loss", "val/loss", "val/acc") if (points := run.curve(key))}
+    if not curves:
+        return
     figure = Figure(figsize=(8, 3.2), dpi=DPI)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.16, top=0.9)
     for axes, name in zip(figure.subplots(1, 2), ("acc", "loss"), strict=True):
@@ -179,4 +169,4 @@ def _draw_curves(folder: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
-    _save(figure, folder / "figures" / "curves.png")
+    save(figure, path)

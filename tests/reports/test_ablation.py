@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attnlab.experiments.ablation.figures import LEGEND, draw_worth
+from attnlab.reports.ablation import LEGEND, draw_worth
 
 INTERVALS = {"better": (0.01, 0.02, 0.03), "worse": (-0.03, -0.02, -0.01), "open": (-0.01, 0.0, 0.01)}
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from attnlab.analysis.comparison import make_study
-from attnlab.analysis.report import print_report, write_report
-from attnlab.analysis.result import Study
+from attnlab.reports.comparison import print_report, write_report
+from attnlab.reports.result import Study
 from tests.analysis.fake import write_run, write_sweep
 from tests.analysis.test_comparison import POOLINGS, write_grid
 

@@ -11,7 +11,8 @@ from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from attnlab.experiments.figures import draw_figures, movable_figures
+from attnlab.experiments.space import merge_settings
+from attnlab.reports.search import draw_figures, movable_figures
 
 OPTUNA = ("Objective Value", "Hyperparameter", "Intermediate Value", "Best Value", "Plot", "Trial", "'", " of 1, 2")
 
@@ -41,7 +42,7 @@ def study() -> optuna.Study:
 
 
 def test_a_page_has_a_figure_for_each_setting_and_none_of_optunas_words(study: optuna.Study) -> None:
-    figures = movable_figures(study, "val/acc")
+    figures = movable_figures(study, merge_settings(study), "val/acc")
     assert set(figures) == {
         *("history", "parallel_coordinates", "importances", "intermediate_values"),
         *(f"slice {setting}" for setting in ("optimizer.lr", "model.pooling", "model.num_heads")),
@@ -74,7 +75,7 @@ def test_pictures_have_none_of_optunas_words(
         file.touch()
 
     monkeypatch.setattr(Figure, "savefig", note)
-    draw_figures(tmp_path, study, "val/acc")
+    draw_figures(tmp_path, study, merge_settings(study), "val/acc")
     assert len(shown) == 5
     for name, texts in shown.items():
         for text in texts:
