@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_without_the_file(static: Compose, resume: Compose,
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.embed_dim=100"], "model.embed_dim=100, and the vectors of .* have 8 values: leave it out"),
+        (["model.embed_dim=100"], "model.embed_dim=100, but the vectors of .* have 8 values: leave it out"),
         (["model.num_heads=3"], "model.num_heads=3 does not divide model.embed_dim=8"),
         (["embedding.path=null"], "^embedding=static requires embedding.path=<file or folder of vectors>$"),
         (["embedding.path=nowhere"], "^embedding.path=nowhere is neither a file nor a folder$"),
