@@ -1,6 +1,6 @@
-"""How far a job of a multirun has come: a small file in its folder, which whoever waits for it reads.
+"""The progress of a job of a multirun: a small file in its folder, which the live table reads.
 
-A file works for jobs in this process, in others beside it and on other machines that share the file system.
+A file works for jobs in this process, in other processes and on other machines that share the file system.
 """
 
 import json
@@ -17,9 +17,9 @@ from hydra.types import RunMode
 from attnlab.runs import write_whole
 
 FILE = "progress.json"
-OUTPUT = "output.log"  # what a job printed, in its folder; and what the sweep itself did, in the sweep's
+OUTPUT = "output.log"  # what a job printed, in its folder; what the sweep itself printed, in the sweep's
 
-_told: dict[Path, dict[str, Any]] = {}  # of the job of this process, if it is at one
+_reports: dict[Path, dict[str, Any]] = {}  # of the job of this process, if it runs one
 
 
 def in_multirun() -> bool:
@@ -28,39 +28,39 @@ def in_multirun() -> bool:
 
 
 @contextmanager
-def job(folder: Path) -> Iterator[None]:
-    """While this lasts, `tell` writes into `folder`."""
-    _told[folder] = {}
+def reporting(folder: Path) -> Iterator[None]:
+    """While this lasts, `report` writes into `folder`."""
+    _reports[folder] = {}
     try:
         yield
     finally:
-        del _told[folder]
+        del _reports[folder]
 
 
-def tell(**values: Any) -> None:
-    """Add to what is known of this process's job: `state`, `epoch`, `epochs`, `best`, `left` (seconds), `metrics`,
+def report(**values: Any) -> None:
+    """Add to the report of this process's job: `state`, `epoch`, `epochs`, `best`, `left` (seconds), `metrics`,
     `reason`. Outside a multirun nothing is written."""
-    for folder, told in _told.items():
-        told |= values
-        write_whole(folder / FILE, json.dumps(told), sync=False)
+    for folder, values_so_far in _reports.items():
+        values_so_far |= values
+        write_whole(folder / FILE, json.dumps(values_so_far), sync=False)
 
 
-def told() -> bool:
-    """Whether anybody waits for what is told."""
-    return bool(_told)
+def is_reporting() -> bool:
+    """Whether a live table reads the reports of this process."""
+    return bool(_reports)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What the job in `folder` has told; nothing where it has not begun."""
+    """The report of the job in `folder`; empty if it has not started."""
     try:
         return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # of a file system that shows files late
+    except (OSError, ValueError):  # a shared file system may show files late
         return {}
 
 
 @contextmanager
-def output_into(file: Path) -> Iterator[TextIO]:
-    """All that is printed goes to `file`, by libraries and child processes too. Yields what was the output before."""
+def redirect_output(file: Path) -> Iterator[TextIO]:
+    """Send all output to `file`, also of libraries and child processes. Yields the output as it was before."""
     with file.open("ab") as log, os.fdopen(os.dup(1), "w") as terminal:
         before = [os.dup(descriptor) for descriptor in (1, 2)]
         _flush()

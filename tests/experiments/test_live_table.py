@@ -37,8 +37,8 @@ def jobs(overrides: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
 
 def tell(folder: Path, number: int, **values: object) -> None:
     (folder / "sweep" / str(number)).mkdir(parents=True, exist_ok=True)
-    with progress.job(folder / "sweep" / str(number)):
-        progress.tell(**values)
+    with progress.reporting(folder / "sweep" / str(number)):
+        progress.report(**values)
 
 
 def rendered(table: LiveTable, rows: int) -> list[str]:

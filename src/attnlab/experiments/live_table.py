@@ -94,7 +94,7 @@ class LiveTable:
     def on_terminal(self) -> Iterator[None]:
         """Show the table, and nothing else: what this process prints goes to the sweep's output.log."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with progress.output_into(self.folder / progress.OUTPUT) as terminal:
+        with progress.redirect_output(self.folder / progress.OUTPUT) as terminal:
             console, ended = Console(file=terminal), threading.Event()
             watch = self._show_table if terminal.isatty() and not console.is_dumb_terminal else self._print_lines
             thread = threading.Thread(target=watch, args=(console, ended), daemon=True)

@@ -22,7 +22,7 @@ from attnlab.errors import UserError, relative_to_cwd
 from attnlab.experiments.multirun import parse
 from attnlab.experiments.space import merge_settings, settings_of
 from attnlab.experiments.study import OVERRIDES, REASON, SAME_AS, counted
-from attnlab.progress import OUTPUT, output_into
+from attnlab.progress import OUTPUT, redirect_output
 from attnlab.reports.search import MIN_TRIALS, draw_figures, in_words, write_page
 from attnlab.runs import BEST, CHECKPOINTS, RunFolder, write_whole
 
@@ -127,7 +127,7 @@ def _test(folder: Path, number: int, config: DictConfig) -> dict[str, float]:
     }
     settings["trainer"] |= {"enable_progress_bar": False}
     try:
-        with output_into(folder / OUTPUT):
+        with redirect_output(folder / OUTPUT):
             return _of_test(evaluate(OmegaConf.create(settings)))
     except UserError as error:  # for one, a test set without labels: the results of the search are written all the same
         log.warning("The best trial is not tested: %s", error)
@@ -169,6 +169,6 @@ def _log(config: DictConfig, folder: Path, study: optuna.Study, found: dict[str,
         {"search/trials": (list(trials), trials.to_numpy().tolist())},
         {f"search/{file.stem}": file for file in sorted((folder / "figures").glob("*.png"))},
     )
-    with output_into(folder / OUTPUT), tidy_process():
+    with redirect_output(folder / OUTPUT), tidy_process():
         parts = filter(None, resolve(config.logger or OmegaConf.create()).values())
         log_results([instantiate(part, save_dir=str(folder / SEARCH)) for part in parts], artifacts)

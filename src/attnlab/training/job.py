@@ -55,9 +55,9 @@ def redirect_job_output(monitor: str) -> Iterator[Metrics]:
         return
     hydra, start = HydraConfig.get(), time.monotonic()
     folder = Path(hydra.runtime.output_dir)
-    with progress.output_into(folder / progress.OUTPUT), progress.job(folder):
+    with progress.redirect_output(folder / progress.OUTPUT), progress.reporting(folder):
         print(redact(f"#{hydra.job.num} {' '.join(hydra.overrides.task)}"), flush=True)
-        progress.tell(state="starting")
+        progress.report(state="starting")
         end = {"state": "interrupted"}
         try:
             yield metrics
@@ -68,7 +68,7 @@ def redirect_job_output(monitor: str) -> Iterator[Metrics]:
             raise
         finally:
             scores = {key: metrics[key] for key in dict.fromkeys((monitor, *DISPLAYED)) if key in metrics}
-            progress.tell(**end, metrics=scores, seconds=time.monotonic() - start, left=None)
+            progress.report(**end, metrics=scores, seconds=time.monotonic() - start, left=None)
 
 
 def finished_metrics(cfg: DictConfig) -> Metrics:
@@ -80,7 +80,7 @@ def finished_metrics(cfg: DictConfig) -> Metrics:
 
 def progress_callbacks(config: Settings) -> list[Callback]:
     """What reports the progress of a job; nothing outside of a multirun, where nobody reads it."""
-    return [ReportProgress(**config["monitor"])] if progress.told() else []
+    return [ReportProgress(**config["monitor"])] if progress.is_reporting() else []
 
 
 class ReportProgress(Callback):
@@ -107,13 +107,13 @@ class ReportProgress(Callback):
             self._report(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        progress.tell(state="testing", left=None)
+        progress.report(state="testing", left=None)
 
     def _report(self, trainer: Trainer) -> None:
         now, steps = time.monotonic(), trainer.global_step - self.first_step
         self.next = now + INTERVAL
         remaining = self.last_step - trainer.global_step
-        progress.tell(
+        progress.report(
             state="running",
             epoch=trainer.current_epoch + 1,
             epochs=trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None,

@@ -51,7 +51,7 @@ class ReportToStudy(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({PRUNED_AFTER: epoch}, step=trainer.global_step)
             self._show_state(trainer, "pruned")
-            progress.tell(pruned=True)
+            progress.report(pruned=True)
             trainer.should_stop = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
