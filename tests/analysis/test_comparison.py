@@ -171,7 +171,7 @@ def test_without_common_predictions_the_seeds_alone_are_asked(fault: str, tmp_pa
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", "model.pooling", POOLINGS, seeds=[0])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="runs=nowhere is no folder"):
+    with pytest.raises(UserError, match="runs=nowhere is not a directory"):
         make_study([Path("nowhere")])
     with pytest.raises(UserError, match=r"no finished run below .*empty: one has config.yaml and metrics.json"):
         make_study([tmp_path / "empty"])
