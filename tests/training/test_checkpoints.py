@@ -63,7 +63,7 @@ def test_a_metric_whose_direction_nobody_says_is_refused(tiny_config: Compose) -
         (["callbacks.early_stopping.mode=max"], "callbacks.early_stopping.mode=max contradicts val/loss"),
         ([MODEL_CHECKPOINT, "+callbacks.mine.monitor=val/acc", "+callbacks.mine.mode=min"], "callbacks.mine.mode=min"),
         (["callbacks.early_stopping.monitor=val/accuracy"], "val/accuracy is not measured; choose one of val/loss, "),
-        (["+trainer.limit_val_batches=0"], "give callbacks.early_stopping=null too"),
+        (["+trainer.limit_val_batches=0"], "callbacks.early_stopping=null too"),
         (["callbacks.best_checkpoint.filename='{epoch}-{val/los}'"], "'val/los' is not one of epoch, step, val/loss"),
         (["callbacks.best_checkpoint.filename=kept/best"], "must be the name of a file"),
         (["+callbacks.best_checkpoint.dirpath=elsewhere"], "a run keeps its checkpoints in its own folder"),

@@ -90,7 +90,7 @@ def test_what_cannot_be_evaluated_is_named(
     chess = f"data.train={tmp_path}/chess.csv", f"data.test={tmp_path}/chess.csv"
     for overrides, message in (
         ((f"ckpt_path={tmp_path}/nowhere",), "neither a checkpoint nor a run's folder"),
-        ((f"ckpt_path={lone}",), "say which data to use"),
+        ((f"ckpt_path={lone}",), "its data is unknown"),
         ((f"ckpt_path={tmp_path}/other.ckpt", "data=headlines"), "is not a checkpoint"),
         ((f"ckpt_path={lone}", "data=files", *chess), "chess, go, which the model does not know; it knows World"),
         ((f"ckpt_path={lone}", "data=files", unlabelled), r"the data has no labels \(all are -1\)"),

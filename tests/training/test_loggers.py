@@ -184,7 +184,7 @@ def test_runs_are_grouped_by_sweep_or_experiment(
     in_sweep, experiment = context
     command = Mock(mode="MULTIRUN" if in_sweep else "RUN")
     command.runtime.choices = {"experiment": experiment}
-    monkeypatch.setattr(loggers, "began_by", lambda _: command)
+    monkeypatch.setattr(loggers, "hydra_settings_of", lambda _: command)
     folder = str(tmp_path / "my-sweep" / "3")
     chosen = loggers.wandb_logger(
         mode=None, group=None, name=None, finish_timeout=1, save_dir=folder, project="p"

@@ -138,10 +138,10 @@ def test_a_finished_run_that_goes_on_has_no_old_results(
     train(tiny_config(f"paths.run_dir={tmp_path}/run"))
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("attnlab.training.train.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("attnlab.training.build.TextDataModule.setup", Mock(side_effect=KeyboardInterrupt))
         train(resume(tmp_path / "run", "trainer.max_epochs=4"))
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
-    monkeypatch.setattr("attnlab.training.train.Trainer.fit", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("attnlab.training.trainer.Trainer.fit", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(resume(tmp_path / "run", "trainer.max_epochs=4"))
     left = {path.name for path in (tmp_path / "run").iterdir()}

@@ -30,4 +30,4 @@ def test_a_law_that_is_more_than_a_point_off_is_said_to_tell_little(monkeypatch:
     uneven = steady + np.array([0, 0.03, -0.03, 0.03, 0])
     said = [in_words("test/acc", Course("bag", SIZES, [np.full(3, n) for n in own])) for own in (steady, uneven)]
     assert "one more point would take" in said[0] and "misses" not in said[0]
-    assert "The law misses the scores by up to" in said[1] and "so little is to be made of it" in said[1]
+    assert "The law misses the scores by up to" in said[1] and "do not rely on it" in said[1]
