@@ -24,7 +24,7 @@ help:  ## list the targets
 train: .venv/.run  ## train a model: make train ARGS="model.pooling=max pe=learned"
 	@$(BIN)/python src/train.py $(ARGS)
 
-# Small, unless ARGS says on what; RESUME=<folder> goes on with one that was interrupted.
+# Small, unless ARGS says on what; RESUME=<folder> resumes one that was interrupted.
 study: ARGS := $(or $(ARGS),data.train_size=1000 data.test_size=1000 trainer.max_epochs=10 trainer.log_every_n_steps=10)
 study: .venv/.run  ## what each part is worth, with statistics: make study ARGS="data=ag_news data.path=..."
 	@set -e; study=$(or $(RESUME),logs/study/$$(date +%Y-%m-%d_%H-%M-%S)); \

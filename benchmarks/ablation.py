@@ -16,7 +16,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from scipy import stats
 
-from attnlab.experiments.ablation.planner import MARGIN
+from attnlab.experiments.ablation.ablate import MARGIN
 from attnlab.experiments.ablation.sequential import BETTER, OPEN, SAME, WORSE, Plan, judge
 from benchmarks.common import RESULTS, ROOT, Row, folder, run
 

@@ -1,4 +1,4 @@
-"""What a run costs besides training: start-up, tokenising, memory, that of a million documents too."""
+"""The overhead of a run: start-up, tokenising, memory, that of a million documents too."""
 
 import statistics
 import time

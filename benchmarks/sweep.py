@@ -2,7 +2,7 @@
 
 Ours as it comes and one after another, and a loop over the transformers Trainer and over plain Lightning, which keep
 the best weights and test them as ours do. Plain Lightning in two processes of one thread, half of the runs each, is the
-least that a sweep over it can take here. What a run of ours takes besides training, with W&B offline too, and what
+least that a sweep over it can take here. The overhead of a run of ours, with W&B offline too, and what
 Hydra, Lightning and matplotlib take for the least that can be called a run.
 """
 
@@ -61,7 +61,7 @@ def measure() -> list[Row]:
         if target is not None
     ]
     plain, tracked = (statistics.median(overheads[name][1:]) for name in ("one by one", "with W&B"))
-    rows.append(Row("a run besides its training", plain, None, plain, "s", 0.25, False))
+    rows.append(Row("overhead of a run", plain, None, plain, "s", 0.25, False))
     least = statistics.median(least_of_a_run() for _ in range(5))
     rows.append(Row("of it the least that Hydra, Lightning and matplotlib take", least, None, least, "s"))
     more = tracked - plain

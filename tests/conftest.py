@@ -46,6 +46,14 @@ def output_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]
     return out or "", err or ""
 
 
+def train_in(folder: Path, *overrides: str, name: str = "run") -> Path:
+    """Train a small run in `folder/name`, for a fixture of a whole module: no test may change it."""
+    from attnlab.training.train import train  # imports torch
+
+    train(composing.compose(f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/{name}", *TINY, *overrides))
+    return folder / name
+
+
 @pytest.fixture
 def compose_config(tmp_path: Path) -> Compose:
     """`compose_config("pe=none", name="train")`: the config of that command line, writing below `tmp_path`."""

@@ -24,12 +24,11 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path, known: dict[str, Path], at_start: bool) -> set[str]:
-    """The project's own modules that a file imports: at its start, or anywhere in it."""
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The project's own modules that a file imports, at its start or in a function."""
     tree = parsed(path)
     found = set()
-    first = [inner for node in tree.body for inner in (node.body if isinstance(node, ast.With) else [node])]
-    for node in first if at_start else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         elif isinstance(node, ast.Import):
@@ -52,34 +51,30 @@ def targets() -> set[str]:
     return {room(name) for name in named}
 
 
-def arrows(at_start: bool) -> set[tuple[str, str]]:
+def arrows() -> set[tuple[str, str]]:
     known = modules()
-    pairs = {(room(a), room(b)) for a, path in known.items() for b in imports(path, known, at_start)}
+    pairs = {(room(a), room(b)) for a, path in known.items() for b in imports(path, known)}
     return {(a, b) for a, b in pairs if a != b}
 
 
 def test_no_two_files_import_each_other() -> None:
     known = modules()
-    graph = {name: imports(path, known, at_start=True) - {name} for name, path in known.items()}
+    graph = {name: imports(path, known) - {name} for name, path in known.items()}
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_rooms_import_what_lies_below_them_alone() -> None:
-    tuple(
-        graphlib.TopologicalSorter(
-            {a: {y for x, y in arrows(False) if x == a} for a, _ in arrows(False)}
-        ).static_order()
-    )
+    tuple(graphlib.TopologicalSorter({a: {y for x, y in arrows() if x == a} for a, _ in arrows()}).static_order())
 
 
 def test_what_a_config_names_lies_below_the_room_that_makes_it() -> None:
-    below = {b for a, b in arrows(False) if a == "training"}
+    below = {b for a, b in arrows() if a == "training"}
     assert targets() - {"training"} <= below
 
 
 def test_the_picture_has_every_arrow() -> None:
     drawn = {(a, b.strip()) for a, targets in ARROW.findall(PAGE) for b in targets.split("&")}
-    assert drawn == {(a, b) for a, b in arrows(False) if b != "ground"}
+    assert drawn == {(a, b) for a, b in arrows() if b != "ground"}
 
 
 def test_the_walk_names_files_that_are_there() -> None:

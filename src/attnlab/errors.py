@@ -66,7 +66,8 @@ def needs_extra(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f'{what} wants an extra: .venv/bin/pip install -c constraints.txt -e ".[{name}]"') from error
+        install = f'.venv/bin/pip install -c constraints.txt -e ".[{name}]"'
+        raise UserError(f"{what} requires an optional extra: {install}") from error
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

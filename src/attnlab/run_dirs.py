@@ -43,7 +43,7 @@ def _newest_first(files: Iterable[Path]) -> list[Path]:
 
 
 def choose_run_dir(resume: str | None, parent: str) -> str:
-    """The folder of the run to go on with (the newest below `parent` for "latest"), or a new one below `parent`.
+    """The folder of the run to resume (the newest below `parent` for "latest"), or a new one below `parent`.
 
     The processes of one `srun` have one folder: rank 0 chooses it and leaves a mark there that the others wait for. By
     that mark a job that Slurm starts again finds its folder.
@@ -69,7 +69,7 @@ def choose_run_dir(resume: str | None, parent: str) -> str:
             return str(found.parent)
         time.sleep(0.1)
     raise UserError(
-        f"rank 0 has made no folder in {parent} that this node can see; a distributed run wants paths.log_dir on a "
+        f"rank 0 has made no folder in {parent} that this node can see; a distributed run requires paths.log_dir on a "
         "file system that all nodes share"
     )
 
@@ -83,7 +83,7 @@ def _choose(resume: str | None, parent: str) -> str:
 
 
 def choose_sweep_dir(resume: str | None, parent: str, overrides: Sequence[str]) -> str:
-    """The folder of the sweep to go on with, for "latest" the newest below `parent` of this command; or a new one."""
+    """The folder of the sweep to resume, for "latest" the newest below `parent` of this command; or a new one."""
     if resume not in (None, "latest"):
         return str(resume)
     if resume == "latest":
@@ -94,7 +94,7 @@ def choose_sweep_dir(resume: str | None, parent: str, overrides: Sequence[str]) 
 
 
 def choose_job_dir(resume: str | None, sweep_dir: str, number: int, overrides: Sequence[str]) -> str:
-    """The name of a job's folder: its number, or in a sweep that goes on that of the job with the same `overrides`."""
+    """The name of a job's folder: its number, or in a resumed sweep that of the job with the same `overrides`."""
     records = [] if resume is None else list(Path(sweep_dir).glob("*/.hydra/overrides.yaml"))
     wanted = _asked(overrides)
     for record in sorted(records, key=lambda record: record.parts[-3] != str(number)):
@@ -116,7 +116,7 @@ def as_given(overrides: Iterable[str]) -> list[str]:
 
 
 def _asked(overrides: Iterable[str]) -> list[str]:
-    """What a command wants to be trained, but not how it is to be run."""
+    """What a command asks to be trained, without how it is run."""
     return sorted(text for text in as_given(overrides) if not text.startswith(("-", "resume=", "hydra.", "hydra/")))
 
 

@@ -60,7 +60,7 @@ class Sweeper(BasicSweeper):
 
                 prepare_search(config)
             elif self.kind == ABLATION:
-                from attnlab.experiments.ablation.planner import prepare as prepare_ablation
+                from attnlab.experiments.ablation.ablate import prepare as prepare_ablation
 
                 prepare_ablation(config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -75,7 +75,7 @@ class Sweeper(BasicSweeper):
 
                 search(self.config, self.launcher, loader, arguments)
             elif self.kind == ABLATION:
-                from attnlab.experiments.ablation.planner import ablate
+                from attnlab.experiments.ablation.ablate import ablate
 
                 ablate(self.config, self.launcher, loader, arguments)
             else:

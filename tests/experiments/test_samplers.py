@@ -109,27 +109,20 @@ def search(folder: Path, kind: str, target: str, arguments: Config, space: Space
 
 
 @pytest.mark.slow  # a second each
-@pytest.mark.parametrize(("name", "arguments", "message"), SAMPLERS)
-def test_a_sampler_searches_or_is_one_line(name: str, arguments: Config, message: str | None, tmp_path: Path) -> None:
-    target, space = f"optuna.samplers.{name}", FINITE if name == "BruteForceSampler" else CONDITIONAL
+@pytest.mark.parametrize(
+    ("part", "name", "arguments", "message"),
+    [*(("sampler", *case) for case in SAMPLERS), *(("pruner", *case) for case in PRUNERS)],
+)
+def test_a_sampler_or_pruner_searches_or_is_one_line(
+    part: str, name: str, arguments: Config, message: str | None, tmp_path: Path
+) -> None:
+    target, space = f"optuna.{part}s.{name}", FINITE if name == "BruteForceSampler" else CONDITIONAL
     if message is None:
-        assert search(tmp_path, "sampler", target, arguments, space).best_trial.number == 0
+        assert search(tmp_path, part, target, arguments, space).best_trial.number == 0
     else:
         with pytest.raises(UserError, match=message) as raised:
-            search(tmp_path, "sampler", target, arguments, space)
-        assert str(raised.value).startswith("hparams_search.sampler") and "\n" not in str(raised.value)
-
-
-@pytest.mark.slow  # a second each
-@pytest.mark.parametrize(("name", "arguments", "message"), PRUNERS)
-def test_a_pruner_prunes_or_is_one_line(name: str, arguments: Config, message: str | None, tmp_path: Path) -> None:
-    target = f"optuna.pruners.{name}"
-    if message is None:
-        assert search(tmp_path, "pruner", target, arguments, CONDITIONAL).best_trial.number == 0
-    else:
-        with pytest.raises(UserError, match=message) as raised:
-            search(tmp_path, "pruner", target, arguments, CONDITIONAL)
-        assert str(raised.value).startswith("hparams_search.pruner") and "\n" not in str(raised.value)
+            search(tmp_path, part, target, arguments, space)
+        assert str(raised.value).startswith(f"hparams_search.{part}") and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

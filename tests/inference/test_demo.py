@@ -30,7 +30,7 @@ from attnlab.inference import Explanation, Predictor
 from attnlab.inference.demo import LIMIT, Model, OwnHosts, build, serve
 from attnlab.inference.explaining import MAPS, draw_attention
 from attnlab.training.train import train
-from tests.conftest import ROOT, TINY, output_of
+from tests.conftest import ROOT, TINY, output_of, train_in
 
 Compose = Callable[..., DictConfig]
 
@@ -52,9 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The folders of two runs, one with attention and mistakes."""
     folder = tmp_path_factory.mktemp("runs")
     for name, model in (("attention", "model.num_heads=2"), ("bag", "model=bag")):
-        paths = [f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/{name}"]
-        with initialize_config_dir(str(ROOT / "conf")):
-            train(compose("train", overrides=[*TINY, model, "trainer.max_epochs=1", *paths]))
+        train_in(folder, model, "trainer.max_epochs=1", name=name)
     rows = "".join(f'"the {number}. mistake, {LONG}",World,Sports\n' for number in range(7))
     (folder / "attention" / "mistakes.csv").write_text("text,label,predicted\n" + rows)
     return [folder / "attention", folder / "bag"]
@@ -338,7 +336,9 @@ def test_a_mistake_is_one_line(compose_config: Compose, tmp_path: Path, monkeypa
             serve(compose_config(*overrides, name="demo"))
         assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(UserError, match=r"wants an extra: .venv/bin/pip install -c constraints.txt -e \"\.\[demo\]"):
+    with pytest.raises(
+        UserError, match=r"requires an optional extra: .venv/bin/pip install -c constraints.txt -e \"\.\[demo\]"
+    ):
         build([])
 
 

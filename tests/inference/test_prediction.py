@@ -20,7 +20,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -29,7 +28,7 @@ from attnlab.inference import Predictor, prediction, tables
 from attnlab.inference.prediction import predict
 from attnlab.inference.predictor import BLOCK
 from attnlab.training.train import train
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, train_in
 
 Compose = Callable[..., DictConfig]
 
@@ -44,11 +43,7 @@ ROWS = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run."""
-    folder = tmp_path_factory.mktemp("trained")
-    paths = [f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]
-    with initialize_config_dir(str(ROOT / "conf")):
-        train(compose("train", overrides=[*TINY, "model=bag", "trainer.max_epochs=1", *paths]))
-    return folder / "run"
+    return train_in(tmp_path_factory.mktemp("trained"), "model=bag", "trainer.max_epochs=1")
 
 
 @pytest.fixture

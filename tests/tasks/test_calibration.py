@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from attnlab.config import instantiate, resolve
 from attnlab.inference import Predictor
 from attnlab.tasks import MultiLabel, SingleLabel, Task
-from attnlab.tasks.calibration import TEMPERATURES, calibration, reliability
+from attnlab.tasks.calibration import calibration, reliability
+from attnlab.tasks.temperature import TEMPERATURES
 from attnlab.training.evaluate import evaluate
 from attnlab.training.module import TextClassification
 from attnlab.training.results import print_summary

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from attnlab.errors import UserError
 from attnlab.training.evaluate import evaluate
 from attnlab.training.train import train
+from tests.conftest import train_in
 
 Compose = Callable[..., DictConfig]
 
@@ -17,14 +18,7 @@ Compose = Callable[..., DictConfig]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
-    from hydra import compose, initialize_config_dir
-
-    from tests.conftest import ROOT, TINY
-
-    folder = tmp_path_factory.mktemp("run")
-    with initialize_config_dir(str(ROOT / "conf")):
-        train(compose("train", overrides=[*TINY, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
-    return folder / "run"
+    return train_in(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

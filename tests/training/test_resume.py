@@ -31,7 +31,7 @@ from attnlab.training.checkpoints import LastCheckpoint
 from attnlab.training.results import write_config
 from attnlab.training.resume import resumed_config
 from attnlab.training.train import train
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, train_in
 
 Compose = Callable[..., DictConfig]
 TIMING = {"train/seconds", "train/samples_per_second"}
@@ -125,10 +125,7 @@ def test_kills_at_random_moments_change_nothing(
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    with initialize_config_dir(str(ROOT / "conf")):
-        train(compose("train", overrides=[*TINY, *LONG, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
-    return folder / "run"
+    return train_in(tmp_path_factory.mktemp("whole"), *LONG)
 
 
 def wait_for_a_checkpoint(run: Path, newer_than: int = 0) -> int:
@@ -487,10 +484,7 @@ def test_what_could_not_take_effect_is_refused_and_nothing_is_touched(
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that has finished; nothing in it may change."""
-    folder = tmp_path_factory.mktemp("trained")
-    with initialize_config_dir(str(ROOT / "conf")):
-        train(compose("train", overrides=[*TINY, f"paths.log_dir={folder}/logs", f"paths.run_dir={folder}/run"]))
-    return folder / "run"
+    return train_in(tmp_path_factory.mktemp("trained"))
 
 
 def test_a_run_that_was_about_to_stop_is_so_after_a_resume(

@@ -5,20 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnlab import composing
 from attnlab.errors import UserError
 from attnlab.training.module import TextClassification
 from attnlab.training.saved import FORMAT, load_weights
-from attnlab.training.train import train
-from tests.conftest import TINY
+from tests.conftest import train_in
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The best checkpoint of a small run."""
-    folder = tmp_path_factory.mktemp("logs")
-    train(composing.compose(f"paths.log_dir={folder}", f"paths.run_dir={folder}/run", *TINY))
-    return folder / "run" / "checkpoints" / "best.ckpt"
+    return train_in(tmp_path_factory.mktemp("logs")) / "checkpoints" / "best.ckpt"
 
 
 def changed(checkpoint: Path, target: Path, **values: object) -> Path:

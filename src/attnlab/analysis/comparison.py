@@ -223,7 +223,7 @@ class _Comparer:
         if np.isfinite(row["runs_needed"]):
             return f"{row['runs_needed']:.0f} {noun}s would show {effect}"
         return (
-            f"{effect} want more test documents"
+            f"{effect} require more test documents"
             if row["from_runs"] < 0.5
             else f"{effect} are too few for {MANY_RUNS} {noun}s"
         )

@@ -30,7 +30,7 @@ STYLES = {"running": "cyan", "testing": "cyan", "failed": "red", DIED: "red", "i
 SECONDS = 0.5  # between two updates
 RANKED = 20  # rows of the table at the end
 OF_THE_SWEEP = ("hparams_search.", "ablation.", "resume")  # not settings of a job
-AROUND = 6  # lines of a table besides its jobs
+OTHER_LINES = 6  # of the table: heading, summary and margin
 
 
 @dataclass
@@ -112,7 +112,7 @@ class LiveTable:
             while not ended.wait(SECONDS):
                 columns, lines = os.get_terminal_size(console.file.fileno())
                 console.size = (columns or 80, lines or 24)
-                live.update(self._table(console.height - AROUND), refresh=True)
+                live.update(self._table(console.height - OTHER_LINES), refresh=True)
 
     def _print_lines(self, console: Console, ended: threading.Event) -> None:
         while not ended.wait(SECONDS):

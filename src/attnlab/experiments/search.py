@@ -41,6 +41,7 @@ from attnlab.experiments.study import (
 )
 from attnlab.metrics import direction
 from attnlab.redaction import redact
+from attnlab.runs import CHECKPOINTS, LAST
 from attnlab.training.pruning import PRUNED_AFTER
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class _Search(Planner):
             begun.rename(folder)
         if not self._died_as(trial):
             return 0
-        checkpoint = folder / "checkpoints" / "last.ckpt"
+        checkpoint = folder / CHECKPOINTS / LAST
         reached = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
         earlier, deaths = trial.user_attrs.get(DEATHS, (None, 0))
         deaths = deaths + 1 if reached == earlier else 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attnlab.data.corpus import Counts, Labels, count_labels, shortened
 from attnlab.errors import UserError
-from attnlab.tasks.calibration import fit_temperature
+from attnlab.tasks.temperature import fit_temperature
 
 if TYPE_CHECKING:  # torchmetrics takes a second to import, and answering needs none
     from torchmetrics import MetricCollection

@@ -107,4 +107,5 @@ def record_results(
     # The default model is attention, which learns less from few documents than much simpler models. On the generated
     # data, whose ceilings are known, it is there to be studied.
     if size < FEW_DOCUMENTS and not datamodule.ceilings and attends(module.model):
-        log.info("%s", f"{size:,} training documents are few for attention: model=ngram_bag is often better on so few")
+        few = f"{size:,} training documents are few for attention"
+        log.info("%s: model=ngram_bag is often better on so few", few)

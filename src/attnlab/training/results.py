@@ -21,7 +21,7 @@ from attnlab.reports.run_figures import Counts, confused_pairs, draw_figures
 from attnlab.reports.run_page import accuracy_line, write_run_page
 from attnlab.runs import CHECKPOINTS, CONFIG, CURVES, METRICS, PREDICTIONS, whole_file, write_whole
 from attnlab.tasks import Task
-from attnlab.tasks.calibration import TEMPERATURES
+from attnlab.tasks.temperature import TEMPERATURES
 from attnlab.training.attribution import Classifier
 from attnlab.training.predictions import Mistake, SplitPredictions, find_mistakes, write_mistakes
 

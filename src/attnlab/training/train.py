@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from attnlab.data.audit import print_preview
+from attnlab.data.preview import print_preview
 from attnlab.run_dirs import make_run_dir
 from attnlab.runs import RunFolder
 from attnlab.training.build import make_datamodule, make_module

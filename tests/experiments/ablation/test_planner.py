@@ -14,8 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from attnlab.errors import UserError
+from attnlab.experiments.ablation.ablate import ablate, prepare
 from attnlab.experiments.ablation.changes import Changer
-from attnlab.experiments.ablation.planner import ablate, prepare
 from attnlab.experiments.ablation.runs import Budget
 from tests.analysis.fake import write_run
 from tests.conftest import ROOT, TINY, output_of
